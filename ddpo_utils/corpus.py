@@ -1,0 +1,186 @@
+"""Stories in: the bundled ones or your own, the splits, and preference pairs made from scores.
+
+A corpus is a pandas frame with one response a row: prompt_id, prompt, text, and where known score (mean of the
+judges, or votes), source, writer, split.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .profiles import CourseError, data_dir
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["decisions", "development_prompts", "load_prompts", "load_stories", "make_pairs", "to_dataset"]
+
+
+def _read(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    if not path.is_file():
+        raise CourseError(f"There is no stories file at {path}: check the path (JSONL or CSV, one response a row).")
+    try:
+        if path.suffix.lower() == ".csv":
+            return pd.read_csv(path, encoding="utf-8-sig")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (UnicodeDecodeError, OSError, ValueError) as error:
+        raise CourseError(
+            f"{path} cannot be read ({type(error).__name__}): save it as JSONL or CSV in UTF-8."
+        ) from None
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                raise CourseError(f"Line {number} of {path} is not JSON: mend or delete that line.") from None
+    return pd.DataFrame(rows)
+
+
+def load_stories(data: str | Path | pd.DataFrame = "bundled") -> pd.DataFrame:
+    """Responses with their prompts as a frame, one a row, in the order of the file.
+
+    Args:
+        data: "bundled" (data/stories.jsonl), the path of a JSONL or CSV file, or a pandas frame. Your own needs
+            the columns `prompt` and `text`; `score` (a number, higher is better) is needed for pairs; `prompt_id`
+            (else the prompt itself tells prompts apart), `source`, `writer` and `split` are kept where present.
+
+    Returns:
+        A new frame with prompt_id, prompt, text, score, source, writer, split; score is NaN where none is known.
+        For the bundled stories score is the mean of the two judges' scores (1 to 10).
+
+    Raises:
+        CourseError: no such file, unreadable, empty, or a row without a prompt or text; the message names the row.
+    """
+    import pandas as pd
+
+    if isinstance(data, pd.DataFrame):
+        frame, name = data.copy(), "the frame"
+    else:
+        path = data_dir() / "stories.jsonl" if str(data) == "bundled" else Path(data)
+        frame, name = _read(path), path.name
+    if frame.empty:
+        raise CourseError(f"{name} holds no story: give one response a row with the columns prompt and text.")
+    for column in ("prompt", "text"):
+        if column not in frame:
+            raise CourseError(f"{name} has no column {column!r}: it needs prompt and text, and score to make pairs.")
+        faulty = ~frame[column].map(lambda value: isinstance(value, str) and bool(value.strip())).to_numpy()
+        if faulty.any():
+            raise CourseError(
+                f"Row {int(np.argmax(faulty)) + 1} of {name} has no {column}: fill it in or delete the row."
+            )
+    frame = frame.reset_index(drop=True)
+    if "judge_scores" in frame and "score" not in frame:
+        frame["score"] = frame["judge_scores"].map(np.mean)
+    if "score" in frame:
+        scores = pd.to_numeric(frame["score"], errors="coerce")
+        faulty = (scores.isna() & frame["score"].notna()).to_numpy()
+        if faulty.any():
+            raise CourseError(f"Row {int(np.argmax(faulty)) + 1} of {name} has a score that is no number: mend it.")
+        frame["score"] = scores.astype(float)
+    for column, default in (("score", np.nan), ("source", "own"), ("writer", ""), ("split", "train")):
+        if column not in frame:
+            frame[column] = default
+    if "prompt_id" not in frame:
+        frame["prompt_id"] = frame["prompt"]
+    return frame
+
+
+def load_prompts(name: str = "test_prompts.jsonl") -> pd.DataFrame:
+    """The 40 further prompts without stories (prompt_id, prompt, split), for tests that sample."""
+    return _read(data_dir() / name)
+
+
+def decisions() -> dict[str, Any]:
+    """What was fixed before any test prompt was read: data/decisions.json, with its own explanations."""
+    return json.loads((data_dir() / "decisions.json").read_text(encoding="utf-8"))
+
+
+def development_prompts() -> list[str]:
+    """Ids of the training prompts on which settings are chosen; no test prompt is ever among them."""
+    return list(decisions()["development_prompts"])
+
+
+def make_pairs(stories: pd.DataFrame, min_gap: float = 0.0, seed: int = 42) -> pd.DataFrame:
+    """Preference pairs within each prompt: random partners, each response used once, ties never paired.
+
+    First pairs whose scores differ by at least `min_gap` are drawn until none is left, then pairs with any
+    difference above 0 from what remains. (For r/writingPrompts votes the paper's authors use a gap of 5.)
+
+    Args:
+        stories: a frame of `load_stories` with a score in every row; its index must be unique.
+        min_gap: wanted difference of the scores, in the score's own unit.
+        seed: of the drawing; the same frame and seed give the same pairs.
+
+    Returns:
+        A frame, one pair a row: prompt_id, prompt, chosen, rejected (texts), chosen_row, rejected_row (index
+        labels in `stories`), gap (score units).
+
+    Raises:
+        CourseError: a score is missing, or not a single pair can be made.
+
+    Source: arXiv 2503.17126, section 4 (pairs of the training data).
+    """
+    import pandas as pd
+
+    if stories["score"].isna().any():
+        row = stories.index[stories["score"].isna()][0]
+        raise CourseError(f"The story in row {row!r} has no score: pairs need a number for every response.")
+    if not stories.index.is_unique:
+        raise CourseError("The frame's index repeats: call reset_index(drop=True) on it before making pairs.")
+    rng = np.random.default_rng(seed)
+    rows = []
+    for prompt_id, group in stories.groupby("prompt_id", sort=True):
+        scores = group["score"].to_numpy()
+        free = rng.permutation(len(group)).tolist()
+        for gap in dict.fromkeys((min_gap, 0.0)):
+            left = []
+            while free:
+                i = free.pop()
+                fits = [j for j in free if scores[i] != scores[j] and abs(scores[i] - scores[j]) >= gap]
+                if not fits:
+                    left.append(i)
+                    continue
+                j = fits[rng.integers(len(fits))]
+                free.remove(j)
+                w, r = (i, j) if scores[i] > scores[j] else (j, i)
+                rows.append((prompt_id, group.index[w], group.index[r], scores[w] - scores[r]))
+            free = left
+    if not rows:
+        raise CourseError(
+            "No preference pair can be made: at least one prompt needs two responses whose scores differ."
+        )
+    pairs = pd.DataFrame(rows, columns=["prompt_id", "chosen_row", "rejected_row", "gap"])
+    pairs.insert(1, "prompt", stories["prompt"].loc[pairs["chosen_row"]].to_numpy())
+    for side in ("chosen", "rejected"):
+        pairs[side] = stories["text"].loc[pairs[f"{side}_row"]].to_numpy()
+    return pairs
+
+
+def as_messages(role: str, text: str) -> list[dict[str, str]]:
+    """One message in the conversational form that chat templates and TRL read."""
+    return [{"role": role, "content": text}]
+
+
+def to_dataset(pairs: pd.DataFrame, weight: Any = None) -> Any:
+    """Pairs as a `datasets.Dataset` in TRL's conversational form, with a `weight` column.
+
+    Args:
+        pairs: a frame of `make_pairs`.
+        weight: one number a pair, in the order of the frame; None gives 1 to every pair (plain DPO).
+    """
+    from datasets import Dataset
+
+    columns = {
+        "prompt": [as_messages("user", p) for p in pairs["prompt"]],
+        "chosen": [as_messages("assistant", t) for t in pairs["chosen"]],
+        "rejected": [as_messages("assistant", t) for t in pairs["rejected"]],
+        "weight": [1.0] * len(pairs) if weight is None else [float(w) for w in weight],
+    }
+    return Dataset.from_dict(columns)

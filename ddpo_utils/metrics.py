@@ -1,0 +1,172 @@
+"""What is measured on stories: failure, relevance, diversity by prompt, and a reward that must earn its use.
+
+Diversity pays for failure (random words are far from everything), so no diversity figure of this course stands
+without the share of usable stories beside it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .corpus import decisions, load_prompts, load_stories
+from .deviation import diversity
+from .encoders import load_encoder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["check_stories", "first_words", "prompt_ranks", "prompt_table", "repeat_share", "reward_pairs"]
+
+_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+
+
+def words(text: str) -> list[str]:
+    """The text's words in lower case."""
+    return _WORD.findall(text.lower())
+
+
+def first_words(text: str, n: int = 25) -> str:
+    """The text up to its n-th word, to compare texts at a common length."""
+    ends = [match.end() for match in _WORD.finditer(text)]
+    return text if len(ends) <= n else text[: ends[n - 1]]
+
+
+def repeat_share(text: str, n: int = 4) -> float:
+    """Share of the text's n-word sequences that occurred before in it; 0 for a text shorter than n words."""
+    tokens = words(text)
+    grams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def prompt_overlap(text: str, prompt: str) -> float:
+    """Share of the text's words that occur in its prompt: parroting would raise it."""
+    own, given = words(text), set(words(prompt))
+    return float(np.mean([word in given for word in own])) if own else 0.0
+
+
+def prompt_ranks(stories: np.ndarray, prompts: np.ndarray, own: Sequence[int]) -> np.ndarray:
+    """Rank of each story's own prompt among all prompts by cosine: 1 is the nearest.
+
+    Args:
+        stories: (N, d) unit rows. prompts: (P, d) unit rows. own: (N,) row of each story's prompt.
+    """
+    closeness = stories @ prompts.T
+    return 1 + (closeness > closeness[np.arange(len(own)), own][:, None]).sum(axis=1)
+
+
+def all_prompts() -> pd.DataFrame:
+    """The 70 prompts of the course: 30 with stories, 40 without."""
+    import pandas as pd
+
+    bundled = load_stories().drop_duplicates("prompt_id")[["prompt_id", "prompt", "split"]]
+    return pd.concat([bundled, load_prompts()], ignore_index=True)
+
+
+def check_stories(
+    stories: pd.DataFrame, encoder: str = "minilm", logprob_range: tuple[float, float] | None = None
+) -> pd.DataFrame:
+    """Failures of each story, by the thresholds of data/decisions.json.
+
+    Args:
+        stories: a frame with prompt and text, and where known `finished` (False: cut by the length limit) and
+            `logp` (mean log-prob a token under the SFT model, nats).
+        encoder: semantic encoder for the retrieval test.
+        logprob_range: lowest and highest `logp` that is still plausible; None leaves that check out.
+
+    Returns:
+        A frame with the same index: short, cut, repeating, off_topic, implausible, usable (bool), rank (of the own
+        prompt among the 70), n_words, overlap (share of words taken from the prompt).
+    """
+    import pandas as pd
+
+    rules, prompts = decisions(), all_prompts()["prompt"].tolist()
+    prompts += [p for p in dict.fromkeys(stories["prompt"]) if p not in prompts]
+    texts, place = stories["text"].tolist(), {p: i for i, p in enumerate(prompts)}
+    model = load_encoder(encoder)
+    out = pd.DataFrame(index=stories.index)
+    out["n_words"] = [len(words(text)) for text in texts]
+    out["overlap"] = [prompt_overlap(t, p) for t, p in zip(texts, stories["prompt"], strict=True)]
+    out["rank"] = prompt_ranks(model.encode(texts), model.encode(prompts), [place[p] for p in stories["prompt"]])
+    out["short"] = out["n_words"] < rules["min_words"]
+    out["cut"] = ~stories["finished"].astype(bool) if "finished" in stories else False
+    out["repeating"] = [repeat_share(text) > rules["repeat_share"] for text in texts]
+    out["off_topic"] = out["rank"] > rules["on_topic_rank"]
+    out["implausible"] = False
+    if logprob_range is not None:
+        out["implausible"] = ~stories["logp"].between(*logprob_range)
+    out["usable"] = ~out[["short", "cut", "repeating", "off_topic", "implausible"]].any(axis=1)
+    return out
+
+
+def prompt_table(
+    stories: pd.DataFrame, checks: pd.DataFrame, encoders: Mapping[str, str], cut_to: int | None = None
+) -> pd.DataFrame:
+    """One row a prompt: diversity by each encoder, over all stories and over usable ones, and what stands beside it.
+
+    Args:
+        stories: a frame with prompt_id and text.
+        checks: of `check_stories` for the same rows.
+        encoders: measure name -> encoder name; column `name` is the diversity of all stories of the prompt, column
+            `name (usable)` that of its usable ones, NaN where fewer than two are.
+        cut_to: compare the first so many words only.
+
+    Returns:
+        A frame indexed by prompt_id, sorted: the diversities (mean pairwise cosine distance), usable (share), words
+        (mean), top1 (share whose own prompt is the nearest of all), overlap (mean share).
+    """
+    groups = stories["prompt_id"].to_numpy()
+    texts = [first_words(t, cut_to) if cut_to else t for t in stories["text"]]
+    means = checks.assign(prompt_id=groups, top1=checks["rank"] == 1).groupby("prompt_id")
+    table = means[["usable", "n_words", "top1", "overlap"]].mean().rename(columns={"n_words": "words"})
+    good = checks["usable"].to_numpy()
+    enough = np.isin(groups, [p for p, n in zip(*np.unique(groups[good], return_counts=True), strict=True) if n > 1])
+    for name, encoder in encoders.items():
+        rows = load_encoder(encoder).encode(texts)
+        table[name] = diversity(rows, groups)
+        keep = good & enough
+        table[f"{name} (usable)"] = np.nan
+        if keep.any():
+            table.loc[np.unique(groups[keep]), f"{name} (usable)"] = diversity(rows[keep], groups[keep])
+    return table
+
+
+def reward_pairs(
+    stories: pd.DataFrame, features: np.ndarray, unseen_writers: bool, alpha: float = 1.0, seed: int = 0
+) -> pd.DataFrame:
+    """Does a ridge reward order pairs of stories rightly where it saw neither prompt nor (if asked) writer?
+
+    Prompts are split in 6 parts; with `unseen_writers` writers are split in 4 as well. The reward is fitted on the
+    stories outside the held-out part and asked about pairs of one held-out prompt (and two held-out writers).
+
+    Args:
+        stories: judged stories with prompt_id, writer and score (the judges' mean, 1 to 10).
+        features: (N, d) rows for the same stories.
+        unseen_writers: whether writers are held out together with the prompts.
+        alpha: ridge penalty. seed: of the splits.
+
+    Returns:
+        One row a pair with different scores: prompt_id, right (bool).
+    """
+    import pandas as pd
+    from sklearn.linear_model import Ridge
+
+    rng = np.random.default_rng(seed)
+    prompts, writers = stories["prompt_id"].to_numpy(), stories["writer"].to_numpy()
+    score, rows = stories["score"].to_numpy(), []
+    writer_parts = np.array_split(rng.permutation(np.unique(writers)), 4) if unseen_writers else [np.unique(writers)]
+    for prompt_part in np.array_split(rng.permutation(np.unique(prompts)), 6):
+        for writer_part in writer_parts:
+            in_prompt, in_writer = np.isin(prompts, prompt_part), np.isin(writers, writer_part)
+            train = ~in_prompt & ~in_writer if unseen_writers else ~in_prompt
+            model = Ridge(alpha=alpha).fit(features[train], score[train])
+            held = np.flatnonzero(in_prompt & in_writer)
+            guess = dict(zip(held, model.predict(features[held]), strict=True))
+            for a, i in enumerate(held):
+                for j in held[a + 1 :]:
+                    if prompts[i] == prompts[j] and score[i] != score[j]:
+                        rows.append((prompts[i], (guess[i] > guess[j]) == (score[i] > score[j])))
+    return pd.DataFrame(rows, columns=["prompt_id", "right"])

@@ -1,0 +1,110 @@
+"""The profile table: one code path, four sizes of machine, and where files lie.
+
+A profile only holds settings. Nothing here looks at the machine: `python -m ddpo_utils doctor` does that.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+__all__ = ["PROFILES", "CourseError", "Profile", "cache_dir", "data_dir", "get_profile", "work_dir"]
+
+
+class CourseError(RuntimeError):
+    """A fault that the reader can mend; the message is one sentence that says how."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Settings of one run. Lengths are in tokens, batches in pairs (training) or sequences (sampling)."""
+
+    name: str
+    model: str = "smollm2-wheel"  # "smollm2-wheel", a Hub id, or a local folder
+    semantic: str = "minilm"  # the encoders that make the weights: names of encoders.ENCODERS, or a Hub id
+    style: str = "stylometric"
+    judge_semantic: str = "wordllama"  # the encoders that made no weights
+    judge_style: str = "delta"
+    data: str = "bundled"  # "bundled", or a path that corpus.load_stories reads
+    dtype: str = "auto"  # "auto": a short timing (CPU) or the card's capability (GPU) decides
+    quantize: bool = False  # QLoRA: the frozen weights in 4 bits
+    lora_r: int = 8
+    lora_alpha: int = 16
+    lora_targets: str | tuple[str, ...] = "all-linear"
+    max_length: int = 512
+    batch_size: int = 4
+    beta: float = 0.1
+    sft_learning_rate: float = 3e-4
+    sft_batch_size: int = 8
+    sft_steps: int = 16  # 0: one pass over the data
+    learning_rate: float = 1e-4
+    steps: int = 12
+    checkpoint_every: int = 4
+    nll_weight: float = 0.0  # a chosen-side NLL term, in every arm alike
+    sample_prompts: int = 6  # live samples: prompts, and samples a prompt
+    samples: int = 4
+    max_new_tokens: int = 160
+    sample_batch: int = 24
+    seed: int = 42
+
+
+PROFILES: dict[str, Profile] = {
+    "smoke": Profile(
+        "smoke", sft_steps=1, steps=2, checkpoint_every=1, batch_size=2, sft_batch_size=2,
+        sample_prompts=2, samples=2, max_new_tokens=24,
+    ),
+    "laptop": Profile("laptop"),
+    "colab": Profile(
+        "colab", model="HuggingFaceTB/SmolLM2-1.7B-Instruct", semantic="BAAI/bge-small-en-v1.5",
+        style="AnnaWegmann/Style-Embedding", lora_r=32, lora_alpha=64, max_length=1024,
+        sft_learning_rate=1e-4, sft_steps=0, learning_rate=2e-5, steps=300, checkpoint_every=60,
+        sample_prompts=40, max_new_tokens=512,
+    ),
+    # The paper's settings (arXiv 2503.17126, section 4 and appendix, as data/published.csv's source gives them):
+    # LoRA r 128, alpha 256 on q_proj and v_proj; SFT at 3e-5; DPO and DDPO at beta 0.1, 5e-6, 3 epochs.
+    "8b": Profile(
+        "8b", model="meta-llama/Llama-3.1-8B", semantic="jinaai/jina-embeddings-v3",
+        style="AnnaWegmann/Style-Embedding", lora_r=128, lora_alpha=256, lora_targets=("q_proj", "v_proj"),
+        max_length=2048, batch_size=2, sft_learning_rate=3e-5, sft_batch_size=2, sft_steps=0,
+        learning_rate=5e-6, steps=0, checkpoint_every=500, sample_prompts=1000, max_new_tokens=2048,
+    ),
+}  # fmt: skip
+
+
+def get_profile(name: str = "", **overrides: object) -> Profile:
+    """The profile called `name`, else the one that DDPO_PROFILE names, else `laptop`, with settings overridden.
+
+    Raises:
+        CourseError: the name is not in the table, or a setting does not exist.
+    """
+    name = name or os.environ.get("DDPO_PROFILE", "") or "laptop"
+    if name not in PROFILES:
+        raise CourseError(f"There is no profile {name!r}: choose one of {', '.join(PROFILES)}.")
+    known = {f.name for f in fields(Profile)}
+    for setting in overrides:
+        if setting not in known:
+            raise CourseError(f"A profile has no setting {setting!r}: the settings are {', '.join(sorted(known))}.")
+    return replace(PROFILES[name], **overrides)
+
+
+def cache_dir() -> Path:
+    """Folder of converted models and embeddings: DDPO_CACHE, else `~/.cache/ddpo_utils`."""
+    return Path(os.environ.get("DDPO_CACHE") or Path.home() / ".cache" / "ddpo_utils")
+
+
+def data_dir() -> Path:
+    """Folder of the bundled data: inside an installed wheel, or beside the package in a clone."""
+    inside = Path(__file__).parent / "data"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "data"
+
+
+def work_dir(profile: Profile | str) -> Path:
+    """Folder for a profile's results: `build/<profile>` in the clone that holds the working directory, or below it."""
+    here = Path.cwd()
+    root = next(
+        (p for p in (here, *here.parents) if (p / "ddpo_utils").is_dir() and (p / "pyproject.toml").is_file()), here
+    )
+    path = root / "build" / (profile if isinstance(profile, str) else profile.name)
+    path.mkdir(parents=True, exist_ok=True)
+    return path

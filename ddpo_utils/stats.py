@@ -1,0 +1,125 @@
+"""Intervals, paired differences, non-inferiority and the verdict rule: the statistics that the notebooks share.
+
+The unit is the prompt: stories of one prompt are not independent, so every function takes one value a prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Interval", "bootstrap_interval", "detectable", "difference", "mean_interval", "verdict"]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its 95% interval, in the unit of the values; n prompts (or other clusters)."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+    @property
+    def above_zero(self) -> bool:
+        return self.low > 0
+
+
+def mean_interval(values: Any) -> Interval:
+    """Mean and 95% Student t interval of one value a prompt.
+
+    Args:
+        values: (G,) numbers; NaN marks a prompt on which the measure is not defined and is left out.
+
+    Raises:
+        ValueError: fewer than two prompts are left.
+    """
+    from scipy.stats import t
+
+    values = np.asarray(values, dtype=float)
+    values = values[~np.isnan(values)]
+    n = len(values)
+    if n < 2:
+        raise ValueError(f"An interval needs the values of at least two prompts; got {n}.")
+    half = t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n)
+    return Interval(float(values.mean()), float(values.mean() - half), float(values.mean() + half), n)
+
+
+def difference(a: Any, b: Any) -> Interval:
+    """Mean of a - b over the same prompts in the same order, with its 95% t interval (paired by prompt).
+
+    Raises:
+        ValueError: the lengths differ, or fewer than two prompts have both values.
+    """
+    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    if a.shape != b.shape:
+        raise ValueError(f"A paired difference needs the same prompts in both; got {a.shape} and {b.shape} values.")
+    return mean_interval(a - b)
+
+
+def detectable(interval: Interval, power: float = 0.8) -> float:
+    """Smallest true difference that a comparison with this interval's spread would find with the given power.
+
+    (t_0.975 + t_power) standard errors, two-sided at 5%; in the unit of the values.
+    """
+    from scipy.stats import t
+
+    error = (interval.high - interval.mean) / t.ppf(0.975, interval.n - 1)
+    return float((t.ppf(0.975, interval.n - 1) + t.ppf(power, interval.n - 1)) * error)
+
+
+def bootstrap_interval(
+    statistic: Callable[[np.ndarray], float], clusters: int, draws: int = 1000, seed: int = 0
+) -> Interval:
+    """95% percentile interval of a statistic under resampling of whole clusters.
+
+    Args:
+        statistic: takes (clusters,) drawn cluster numbers, with repetition, and gives one number.
+        clusters: how many clusters there are.
+    """
+    rng = np.random.default_rng(seed)
+    values = [statistic(rng.integers(0, clusters, clusters)) for _ in range(draws)]
+    low, high = np.nanpercentile(values, [2.5, 97.5])
+    return Interval(float(statistic(np.arange(clusters))), float(low), float(high), clusters)
+
+
+def verdict(
+    diversity: Mapping[str, Any], usable: Mapping[str, Any], margin: float, quality: str = "quality not measured"
+) -> dict[str, Any]:
+    """The course's rule for "did deviation do it?", for one diversity measure.
+
+    "Effect of deviation" needs all of: DDPO minus shuffled weights above 0, DDPO minus DPO at matched KL above 0
+    (both by their 95% intervals), and the share of usable stories not lower than either control's by more than
+    `margin` (by the lower end of the 95% interval). Anything else is "no effect shown".
+
+    Args:
+        diversity, usable: one value a prompt, same order, for the keys "ddpo", "shuffled" and "dpo" (the DPO
+            checkpoint nearest in KL).
+        margin: largest tolerated loss of usable stories, as a share.
+        quality: what may be said of quality, decided beforehand by the reward's own test.
+
+    Returns:
+        A dict: verdict (text), to_shuffled, to_dpo, usable_to_shuffled, usable_to_dpo (Intervals), detectable.
+    """
+    to = {name: difference(diversity["ddpo"], diversity[name]) for name in ("shuffled", "dpo")}
+    kept = {name: difference(usable["ddpo"], usable[name]) for name in ("shuffled", "dpo")}
+    effect = all(d.above_zero for d in to.values()) and all(k.low > -margin for k in kept.values())
+    smallest = max(detectable(d) for d in to.values())
+    if effect:
+        text = f"effect of deviation; {quality}"
+    else:
+        text = f"no effect shown (a difference of {smallest:.3f} would have been found four times in five)"
+    return {
+        "verdict": text,
+        "to_shuffled": to["shuffled"],
+        "to_dpo": to["dpo"],
+        "usable_to_shuffled": kept["shuffled"],
+        "usable_to_dpo": kept["dpo"],
+        "detectable": smallest,
+    }
