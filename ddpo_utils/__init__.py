@@ -12,13 +12,18 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from .deviation import compute_deviation, deviation_weights, diversity, raw_deviation
-from .losses import ddpo_loss, dpo_loss
 from .profiles import CourseError, Profile, get_profile
 
 __version__ = "0.1.0"
 
+# Where each name lives. Even torch waits for its first use, so that the doctor can speak where torch is broken.
 _LAZY = {
+    "compute_deviation": "deviation",
+    "deviation_weights": "deviation",
+    "diversity": "deviation",
+    "raw_deviation": "deviation",
+    "ddpo_loss": "losses",
+    "dpo_loss": "losses",
     "DDPOTrainer": "trainers",
     "load_encoder": "encoders",
     "load_stories": "corpus",
@@ -27,10 +32,7 @@ _LAZY = {
     "sample_stories": "sampling",
 }
 
-__all__ = [
-    "CourseError", "Profile", "__version__", "compute_deviation", "ddpo_loss", "deviation_weights", "diversity",
-    "dpo_loss", "get_profile", "raw_deviation", *_LAZY,
-]  # fmt: skip
+__all__ = ["CourseError", "Profile", "__version__", "get_profile", *_LAZY]
 
 
 def __getattr__(name: str) -> Any:

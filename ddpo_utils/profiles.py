@@ -15,6 +15,9 @@ __all__ = ["PROFILES", "CourseError", "Profile", "cache_dir", "data_dir", "get_p
 class CourseError(RuntimeError):
     """A fault that the reader can mend; the message is one sentence that says how."""
 
+    def _render_traceback_(self) -> list[str]:  # Jupyter shows this in place of the traceback
+        return [f"CourseError: {self}"]
+
 
 @dataclass(frozen=True)
 class Profile:

@@ -1,0 +1,48 @@
+# make course      set up, fetch the models, run every notebook (results in build/laptop)
+# make test        set up, ruff, unit tests, every notebook's stored outputs        make test-all   and what is slow
+# make notebooks   run every notebook and store its outputs in notebooks/
+# make colab       write this clone's address into the notebooks' Colab cells       make clean      undo all of it
+#
+# All is installed into .venv, with its own torch; what the system's Python has is neither used nor changed. To keep a
+# torch that is already installed, use pip in its environment instead: python -m pip install -e '.[test]'
+
+PYTHON ?= python3
+RUN := .venv/bin/python
+READY := .venv/ready
+# The pins are tested on Linux; elsewhere pyproject.toml's ranges decide.
+PINS := $(if $(filter Linux,$(shell uname -s)),-c .ci/constraints.txt)
+
+.PHONY: course test test-all notebooks colab clean
+
+course: $(READY)
+	$(RUN) -m ddpo_utils fetch
+	$(RUN) -m ddpo_utils run
+
+test: $(READY)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m pytest
+	$(RUN) -m pytest --nbval notebooks
+
+test-all: test
+	$(RUN) -m pytest -m slow
+
+notebooks: $(READY)
+	$(RUN) -m ddpo_utils run --profile laptop --write-back
+
+colab: $(READY)
+	$(RUN) -m ddpo_utils colab
+
+$(READY): pyproject.toml .ci/constraints.txt
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "error: there is no '$(PYTHON)' here: install Python 3.11, 3.12 or 3.13, or name it: make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+	  echo "error: $$($(PYTHON) --version 2>&1) does not fit: name a Python 3.11, 3.12 or 3.13, as in: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "error: $(PYTHON) cannot make environments: install its venv module (on Debian: apt install python3-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(RUN) -m pip install --disable-pip-version-check $(PINS) -e '.[test]'
+	@touch $@
+
+clean:
+	rm -rf .venv build .pytest_cache .ruff_cache .hypothesis

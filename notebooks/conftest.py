@@ -1,0 +1,35 @@
+"""`pytest --nbval`, here or at the root, needs no variable set: the smoke profile, this Python, no needless network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import lru_cache
+from unittest.mock import patch
+
+import pytest
+
+
+@lru_cache(maxsize=1)
+def _model_is_there() -> bool:
+    """Fetch the model before the first cell runs, so that no cell's stored output holds the fetching's message."""
+    from ddpo_utils.policy import fetch_smollm2
+    from ddpo_utils.profiles import CourseError
+
+    with suppress(CourseError):  # notebooks that need no model still run; the others say what is missing
+        fetch_smollm2()
+        return True
+    return False
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Around every cell, and so around the start of its notebook's kernel; the unit tests never see it."""
+    if not item.config.option.nbval_kernel_name:
+        item.config.option.nbval_current_env = True  # whatever kernels the user has installed
+    variables = {"DDPO_PROFILE": os.environ.get("DDPO_PROFILE") or "smoke"}
+    if _model_is_there():
+        variables["HF_HUB_OFFLINE"] = os.environ.get("HF_HUB_OFFLINE") or "1"
+    with patch.dict(os.environ, variables):
+        return (yield)
