@@ -152,8 +152,8 @@ def execute(path: Path, profile: Profile, folder: Path, offline: bool = False) -
         folder.mkdir(parents=True, exist_ok=True)
         with _kernel_environment(offline):
             papermill.execute_notebook(
-                path, copy, {"profile": profile.name}, kernel_name="python3", cwd=path.parent, progress_bar=bar,
-                start_timeout=120, extra_arguments=["--IPKernelApp.log_level=40"],
+                path, copy, {"profile": profile.name}, kernel_name="python3", language="python", cwd=path.parent,
+                progress_bar=bar, start_timeout=120, extra_arguments=["--IPKernelApp.log_level=40"],
             )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         fault = _fault(nbformat.read(copy, as_version=4), error)
