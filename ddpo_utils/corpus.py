@@ -27,9 +27,11 @@ def _read(path: Path) -> pd.DataFrame:
         raise CourseError(f"There is no stories file at {path}: check the path (JSONL or CSV, one response a row).")
     try:
         if path.suffix.lower() == ".csv":
-            return pd.read_csv(path, encoding="utf-8-sig")
+            return pd.read_csv(path, encoding="utf-8-sig", dtype={"prompt": str, "text": str})
         lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (UnicodeDecodeError, OSError, ValueError) as error:
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame()
+    except (OSError, ValueError) as error:  # of which not UTF-8 and not CSV are two
         raise CourseError(
             f"{path} cannot be read ({type(error).__name__}): save it as JSONL or CSV in UTF-8."
         ) from None
@@ -39,7 +41,9 @@ def _read(path: Path) -> pd.DataFrame:
             try:
                 rows.append(json.loads(line))
             except ValueError:
-                raise CourseError(f"Line {number} of {path} is not JSON: mend or delete that line.") from None
+                rows.append(None)
+            if not isinstance(rows[-1], dict):
+                raise CourseError(f"Line {number} of {path} is not a JSON object: mend or delete that line.")
     return pd.DataFrame(rows)
 
 
@@ -77,10 +81,10 @@ def load_stories(data: str | Path | pd.DataFrame = "bundled") -> pd.DataFrame:
             )
     frame = frame.reset_index(drop=True)
     if "judge_scores" in frame and "score" not in frame:
-        frame["score"] = frame["judge_scores"].map(np.mean)
+        frame["score"] = frame["judge_scores"].map(lambda scores: np.mean(scores) if _numbers(scores) else scores)
     if "score" in frame:
         scores = pd.to_numeric(frame["score"], errors="coerce")
-        faulty = (scores.isna() & frame["score"].notna()).to_numpy()
+        faulty = (~np.isfinite(scores) & frame["score"].notna()).to_numpy()
         if faulty.any():
             raise CourseError(f"Row {int(np.argmax(faulty)) + 1} of {name} has a score that is no number: mend it.")
         frame["score"] = scores.astype(float)
@@ -89,7 +93,14 @@ def load_stories(data: str | Path | pd.DataFrame = "bundled") -> pd.DataFrame:
             frame[column] = default
     if "prompt_id" not in frame:
         frame["prompt_id"] = frame["prompt"]
+    faulty = frame["prompt_id"].isna().to_numpy()
+    if faulty.any():
+        raise CourseError(f"Row {int(np.argmax(faulty)) + 1} of {name} has no prompt_id: fill it in.")
     return frame
+
+
+def _numbers(values: Any) -> bool:
+    return isinstance(values, (list, tuple)) and len(values) > 0 and all(isinstance(v, (int, float)) for v in values)
 
 
 def load_prompts(name: str = "test_prompts.jsonl") -> pd.DataFrame:
@@ -131,7 +142,7 @@ def make_pairs(stories: pd.DataFrame, min_gap: float = 0.0, seed: int = 42) -> p
 
     if stories["score"].isna().any():
         row = stories.index[stories["score"].isna()][0]
-        raise CourseError(f"The story in row {row!r} has no score: pairs need a number for every response.")
+        raise CourseError(f"The story in row {row} has no score: pairs need a number for every response.")
     if not stories.index.is_unique:
         raise CourseError("The frame's index repeats: call reset_index(drop=True) on it before making pairs.")
     rng = np.random.default_rng(seed)
@@ -172,15 +183,24 @@ def to_dataset(pairs: pd.DataFrame, weight: Any = None) -> Any:
     """Pairs as a `datasets.Dataset` in TRL's conversational form, with a `weight` column.
 
     Args:
-        pairs: a frame of `make_pairs`.
+        pairs: a frame of `make_pairs`; log-probs of a reference in ref_chosen_logps, ref_rejected_logps travel along.
         weight: one number a pair, in the order of the frame; None gives 1 to every pair (plain DPO).
+
+    Raises:
+        ValueError: another number of weights than pairs.
     """
     from datasets import Dataset
 
+    weight = [1.0] * len(pairs) if weight is None else [float(w) for w in weight]
+    if len(weight) != len(pairs):
+        raise ValueError(f"There are {len(pairs)} pairs and {len(weight)} weights: give one weight a pair.")
     columns = {
         "prompt": [as_messages("user", p) for p in pairs["prompt"]],
         "chosen": [as_messages("assistant", t) for t in pairs["chosen"]],
         "rejected": [as_messages("assistant", t) for t in pairs["rejected"]],
-        "weight": [1.0] * len(pairs) if weight is None else [float(w) for w in weight],
+        "weight": weight,
     }
+    for column in ("ref_chosen_logps", "ref_rejected_logps"):
+        if column in pairs:
+            columns[column] = pairs[column].tolist()
     return Dataset.from_dict(columns)

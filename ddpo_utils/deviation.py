@@ -23,6 +23,7 @@ __all__ = ["Encoder", "compute_deviation", "deviation_weights", "diversity", "ra
 # A range of cosine distances below this is no range. Encoders work in float32 and give one text embeddings
 # that differ by about 1e-7 from batch to batch; min-max would blow that rounding up to weights 0 and K.
 TIE = 1e-6
+BLOCK = 2**25  # numbers in a block of columns: 256 MB in float64
 
 
 class Encoder(Protocol):
@@ -32,7 +33,10 @@ class Encoder(Protocol):
 
 
 def _check_rows(embeddings: Any, what: str = "embeddings") -> np.ndarray:
-    rows = np.asarray(embeddings)
+    try:
+        rows = np.asarray(embeddings)
+    except ValueError:  # numpy's own message names neither array nor row
+        raise ValueError(f"The rows of {what} differ in length: give every response a row of one width.") from None
     if rows.ndim != 2 or not np.issubdtype(rows.dtype, np.floating):
         raise ValueError(
             f"{what} must be a 2-D array of floating-point numbers, one row a response; "
@@ -50,7 +54,14 @@ def _group_ids(groups: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
     groups = np.asarray(groups)
     if groups.shape != (n,):
         raise ValueError(f"groups must hold one prompt id a row, {n} in all; got shape {groups.shape}.")
-    names, ids = np.unique(groups, return_inverse=True)
+    try:
+        missing = groups != groups  # NaN alone differs from itself
+        names, ids = np.unique(groups, return_inverse=True)
+    except TypeError:  # None, or texts and numbers mixed
+        i = next(i for i, g in enumerate(groups) if not isinstance(g, type(groups[0])))
+        raise ValueError(f"groups[{i}] is {groups[i]!r} beside {groups[0]!r}: ids must be of one kind.") from None
+    if missing.any():
+        raise ValueError(f"groups[{int(np.argmax(missing))}] is missing: give every response the id of its prompt.")
     return names, ids.reshape(n)
 
 
@@ -67,7 +78,7 @@ class _Grouped:
         self.starts = np.concatenate([[0], np.cumsum(self.counts)[:-1]])
         norms = np.zeros(len(rows))
         dots, self.square = np.zeros(len(rows)), np.zeros(n_groups)
-        width = max(1, 2**25 // max(1, len(rows)))  # 2**25 numbers: a block of 256 MB
+        width = max(1, BLOCK // len(rows))
         for start in range(0, rows.shape[1], width):
             # float64 columns of this block, rows in the order of their prompts
             block = rows[:, start : start + width]
@@ -90,7 +101,7 @@ class _Grouped:
     def raw(self) -> np.ndarray:
         """Mean cosine distance to the other responses of the prompt (N,), in prompt order; 0 where K = 1."""
         k = np.repeat(self.counts, self.counts)
-        return 1 - (self.dots - 1) / np.maximum(k - 1, 1) - (k == 1)
+        return np.where(k == 1, 0.0, np.clip(1 - (self.dots - 1) / np.maximum(k - 1, 1), 0.0, 2.0))
 
     def back(self, values: np.ndarray) -> np.ndarray:
         out = np.empty_like(values)
@@ -185,7 +196,7 @@ def diversity(embeddings: Any, groups: Any = None) -> float | np.ndarray:
     grouped = _Grouped(rows, ids, len(names))
     k = grouped.counts
     if (k < 2).any():
-        which = "This set" if groups is None else f"Prompt {names[np.argmax(k < 2)]!r}"
+        which = "This set" if groups is None else f"Prompt {names[np.argmax(k < 2)]}"
         raise ValueError(f"{which} has one response, and diversity needs at least two: sample more, or leave it out.")
     values = np.maximum(0.0, (k.astype(float) ** 2 - grouped.square) / (k * (k - 1.0)))
     return float(values[0]) if groups is None else values
@@ -216,7 +227,7 @@ def compute_deviation(responses: Sequence[str], embedder: Encoder) -> np.ndarray
             raise ValueError(f"Response {i} is {text!r}, not a text.")
         if not text.strip():
             raise ValueError(f"Response {i} is blank: leave it out before weighting.")
-    rows = np.asarray(embedder.encode(responses, normalize_embeddings=True))
-    if rows.ndim != 2 or len(rows) != len(responses):
-        raise ValueError(f"The embedder gave shape {rows.shape} for {len(responses)} responses; expected (K, d).")
+    rows = _check_rows(embedder.encode(responses, normalize_embeddings=True), "The embedder's output")
+    if len(rows) != len(responses):
+        raise ValueError(f"The embedder gave {len(rows)} rows for {len(responses)} responses; expected one each.")
     return deviation_weights(rows)

@@ -5,6 +5,7 @@ Every log-prob is the sum over the response's tokens of log p(token | prompt, to
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -27,21 +28,21 @@ def pair_losses(
     return -F.logsigmoid(beta * ((policy_logps_w - ref_logps_w) - (policy_logps_l - ref_logps_l)))
 
 
-def check_weights(weights: Any, what: str = "weight") -> None:
-    """Refuse weights that are not finite numbers of at least 0, naming the first offending pair.
+def check_weights(weights: Any, what: str = "weight") -> list[float]:
+    """The weights of a tensor, array or list as numbers, each finite and at least 0; else the first fault is named.
 
     Raises:
         ValueError: with the position and value of the first weight that is missing, negative or not finite.
     """
-    try:
-        values = torch.as_tensor(weights, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError):
-        bad = next((i for i, w in enumerate(weights) if isinstance(w, bool) or not isinstance(w, (int, float))), 0)
-        raise ValueError(f"{what} of pair {bad} is {list(weights)[bad]!r}: give every pair a number.") from None
-    wrong = ~(torch.isfinite(values) & (values >= 0)).reshape(-1)
-    if wrong.any():
-        i = int(wrong.nonzero()[0])
-        raise ValueError(f"{what} of pair {i} is {values.reshape(-1)[i].item()}: it must be finite and at least 0.")
+    values = weights.tolist() if hasattr(weights, "tolist") else weights
+    values = list(values) if isinstance(values, Iterable) else [values]
+    values = [w.item() if getattr(w, "ndim", 1) == 0 else w for w in values]  # 0-d tensors of a formatted dataset
+    for i, w in enumerate(values):
+        if not isinstance(w, (int, float)):
+            raise ValueError(f"{what} of pair {i} is {w!r}: give every pair a number.")
+        if not 0 <= w < float("inf"):
+            raise ValueError(f"{what} of pair {i} is {w}: it must be finite and at least 0.")
+    return values
 
 
 def _checked(**logps: torch.Tensor) -> list[torch.Tensor]:
@@ -110,10 +111,7 @@ def ddpo_loss(
     )
     if not beta > 0:
         raise ValueError(f"beta must be above 0; got {beta!r}.")
-    check_weights(deviation_w, "deviation_w")
-    weights = torch.as_tensor(deviation_w).to(logps[0])
-    if weights.shape != logps[0].shape:
-        raise ValueError(
-            f"deviation_w must hold {len(logps[0])} weights, one a pair; got shape {tuple(weights.shape)}."
-        )
-    return (weights * pair_losses(*logps, beta)).mean()
+    weights = check_weights(deviation_w, "deviation_w")
+    if len(weights) != len(logps[0]):
+        raise ValueError(f"deviation_w must hold {len(logps[0])} weights, one a pair; got {len(weights)}.")
+    return (torch.tensor(weights, dtype=logps[0].dtype, device=logps[0].device) * pair_losses(*logps, beta)).mean()

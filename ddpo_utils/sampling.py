@@ -32,19 +32,25 @@ def _fingerprint(model: Any, plan: list[Any]) -> str:
 
 
 def _whole_batches(path: Path, fingerprint: str, sizes: list[int]) -> int:
-    """How many whole batches `path` holds of this run; a broken-off last batch is cut from the file."""
+    """How many whole batches `path` holds of this run; a broken-off last batch is cut from the file.
+
+    Only what a killed run leaves is cut: anything else in the file is refused, since it may be someone's work.
+    """
     if not path.exists():
         return 0
     kept, keep_bytes, done, rows = 0, 0, 0, 0
     with path.open("rb") as lines:
         for line in lines:
+            if not line.endswith(b"\n") and line.startswith(b'{"prompt_id"'[: len(line)]):
+                break  # a run was killed while it wrote this line
             try:
                 record = json.loads(line)
             except ValueError:
-                break
-            if record.get("run") != fingerprint:
+                record = None
+            if not isinstance(record, dict) or record.get("run") != fingerprint:
                 raise CourseError(
-                    f"{path} holds samples of another model or other settings: delete it, or sample into another file."
+                    f"{path} holds something else than samples of this model with these settings: delete it, or sample "
+                    "into another file."
                 )
             rows += 1
             keep_bytes += len(line)
@@ -143,7 +149,7 @@ def read_samples(paths: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     """Samples of one or more JSONL files as one frame, in order.
 
     Raises:
-        CourseError: a file is missing.
+        CourseError: a file is missing or broken off.
     """
     import pandas as pd
 
@@ -152,5 +158,13 @@ def read_samples(paths: str | Path | Sequence[str | Path]) -> pd.DataFrame:
         if not Path(path).is_file():
             raise CourseError(f"There are no samples at {path}: run the sampling that writes them first.")
         lines = Path(path).read_text(encoding="utf-8").split("\n")
-        frames.append(pd.DataFrame([json.loads(line) for line in lines if line]))
+        rows = []
+        for number, line in enumerate(lines, 1):
+            try:
+                rows += [json.loads(line)] if line else []
+            except ValueError:
+                raise CourseError(
+                    f"Line {number} of {path} is broken off: run the sampling that writes it again."
+                ) from None
+        frames.append(pd.DataFrame(rows))
     return pd.concat(frames, ignore_index=True)

@@ -22,8 +22,7 @@ class WeightedCollator:
         self.collator = collator
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        weights = [example.get("weight") for example in examples]
-        check_weights(weights)
+        weights = check_weights([example.get("weight") for example in examples])
         bare = [{key: value for key, value in example.items() if key != "weight"} for example in examples]
         return {**self.collator(bare), "weight": torch.tensor(weights, dtype=torch.float32)}
 
@@ -32,9 +31,10 @@ class DDPOTrainer(DPOTrainer):
     """DPO with each pair's loss multiplied by its `weight`: the mean over the batch of w_i * DPO_i.
 
     Takes what `trl.DPOTrainer` takes; `train_dataset` (and `eval_dataset`) carry a `weight` column of finite
-    numbers, at least 0. With weights of 1 loss and gradients are TRL's. `loss_type` may be "sigmoid" (DPO) or
-    ["sigmoid", "sft"] with `loss_weights`; the chosen side's NLL is weighted by pair as well,
-    sum_i w_i NLL_i / sum_i T_i, which is TRL's token mean where every weight is 1.
+    numbers, at least 0. They may bring `ref_chosen_logps` and `ref_rejected_logps` computed before, as columns, with
+    precompute_ref_log_probs left False; then no reference is run. With weights of 1 loss and gradients are TRL's.
+    `loss_type` may be "sigmoid" (DPO) or ["sigmoid", "sft"] with `loss_weights`; the chosen side's NLL is weighted
+    by pair as well, sum_i w_i NLL_i / sum_i T_i, which is TRL's token mean where every weight is 1.
 
     Raises:
         ValueError: when it is made, if a weight is missing, negative or not finite, or the configuration asks for
@@ -79,7 +79,7 @@ class DDPOTrainer(DPOTrainer):
         outputs = model(**batch, use_cache=False, labels=labels, fused_lm_head=True)
         per_token = outputs.log_probs[:, -mask.size(1) :]  # prompt-learning adapters put virtual tokens in front
         chosen, rejected = per_token.sum(dim=1).chunk(2)
-        if self.precompute_ref_logps:
+        if "ref_chosen_logps" in inputs:  # precomputed by TRL, or brought along in the dataset
             ref_chosen, ref_rejected = inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]
         else:
             ref_chosen, ref_rejected = self.compute_ref_log_probs(self.ref_model or self.model, inputs)
@@ -101,6 +101,8 @@ class DDPOTrainer(DPOTrainer):
             self._record("logps/chosen", chosen)
             self._record("logps/rejected", rejected)
             self._record("weight", weight)
+            if return_outputs:  # the fused head builds no logits, and `compute_metrics` wants some
+                outputs = model(**batch, use_cache=False)
         return (loss, outputs) if return_outputs else loss
 
     def _record(self, name: str, values: torch.Tensor) -> None:

@@ -1,0 +1,117 @@
+"""What the tests share: a private cache, no hub, and a Llama of a few thousand parameters with its own tokenizer."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before any library reads it: no test may depend on a network
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["TQDM_DISABLE"] = "1"
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+CHAT = (
+    "{% for m in messages %}{{ '<|start|>' + m['role'] + '\n' + m['content'] + '<|end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start|>assistant\n' }}{% endif %}"
+)
+LINES = [
+    "The lighthouse keeper finds that the light has been answering someone far out at sea.",
+    "A town wakes up to learn that every clock has stopped, and nobody remembers why.",
+    'She wrote: "don\'t open the door" - then, of course, he opened the door!',
+    "Nothing happened in 1911; nothing ever happens. Élodie laughed — 🙂.",
+]
+
+
+@pytest.fixture(autouse=True)
+def private_surroundings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No variable of the user's shell reaches a test, and no test writes into the user's cache."""
+    for name in ("DDPO_PROFILE", "DDPO_MODEL"):
+        monkeypatch.delenv(name, raising=False)
+    cache = tmp_path_factory.getbasetemp() / "cache"
+    monkeypatch.setenv("DDPO_CACHE", str(cache))
+    return cache
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random Llama with a byte-level tokenizer, a chat template, and a pad token that is not EOS."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    bpe.train_from_iterator(
+        LINES * 3,
+        trainers.BpeTrainer(
+            vocab_size=400,
+            special_tokens=["<|pad|>", "<|start|>", "<|end|>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token="<|start|>", eos_token="<|end|>", pad_token="<|pad|>", padding_side="left"
+    )
+    tokenizer.chat_template = CHAT
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+            num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=512, tie_word_embeddings=True,
+            bos_token_id=1, eos_token_id=2, pad_token_id=0, initializer_range=0.3,
+        )
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny(tiny_folder: Path):
+    """A fresh (model in float32 and eval mode, tokenizer); both may be changed."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
+    return model.eval(), AutoTokenizer.from_pretrained(tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def adapter_folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a LoRA adapter of the tiny model whose B is not zero, as after some training."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(1)
+    base = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
+    model = get_peft_model(base, LoraConfig(r=2, lora_alpha=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    folder = tmp_path_factory.mktemp("adapters") / "first"
+    model.save_pretrained(folder)
+    return folder
+
+
+class FakeEncoder:
+    """An encoder with a row for each text it knows, and a count of the texts it was asked for."""
+
+    def __init__(self, rows: dict[str, list[float]]):
+        self.rows, self.asked = rows, []
+
+    def encode(self, sentences: list[str], normalize_embeddings: bool = True) -> np.ndarray:
+        assert isinstance(sentences, list) and normalize_embeddings is True
+        self.asked += sentences
+        return np.array([self.rows[text] for text in sentences], dtype=np.float32)
+
+
+@pytest.fixture
+def fake_encoder() -> type[FakeEncoder]:
+    return FakeEncoder
