@@ -171,7 +171,8 @@ class _SentenceModel:
 
     def encode(self, sentences: list[str], normalize_embeddings: bool = True) -> np.ndarray:
         limit = self._model.max_seq_length
-        cut = sum(len(self._model.tokenizer(t, truncation=False)["input_ids"]) > limit for t in sentences)
+        tokenizer = self._model.tokenizer
+        cut = sum(len(tokenizer(t, truncation=False, verbose=False)["input_ids"]) > limit for t in sentences)
         if cut:
             warnings.warn(f"{self.name} reads {limit} tokens: {cut} of {len(sentences)} texts are cut.", stacklevel=2)
         return self._model.encode(list(sentences), normalize_embeddings=True, show_progress_bar=len(sentences) > 200)
@@ -186,7 +187,7 @@ class _WordLlama:
         return wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)
 
     def encode(self, sentences: list[str], normalize_embeddings: bool = True) -> np.ndarray:
-        return _unit(np.asarray(self._model.embed(list(sentences), norm=True)))
+        return _unit(np.asarray(self._model.embed(list(sentences))))
 
 
 class CachedEncoder:

@@ -162,8 +162,10 @@ def reward_pairs(
         for writer_part in writer_parts:
             in_prompt, in_writer = np.isin(prompts, prompt_part), np.isin(writers, writer_part)
             train = ~in_prompt & ~in_writer if unseen_writers else ~in_prompt
-            model = Ridge(alpha=alpha).fit(features[train], score[train])
             held = np.flatnonzero(in_prompt & in_writer)
+            if not (train.any() and len(held)):  # few prompts or writers leave parts empty
+                continue
+            model = Ridge(alpha=alpha).fit(features[train], score[train])
             guess = dict(zip(held, model.predict(features[held]), strict=True))
             for a, i in enumerate(held):
                 for j in held[a + 1 :]:

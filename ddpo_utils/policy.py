@@ -226,7 +226,7 @@ def load_policy(profile: Profile, adapter: str | Path | None = None, trainable: 
             model = PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
         except Exception as error:
             raise CourseError(
-                f"The adapter in {adapter} does not fit the model {name!r} ({_first_line(error)}): use the model it was "
-                "trained on, or train it again with notebook 04."
+                f"The adapter in {adapter} does not fit the model {name!r} ({_first_line(error)}): use the model that "
+                "it was trained on, or train it again with notebook 04."
             ) from None
     return model.eval(), tokenizer

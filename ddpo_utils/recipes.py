@@ -79,9 +79,9 @@ def run_facts(profile: Profile, **more: Any) -> dict[str, Any]:
 
 def _arguments(config: Any, folder: Path, profile: Profile, **more: Any) -> Any:
     """What SFT and the preference arms have in common; weights are loaded in their number type, so no autocast."""
-    # by capability, as choose_dtype does: is_bf16_supported() counts emulation and says yes to every card
     # transformers renames these settings while trl still uses their old names: nothing a reader could mend
     warnings.filterwarnings("ignore", message=".*(gradient|activation)_checkpointing", category=FutureWarning)
+    # by capability, as choose_dtype does: is_bf16_supported() counts emulation and says yes to every card
     fp16 = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] < 8
     return config(
         output_dir=str(folder / "checkpoints"), max_length=profile.max_length, seed=profile.seed, fp16=fp16, bf16=False,
@@ -179,7 +179,8 @@ def train_pairs(
     known = sft / "reference.csv"
     pairs["key"] = pd.util.hash_pandas_object(pairs[["prompt", "chosen", "rejected"]], index=False)
     if known.is_file():  # the reference is the same for every arm: its log-probs are computed once
-        scored = pairs.merge(pd.read_csv(known, dtype={"key": "uint64"}), on="key", how="left")
+        scores = pd.read_csv(known, dtype={"key": "uint64"}).drop_duplicates("key")  # one's own stories may repeat
+        scored = pairs.merge(scores, on="key", how="left")
         pairs = pairs if scored["ref_chosen_logps"].isna().any() else scored
     started = time.perf_counter()
     model, tokenizer = load_policy(profile, adapter=sft, trainable=True)
@@ -200,13 +201,14 @@ def train_pairs(
     trainer = DDPOTrainer(
         model=model,
         args=args,
-        train_dataset=to_dataset(pairs, pairs["weight"]),
+        train_dataset=to_dataset(pairs, pairs["weight"]).add_column("key", pairs["key"].to_numpy()),
         processing_class=tokenizer,
         callbacks=[WatchKL()],
     )
     if args.precompute_ref_log_probs:
-        columns = ["ref_chosen_logps", "ref_rejected_logps"]
-        scored = pairs[["key"]].assign(**{name: trainer.train_dataset[name][:] for name in columns})
+        # from the trainer's own set: it drops pairs whose prompt alone fills max_length
+        columns = ["key", "ref_chosen_logps", "ref_rejected_logps"]
+        scored = pd.DataFrame({name: trainer.train_dataset[name][:] for name in columns})
         scored.to_csv(sft / "reference.part", index=False)
         os.replace(sft / "reference.part", known)
     trainer.train()
