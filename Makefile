@@ -36,8 +36,8 @@ colab: $(READY)
 $(READY): pyproject.toml .ci/constraints.txt
 	@command -v $(PYTHON) >/dev/null || { \
 	  echo "error: there is no '$(PYTHON)' here: install Python 3.11, 3.12 or 3.13, or name it: make PYTHON=..." >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
-	  echo "error: $$($(PYTHON) --version 2>&1) does not fit: name a Python 3.11, 3.12 or 3.13, as in: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
+	  echo "error: $$($(PYTHON) --version 2>&1 | head -n 1) does not fit: name a Python 3.11, 3.12 or 3.13, as in: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo "error: $(PYTHON) cannot make environments: install its venv module (on Debian: apt install python3-venv)" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
