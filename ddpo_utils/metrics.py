@@ -170,5 +170,6 @@ def reward_pairs(
             for a, i in enumerate(held):
                 for j in held[a + 1 :]:
                     if prompts[i] == prompts[j] and score[i] != score[j]:
-                        rows.append((prompts[i], (guess[i] > guess[j]) == (score[i] > score[j])))
+                        # a reward that cannot tell the two apart did not order them
+                        rows.append((prompts[i], (guess[i] - guess[j]) * (score[i] - score[j]) > 0))
     return pd.DataFrame(rows, columns=["prompt_id", "right"])

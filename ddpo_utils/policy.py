@@ -224,6 +224,8 @@ def load_policy(profile: Profile, adapter: str | Path | None = None, trainable: 
 
         try:
             model = PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
+            # PEFT looks the base model's configuration up whenever it saves: here, and not on the Hub
+            model.peft_config["default"].base_model_name_or_path = source
         except Exception as error:
             raise CourseError(
                 f"The adapter in {adapter} does not fit the model {name!r} ({_first_line(error)}): use the model that "

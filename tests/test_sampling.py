@@ -54,8 +54,8 @@ def test_a_killed_run_goes_on_and_ends_with_the_unbroken_file(tiny, tmp_path):
     ends = [i + 1 for i, byte in enumerate(data) if byte == ord("\n")]
     emoji = data.index("🙂".encode(), ends[3])  # in the second batch
     cuts = {
-        "nothing written": 0, "one byte": 1, "inside the first line": 30, "one line": ends[0],
-        "before the last newline of batch 1": ends[3] - 1, "whole batch": ends[3], "inside batch 2": ends[5], "inside a line": ends[5] + 40,
+        "nothing written": 0, "one byte": 1, "inside the first line": 30, "one line": ends[0], "whole batch": ends[3],
+        "before a batch's last newline": ends[3] - 1, "inside batch 2": ends[5], "inside a line": ends[5] + 40,
         "inside a character": data.index("—".encode(), ends[6]) + 1, "inside an emoji": emoji + 2,
         "last line": ends[13], "last byte": len(data) - 1, "all of it": len(data),
     }  # fmt: skip
