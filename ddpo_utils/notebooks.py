@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import logging
 import os
@@ -17,8 +18,8 @@ from typing import Any
 from .profiles import CourseError, Profile
 
 __all__ = [
-    "Outcome", "course_root", "data_digest", "execute", "find_notebooks", "inputs_digest", "write_back",
-    "write_html", "write_notebook",
+    "Outcome", "course_root", "data_digest", "execute", "find_notebooks", "inputs_digest", "readme_figures",
+    "write_back", "write_html", "write_notebook",
 ]  # fmt: skip
 
 TEXT = {".csv", ".json", ".jsonl", ".md", ".txt", ".yaml"}
@@ -223,6 +224,21 @@ def write_back(path: Path, executed: Path, data: Path) -> None:
             cell.metadata.pop(trace, None)
     notebook.metadata = nbformat.from_dict(METADATA | {"ddpo": {"inputs": inputs_digest(notebook, data)}})
     write_notebook(path, notebook)
+    for name, picture in readme_figures(notebook).items():
+        target = path.parent / "figures" / name
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(picture)
+
+
+def readme_figures(notebook: Any) -> dict[str, bytes]:
+    """File names and PNGs of the first pictures of cells tagged `figure:<name>`: what the README shows of a run."""
+    figures = {}
+    for cell in notebook.cells:
+        for tag in cell.metadata.get("tags", []):
+            if tag.startswith("figure:"):
+                pngs = [o.data["image/png"] for o in cell.outputs if "image/png" in o.get("data", {})]
+                figures[f"{tag[7:]}.png"] = base64.b64decode(pngs[0])
+    return figures
 
 
 def write_notebook(path: Path, notebook: Any) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from .scoring import mean_logps, token_kl
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["arm_weights", "load_results", "record", "sample_checkpoints", "train_arms", "training_stories"]
+__all__ = ["arm_weights", "load_results", "record", "sample_models", "train_arms", "training_stories"]
 
 ARMS = ("dpo", "ddpo", "shuffled")
 
@@ -88,26 +89,19 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(scratch, path)
 
 
-def sample_checkpoints(
-    profile: Profile,
-    folder: Path,
-    prompts: pd.DataFrame,
-    out: Path,
-    samples: int,
-    arms: tuple[str, ...] = ARMS,
-    sft: Path | None = None,
-    trial: bool = False,
+def checkpoints(folder: Path, steps: Sequence[int], arms: tuple[str, ...] = ARMS) -> dict[str, Path]:
+    """Folders of the arms' checkpoints after these steps, by the names that their samples get: "dpo-14" and so on."""
+    return {f"{arm}-{step}": folder / arm / "checkpoints" / f"checkpoint-{step}" for arm in arms for step in steps}
+
+
+def sample_models(
+    profile: Profile, models: dict[str, Path | None], prompts: pd.DataFrame, out: Path, samples: int, sft: Path
 ) -> None:
-    """Samples and KLs of the starting model, SFT and every checkpoint of every arm of `folder`, in `out`; of a trial
-    SFT and the last checkpoint alone."""
-    sft = sft or folder / "sft"
-    todo: list[tuple[str, Path | None]] = [("sft", sft)] if trial else [("start", None), ("sft", sft)]
-    for arm in arms:
-        checkpoints = sorted((folder / arm / "checkpoints").glob("checkpoint-*"), key=_step)
-        todo += [(f"{arm}-{_step(path)}", path) for path in (checkpoints[-1:] if trial else checkpoints)]
-    for name, adapter in todo:
+    """Samples of each model (adapter folder, or None for the starting model) in out/<name>.jsonl, and for the arms
+    their KLs from SFT in out/<name>.kl.json."""
+    for name, adapter in models.items():
         frame = sample_adapter(profile, adapter, prompts, out / f"{name}.jsonl", samples, name)
-        if adapter is not None and name != "sft" and not (out / f"{name}.kl.json").is_file():
+        if "-" in name and not (out / f"{name}.kl.json").is_file():
             once = frame[frame["sample"] == 0]  # one story a prompt
             write_json(out / f"{name}.kl.json", sampled_kl(profile, adapter, sft, once))
 
@@ -126,7 +120,8 @@ def develop(samples: int = 8) -> None:
     for name, settings in rules["candidates"].items():
         profile, own = get_profile("laptop", **rules["settings"] | settings), folder / name
         train_arms(profile, training_stories(), own, ("dpo",), folder / "sft")
-        sample_checkpoints(profile, own, held, own / "development", samples, ("dpo",), folder / "sft", trial=True)
+        models = {"sft": folder / "sft", **checkpoints(own, [profile.steps], ("dpo",))}
+        sample_models(profile, models, held, own / "development", samples, folder / "sft")
         for path in sorted((own / "development").glob("*.jsonl")):
             frame, kl = read_samples(path), path.with_suffix(".kl.json")
             table = prompt_table(frame, check_stories(frame), {"semantic": profile.semantic})
@@ -153,7 +148,8 @@ def record(development: bool = False, samples: int = 4) -> None:
     profile = get_profile("laptop", **rules["settings"] | rules["candidates"][rules["chosen"]])
     sft, folder = work_dir("recorded") / "sft", work_dir("recorded") / rules["chosen"]
     runs = train_arms(profile, stories, folder, sft=sft)
-    sample_checkpoints(profile, folder, load_prompts(), folder / "samples", samples, sft=sft)
+    models = {"start": None, "sft": sft, **checkpoints(folder, rules["sampled_steps"])}
+    sample_models(profile, models, load_prompts(), folder / "samples", samples, sft)
 
     model, tokenizer = load_policy(profile, sft)
     paths = sorted((folder / "samples").glob("*.jsonl"))
@@ -206,7 +202,3 @@ def _publish(source: Path, target: Path) -> None:
     save_file({k: v.to(torch.bfloat16) for k, v in tensors.items()}, target / "adapter_model.safetensors")
     for name in ("adapter_config.json", "run.json"):
         shutil.copyfile(source / name, target / name)
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.rsplit("-", 1)[1])

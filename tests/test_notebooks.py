@@ -13,7 +13,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from nbval.plugin import find_comment_markers, find_metadata_tags
 
-from ddpo_utils.notebooks import data_digest, inputs_digest, write_back
+from ddpo_utils.notebooks import data_digest, inputs_digest, readme_figures, write_back
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -115,6 +115,17 @@ def test_half_of_the_course_is_compared_strictly() -> None:
     sums = [strictness(nbformat.read(path, as_version=4)) for path in NOTEBOOKS]
     printing, strict = (sum(column) for column in zip(*sums, strict=True)) if sums else (0, 0)
     assert strict >= STRICT_COURSE * printing, f"only {strict} of the course's {printing} printing cells are strict"
+
+
+def test_the_readme_shows_pictures_of_the_stored_runs() -> None:
+    stored = {}
+    for path in NOTEBOOKS:
+        stored |= readme_figures(nbformat.read(path, as_version=4))
+    shown = re.findall(r"!\[([^\]]+)\]\(notebooks/figures/([\w-]+\.png)\)", (ROOT / "README.md").read_text("utf-8"))
+    assert shown, "the README shows no figure with alternative text from notebooks/figures"
+    for _, name in shown:
+        picture = (ROOT / "notebooks" / "figures" / name).read_bytes()
+        assert picture == stored.get(name), f"{name} is not the picture that its notebook stores: {MEND}"
 
 
 @pytest.fixture
