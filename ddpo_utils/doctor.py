@@ -77,7 +77,7 @@ def estimate_memory(profile: Profile, gpu: bool) -> float | None:
         return None
     weight = 0.6 if profile.quantize else 2 if gpu else 4
     tokens = max(2 * profile.batch_size, profile.sft_batch_size) * profile.max_length
-    return 2 * GB + 1.2 * parameters * weight + tokens * 1.5 * parameters ** (2 / 3) * (0.1 if gpu else 1)
+    return 2 * GB + 1.2 * parameters * weight + tokens * 3 * parameters ** (2 / 3) * (0.1 if gpu else 1)
 
 
 def _packages() -> Iterator[Finding]:
