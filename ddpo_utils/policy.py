@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 import zipfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -141,9 +142,11 @@ def choose_dtype(device: str | torch.device = "cpu") -> torch.dtype:
     """
     if torch.device(device).type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float16
-    if torch.device(device).type != "cpu":
-        return torch.float32
+    return _timed_dtype() if torch.device(device).type == "cpu" else torch.float32
 
+
+@cache  # once a process: models that are compared must not get different types from a jumpy clock
+def _timed_dtype() -> torch.dtype:
     def seconds(dtype: torch.dtype) -> float:
         a, b = torch.ones(1024, 576, dtype=dtype), torch.ones(576, 1536, dtype=dtype)
         a @ b
@@ -159,7 +162,7 @@ def choose_dtype(device: str | torch.device = "cpu") -> torch.dtype:
 
 
 def default_device() -> str:
-    """ "cuda" where a card is present, else "cpu" (the course trains no model on Apple's mps: untested there)."""
+    """Name of the device: "cuda" where a card is present, else "cpu" (Apple's mps is untested and not used)."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
