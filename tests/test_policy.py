@@ -154,6 +154,16 @@ def test_a_full_disk_is_said_in_one_sentence(monkeypatch, tmp_path, fault):
     assert "No space left on device" in message and "DDPO_CACHE" in message and leftovers(tmp_path) == []
 
 
+def test_a_disk_that_fills_up_under_pip_is_not_taken_for_a_lost_network(monkeypatch, tmp_path):
+    from subprocess import CompletedProcess
+
+    stderr = "ERROR: Exception:\nTraceback (most recent call last):\nOSError: [Errno 28] No space left on device\n"
+    monkeypatch.setattr(policy.subprocess, "run", lambda *a, **k: CompletedProcess(a, 2, "", stderr))
+    with pytest.raises(CourseError) as caught:
+        fetch_smollm2(tmp_path)
+    assert "No space left on device" in sentence(caught) and "DDPO_CACHE" in sentence(caught)
+
+
 def test_a_cache_that_cannot_be_made_is_said_in_one_sentence(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(CourseError) as caught:
