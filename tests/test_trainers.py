@@ -164,7 +164,10 @@ def test_an_nll_term_equals_trl_at_weight_one_and_is_weighted_by_pair(make, setu
 
 
 def test_truncation_keeps_the_equality(make):
-    options = {"max_length": 7, "loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 1.0]}
+    rows = make(DPOTrainer, make_pairs(weights=None)).train_dataset
+    limit = max(len(row["prompt_ids"]) for row in rows) + 2  # every prompt fits, and most responses are cut
+    assert sum(len(row["prompt_ids"] + row["chosen_ids"]) > limit for row in rows) >= 4
+    options = {"max_length": limit, "loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 1.0]}
     loss, gradients = loss_and_gradients(make(DPOTrainer, make_pairs(weights=None), **options))
     loss1, gradients1 = loss_and_gradients(make(DDPOTrainer, make_pairs(), **options))
     assert loss1 == pytest.approx(loss, rel=1e-6)
