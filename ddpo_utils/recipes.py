@@ -10,7 +10,6 @@ import os
 import platform
 import subprocess
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -79,9 +78,6 @@ def run_facts(profile: Profile, **more: Any) -> dict[str, Any]:
 
 def _arguments(config: Any, folder: Path, profile: Profile, **more: Any) -> Any:
     """What SFT and the preference arms have in common; weights are loaded in their number type, so no autocast."""
-    # transformers renames these settings while trl still uses their old names: nothing a reader could mend
-    warnings.filterwarnings("ignore", message=".*(gradient|activation)_checkpointing", category=FutureWarning)
-    # by capability, as choose_dtype does: is_bf16_supported() counts emulation and says yes to every card
     fp16 = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] < 8
     return config(
         output_dir=str(folder / "checkpoints"), max_length=profile.max_length, seed=profile.seed, fp16=fp16, bf16=False,
