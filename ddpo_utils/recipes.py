@@ -94,6 +94,7 @@ def _finish(trainer: Any, folder: Path, record: dict[str, Any], started: float) 
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = record["model"]  # a name that means something on other machines
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+    record["number_type"] = str(trainer.model.dtype)
     record["seconds"] = round(time.perf_counter() - started, 1)
     if torch.cuda.is_available():
         record["peak_gpu_bytes"] = torch.cuda.max_memory_allocated()

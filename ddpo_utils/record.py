@@ -1,6 +1,6 @@
 """The recorded runs: SFT and the three preference arms, their checkpoints' samples and KLs, made by one command.
 
-    python -m ddpo_utils record                  writes data/adapters and data/results; about 40 minutes on 2 cores
+    python -m ddpo_utils record                  writes data/adapters and data/results; about an hour on 2 cores
     python -m ddpo_utils record --development    the trials that chose the settings: data/results/development.json
 
 Every part that is already there is kept, so a run that was broken off goes on where it stopped.
@@ -138,9 +138,9 @@ def record(development: bool = False, samples: int = 4) -> None:
     """Make the recorded runs with the settings of data/decisions.json and store them under data/.
 
     data/adapters/<arm>: the final adapters in bfloat16, with run.json. data/results/samples.jsonl: samples of the
-    starting model, SFT and every checkpoint on the 40 test prompts, with their mean log-prob under SFT (nats a
-    token). data/results/runs.json: what made them, training logs, KLs from SFT (nats a story, on one sample a
-    prompt), and the training authors' log-probs under SFT.
+    starting model, SFT and the checkpoints after `sampled_steps` on the 40 test prompts, with their mean log-prob
+    under SFT (nats a token). data/results/runs.json: what made them, training logs, KLs from SFT (nats a story, on
+    one sample a prompt), and the training authors' log-probs under SFT.
     """
     if development:
         return develop()

@@ -105,7 +105,9 @@ def verdict(
         quality: what may be said of quality, decided beforehand by the reward's own test.
 
     Returns:
-        A dict: verdict (text), to_shuffled, to_dpo, usable_to_shuffled, usable_to_dpo (Intervals), detectable.
+        A dict: verdict (text), to_shuffled, to_dpo, usable_to_shuffled, usable_to_dpo (Intervals), detectable (the
+        larger of the two diversity differences that would have been found with a power of 0.8, taken alone; the
+        whole rule, which needs both and the usable stories, finds less).
     """
     to = {name: difference(diversity["ddpo"], diversity[name]) for name in ("shuffled", "dpo")}
     kept = {name: difference(usable["ddpo"], usable[name]) for name in ("shuffled", "dpo")}
@@ -114,7 +116,7 @@ def verdict(
     if effect:
         text = f"effect of deviation; {quality}"
     else:
-        text = f"no effect shown (a difference of {smallest:.3f} would have been found four times in five)"
+        text = f"no effect shown (either difference alone: {smallest:.3f} would have been found four times in five)"
     return {
         "verdict": text,
         "to_shuffled": to["shuffled"],
