@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import hashlib
 import logging
 import os
@@ -202,6 +203,7 @@ def load_policy(profile: Profile, adapter: str | Path | None = None, trainable: 
 
     if adapter is not None and not (Path(adapter) / "adapter_config.json").is_file():
         raise CourseError(f"There is no adapter in {adapter}: run notebook 04 first, or use those in data/adapters.")
+    gc.collect()  # trainers hold their models in reference cycles: the last one's memory is needed now
     # transformers renames these settings while trl still uses their old names: nothing a reader could mend
     warnings.filterwarnings("ignore", message=".*(gradient|activation)_checkpointing", category=FutureWarning)
     # by capability, as choose_dtype does: is_bf16_supported() counts emulation and says yes to every card
