@@ -67,17 +67,17 @@ def parameter_count(profile: Profile) -> float | None:
 def estimate_memory(profile: Profile, gpu: bool) -> float | None:
     """Bytes at the peak of training, as an estimate; None where the model's size is unknown.
 
-    2 GB for Python, libraries and encoders
+    3 GB for Python, libraries, encoders and what the allocator keeps
     + 1.2 x parameters x bytes a weight (4 on a CPU, 2 on a GPU, 0.6 in 4 bits): weights, adapter, optimiser
-    + tokens of a batch, both sides at full length, x 1.5 x parameters^(2/3) bytes: activations, since width times
-      depth grows with that power; a GPU keeps a tenth of them (gradient checkpointing).
+    + tokens in memory at once (both sides of a micro-batch at full length) x 3 x parameters^(2/3) bytes: activations,
+      since width times depth grows with that power; a GPU keeps a tenth of them (gradient checkpointing).
     """
     parameters = parameter_count(profile)
     if parameters is None:
         return None
     weight = 0.6 if profile.quantize else 2 if gpu else 4
-    tokens = max(2 * profile.batch_size, profile.sft_batch_size) * profile.max_length
-    return 2 * GB + 1.2 * parameters * weight + tokens * 3 * parameters ** (2 / 3) * (0.1 if gpu else 1)
+    tokens = 2 * profile.micro_batch * profile.max_length
+    return 3 * GB + 1.2 * parameters * weight + tokens * 3 * parameters ** (2 / 3) * (0.1 if gpu else 1)
 
 
 def _packages() -> Iterator[Finding]:

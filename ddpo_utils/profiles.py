@@ -37,6 +37,7 @@ class Profile:
     lora_targets: str | tuple[str, ...] = "all-linear"
     max_length: int = 512
     batch_size: int = 4
+    micro_batch: int = 2  # pairs (or twice as many stories) in memory at once; a batch is made up by accumulation
     beta: float = 0.1
     sft_learning_rate: float = 3e-4
     sft_batch_size: int = 8

@@ -6,6 +6,7 @@ Notebook 04 and the command line call these on every profile; each run saves its
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -86,6 +87,12 @@ def _arguments(config: Any, folder: Path, profile: Profile, **more: Any) -> Any:
     )  # fmt: skip
 
 
+def _batch(size: int, most: int) -> dict[str, int]:
+    """A batch of `size` as equal parts of at most `most`, whose gradients are accumulated."""
+    part = math.gcd(size, most)
+    return {"per_device_train_batch_size": part, "gradient_accumulation_steps": size // part}
+
+
 def _finish(trainer: Any, folder: Path, record: dict[str, Any], started: float) -> dict[str, Any]:
     import psutil
 
@@ -125,7 +132,8 @@ def train_sft(profile: Profile, stories: pd.DataFrame, folder: Path) -> dict[str
     )
     args = _arguments(
         SFTConfig, folder, profile, learning_rate=profile.sft_learning_rate, completion_only_loss=True,
-        per_device_train_batch_size=profile.sft_batch_size, max_steps=profile.sft_steps or -1, num_train_epochs=1,
+        **_batch(profile.sft_batch_size, 2 * profile.micro_batch), max_steps=profile.sft_steps or -1,
+        num_train_epochs=1,
         lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs={"min_lr_rate": 0.5}, save_strategy="no",
     )  # fmt: skip
     trainer = SFTTrainer(
@@ -184,7 +192,7 @@ def train_pairs(
     nll = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, profile.nll_weight]} if profile.nll_weight else {}
     args = _arguments(
         DPOConfig, folder, profile, learning_rate=profile.learning_rate, beta=profile.beta, num_train_epochs=3,
-        per_device_train_batch_size=profile.batch_size, max_steps=profile.steps or -1, lr_scheduler_type="linear",
+        **_batch(profile.batch_size, profile.micro_batch), max_steps=profile.steps or -1, lr_scheduler_type="linear",
         precompute_ref_log_probs="ref_chosen_logps" not in pairs, save_strategy="steps",
         save_steps=profile.checkpoint_every, **nll,
     )  # fmt: skip

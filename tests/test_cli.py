@@ -179,7 +179,7 @@ def test_doctor_report(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     assert "not fetched" in report and "ddpo_utils fetch" in report  # the tests' cache is empty
 
 
-def test_estimate_grows_with_model_batch_and_number_type(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_estimate_grows_with_model_micro_batch_and_number_type(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     laptop, big = get_profile("laptop"), get_profile("8b")
     assert doctor.parameter_count(laptop) == pytest.approx(134.5e6)
     assert doctor.parameter_count(replace(laptop, model="some/Model-1.7B-Instruct")) == 1.7e9
@@ -189,7 +189,7 @@ def test_estimate_grows_with_model_batch_and_number_type(monkeypatch: pytest.Mon
     estimate = doctor.estimate_memory(big, gpu=True)
     assert 20e9 < estimate < 40e9
     assert doctor.estimate_memory(replace(big, quantize=True), gpu=True) < estimate
-    assert doctor.estimate_memory(replace(big, batch_size=8), gpu=True) > estimate
+    assert doctor.estimate_memory(replace(big, micro_batch=8), gpu=True) > estimate
     (tmp_path / "model.safetensors").write_bytes(bytes(200))
     monkeypatch.setenv("DDPO_MODEL", str(tmp_path))
     assert doctor.parameter_count(laptop) == 100
