@@ -65,7 +65,7 @@ PROFILES: dict[str, Profile] = {
         sft_learning_rate=1e-4, sft_steps=0, learning_rate=2e-5, steps=300, checkpoint_every=60,
         sample_prompts=40, max_new_tokens=512,
     ),
-    # The paper's settings (arXiv 2503.17126, section 4 and appendix, as data/published.csv's source gives them):
+    # The paper's settings (Chung et al., arXiv 2503.17126, its training details):
     # LoRA r 128, alpha 256 on q_proj and v_proj; SFT at 3e-5; DPO and DDPO at beta 0.1, 5e-6, 3 epochs.
     "8b": Profile(
         "8b", model="meta-llama/Llama-3.1-8B", semantic="jinaai/jina-embeddings-v3",
