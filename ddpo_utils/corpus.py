@@ -12,12 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .profiles import CourseError, data_dir
+from .profiles import WRITING_PROMPTS, CourseError, data_dir
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["decisions", "development_prompts", "load_prompts", "load_stories", "make_pairs", "to_dataset"]
+__all__ = [
+    "decisions",
+    "development_prompts",
+    "is_writing_prompts",
+    "load_prompts",
+    "load_stories",
+    "make_pairs",
+    "to_dataset",
+]
 
 
 def _read(path: Path) -> pd.DataFrame:
@@ -45,6 +53,14 @@ def _read(path: Path) -> pd.DataFrame:
             if not isinstance(rows[-1], dict):
                 raise CourseError(f"Line {number} of {path} is not a JSON object: mend or delete that line.")
     return pd.DataFrame(rows)
+
+
+def is_writing_prompts(data: Any) -> bool:
+    """Whether `data` names r/writingPrompts: its Hub id, a parquet file, or a folder that holds one."""
+    if not isinstance(data, (str, Path)):
+        return False
+    path = Path(data)
+    return str(data) == WRITING_PROMPTS or path.suffix.lower() == ".parquet" or any(path.glob("*.parquet"))
 
 
 def load_stories(data: str | Path | pd.DataFrame = "bundled") -> pd.DataFrame:
