@@ -1,4 +1,4 @@
-"""The command line: python -m ddpo_utils run | doctor | fetch | record | colab."""
+"""The command line: python -m ddpo_utils run | train | evaluate | reward | plan | doctor | fetch | record | colab."""
 
 from __future__ import annotations
 
@@ -7,20 +7,23 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
-from .profiles import CourseError, Profile, get_profile
+from .profiles import CourseError, Profile, get_profile, work_dir
 
-__all__ = ["fetch", "main", "run"]
+__all__ = ["fetch", "main", "run", "train"]
 
 
-def run(profile: Profile, names: Sequence[str] = (), write_back: bool = False) -> bool:
+def run(profile: Profile, names: Sequence[str] = (), write_back: bool = False, **overrides: Any) -> bool:
     """Run the notebooks in order, one line each, and go on after a failure; True if all passed.
 
     Args:
         profile: handed to every notebook.
         names: beginnings of notebooks' names ("01"); none means all.
         write_back: also store the outputs of those that passed in notebooks/.
+        overrides: the settings in which `profile` differs from its table, handed on as well.
 
     Raises:
         CourseError: the profile cannot run here (memory, a missing part), or results cannot be stored.
@@ -36,7 +39,7 @@ def run(profile: Profile, names: Sequence[str] = (), write_back: bool = False) -
     folder = root / "build" / profile.name
     outcomes = []
     for path in paths:
-        outcome = notebooks.execute(path, profile, folder, offline=not _of_hub(profile))
+        outcome = notebooks.execute(path, profile, folder, offline=not _of_hub(profile), overrides=overrides)
         if write_back and not outcome.fault:
             notebooks.write_back(path, folder / path.name, root / "data")
         print(outcome, flush=True)
@@ -52,9 +55,10 @@ def run(profile: Profile, names: Sequence[str] = (), write_back: bool = False) -
 
 def _of_hub(profile: Profile) -> list[str]:
     """The profile's models and encoders that come from the Hub."""
-    bundled = {"smollm2-wheel", "minilm", "wordllama", "stylometric", "delta"}
+    bundled = {"", "smollm2-wheel", "minilm", "wordllama", "stylometric", "delta"}
     model = os.environ.get("DDPO_MODEL") or profile.model
-    names = (model, profile.semantic, profile.style, profile.judge_semantic, profile.judge_style)
+    tokenizer = "" if os.environ.get("DDPO_MODEL") else profile.tokenizer
+    names = (model, tokenizer, profile.semantic, profile.style, profile.judge_semantic, profile.judge_style)
     return [name for name in names if name not in bundled and not Path(name).exists()]
 
 
@@ -65,6 +69,7 @@ def fetch(profile: Profile) -> None:
         CourseError: one cannot be fetched.
     """
     from .encoders import load_encoder
+    from .policy import cannot_load
     from .smollm2 import fetch_smollm2
 
     model = os.environ.get("DDPO_MODEL") or profile.model
@@ -73,15 +78,38 @@ def fetch(profile: Profile) -> None:
     elif model in _of_hub(profile):
         from huggingface_hub import snapshot_download
 
-        try:
-            snapshot_download(model, allow_patterns=["*.json", "*.model", "*.safetensors", "*.txt"])
-        except Exception as error:
-            raise CourseError(
-                f"The model {model!r} cannot be fetched ({type(error).__name__}): check the name and the network, log "
-                "in with `hf auth login` if it is gated, or set DDPO_MODEL to a local folder."
-            ) from None
+        for name, files in ((model, ["*.safetensors"]), (profile.tokenizer or model, [])):
+            try:
+                snapshot_download(name, allow_patterns=[*files, "*.json", "*.model", "*.txt", "*.jinja"])
+            except Exception as error:
+                raise cannot_load("model" if files else "tokenizer", name, error) from None
     for name in (profile.semantic, profile.style, profile.judge_semantic, profile.judge_style):
         load_encoder(name).encode(["A story begins."])
+
+
+def train(profile: Profile, methods: Sequence[str], output: Path | None = None, sft: Path | None = None) -> None:
+    """Train the arms named, SFT first where it is missing; one line each for what was made.
+
+    Args:
+        profile: every setting. Under `accelerate launch` each process calls this and takes its share of each batch.
+        methods: of sft, dpo, ddpo, shuffled; the profile's `weights` says what deviation is measured by.
+        output: folder of the adapters, by default build/<profile>/adapters.
+        sft: folder of an SFT adapter to start from, by default <output>/sft.
+
+    Raises:
+        CourseError: something is missing, does not fit, or the folder holds a run with other settings.
+    """
+    from .arms import arm_name, train_arms, training_stories
+    from .runs import process
+
+    folder = output or work_dir(profile) / "adapters"
+    arms = [arm_name(method, profile.weights) for method in methods]
+    records = train_arms(profile, training_stories(profile), folder, arms, sft)
+    if process().is_main_process:
+        for arm, record in records.items():
+            place = sft if sft and arm == "sft" else folder / arm
+            steps = record["log"][-1]["step"] if record["log"] else 0
+            print(f"{arm}: {steps} steps in {record['seconds'] / 60:.1f} minutes; adapter in {os.path.relpath(place)}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -89,32 +117,93 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     profile = argparse.ArgumentParser(add_help=False)
     profile.add_argument("--profile", default="", help="smoke, laptop, colab or 8b (DDPO_PROFILE, else laptop)")
+    settings = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    group = settings.add_argument_group("settings", "each overrides the profile's (ddpo_utils/profiles.py)")
+    for field in fields(Profile):
+        if field.name != "name":
+            group.add_argument(f"--{field.name.replace('_', '-')}", metavar=field.type.split(" ")[0].upper())
+
     one = commands.add_parser("run", parents=[profile], help="run the notebooks; results go to build/<profile>")
     one.add_argument("--notebooks", nargs="+", default=[], metavar="NN", help="some of them, such as 01 03")
     one.add_argument("--write-back", action="store_true", help="store the outputs in notebooks/ too")
+    one.add_argument("--set", nargs="+", default=[], metavar="SETTING=VALUE", help="override settings of the profile")
+    one = commands.add_parser("train", parents=[profile, settings], help="train adapters, alone or by accelerate")
+    one.add_argument("--method", nargs="+", choices=["sft", "dpo", "ddpo", "shuffled"], help="default: ddpo")
+    one.add_argument("--config", type=Path, help="a run's config.yaml: its profile, settings and method")
+    one.add_argument("--output", type=Path, help="folder of the adapters (build/<profile>/adapters)")
+    one.add_argument("--sft", type=Path, help="folder of an SFT adapter to start from (<output>/sft)")
+    one = commands.add_parser("evaluate", parents=[profile, settings], help="sample adapters and make the table")
+    one.add_argument("--adapters", type=Path, help="folder of the adapters (build/<profile>/adapters)")
+    one.add_argument("--output", type=Path, help="folder of samples and table (build/<profile>/evaluation)")
+    one.add_argument("--reward-model", type=Path, help="folder of a reward model made by `reward`")
+    one = commands.add_parser("reward", parents=[profile, settings], help="train the reward model and measure it")
+    one.add_argument("--objective", choices=["regression", "bradley-terry"], default="regression")
+    one.add_argument("--output", type=Path, help="folder of the reward model (build/<profile>/reward)")
+    one = commands.add_parser("plan", parents=[profile, settings], help="memory, tokens and hours of a run, offline")
+    one.add_argument("--gpu-memory", type=float, default=80, metavar="GB", help="24, 40, 80, 141 ... (default: 80)")
+    one.add_argument("--gpus", type=int, default=1)
     commands.add_parser("doctor", help="what this machine can run, what is missing, and what mends it")
     commands.add_parser("fetch", parents=[profile], help="fetch the profile's model and encoders")
     one = commands.add_parser("record", help="make the recorded runs in data/ again")
     one.add_argument("--development", action="store_true", help="the trials that chose the settings")
+    one.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="the same runs from further seeds")
     commands.add_parser("colab", help="write this clone's address into the notebooks' Colab cells")
     return parser
 
 
+def _profile(args: argparse.Namespace) -> Profile:
+    """The profile with the settings given as flags; those of --config stand between the two."""
+    given = {f.name: getattr(args, f.name) for f in fields(Profile) if f.name != "name" and hasattr(args, f.name)}
+    if getattr(args, "config", None) is None:
+        return get_profile(args.profile, **given)
+    from dataclasses import asdict
+
+    from .runs import read_config
+
+    profile, arm = read_config(args.config)
+    args.method = args.method or [arm.partition("-")[0]]
+    settings = {k: v for k, v in asdict(profile).items() if k != "name"}
+    return get_profile(profile.name, **settings | given)
+
+
+def _absolute(value: str) -> str:
+    """A path as it is seen from another folder: notebooks run in their own."""
+    return str(Path(value).resolve()) if value and Path(value).exists() else value
+
+
 def _carry_out(args: argparse.Namespace) -> bool:
     if args.command == "run":
-        return run(get_profile(args.profile), args.notebooks, args.write_back)
-    if args.command == "doctor":
+        pairs = [pair.partition("=") for pair in args.set]
+        overrides = {name.replace("-", "_"): _absolute(value) for name, _, value in pairs}
+        profile = get_profile(args.profile, **overrides)
+        return run(profile, args.notebooks, args.write_back, **{name: getattr(profile, name) for name in overrides})
+    if args.command == "train":
+        profile = _profile(args)
+        train(profile, args.method or ["ddpo"], args.output, args.sft)
+    elif args.command == "evaluate":
+        from .evaluate import evaluate_adapters
+
+        evaluate_adapters(_profile(args), args.adapters, args.output, args.reward_model)
+    elif args.command == "reward":
+        from .reward import record_reward
+
+        record_reward(_profile(args), args.objective, args.output)
+    elif args.command == "plan":
+        from .plan import show
+
+        show(_profile(args), args.gpu_memory, args.gpus)
+    elif args.command == "doctor":
         from .doctor import doctor
 
         return doctor()
-    if args.command == "fetch":
+    elif args.command == "fetch":
         profile = get_profile(args.profile)
         fetch(profile)
         print(f"Model and encoders of the profile {profile.name} are ready.")
     elif args.command == "record":
-        from .record import record
+        from .record import record, record_seeds
 
-        record(development=args.development)
+        record_seeds(args.seeds) if args.seeds else record(development=args.development)
     elif args.command == "colab":
         from .colab import write_address
         from .notebooks import course_root
@@ -138,4 +227,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as fault:
         where = f" {fault.filename}" if fault.filename else ""
         print(f"error: cannot use the file{where} ({fault.strerror}): free space or mend its rights.", file=sys.stderr)
+    except RuntimeError as fault:
+        if "out of memory" not in str(fault):
+            raise
+        print(
+            "error: the memory is full; checkpoints are kept. Lower --micro-batch or --max-length, or take --quantize "
+            "true (QLoRA); `python -m ddpo_utils plan` shows what fits.", file=sys.stderr,
+        )  # fmt: skip
     return 1

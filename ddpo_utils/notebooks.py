@@ -130,7 +130,9 @@ def _fault(executed: Any, error: Any) -> str:
     return f"failed in cell {number} ({first[:60]}): {reason}"
 
 
-def execute(path: Path, profile: Profile, folder: Path, offline: bool = False) -> Outcome:
+def execute(
+    path: Path, profile: Profile, folder: Path, offline: bool = False, overrides: dict[str, Any] | None = None
+) -> Outcome:
     """Run one notebook through papermill in its own folder; the executed copy and its HTML go into `folder`.
 
     Args:
@@ -138,6 +140,7 @@ def execute(path: Path, profile: Profile, folder: Path, offline: bool = False) -
         profile: goes to the notebook as its parameter `profile`.
         folder: where the copies go.
         offline: whether the kernel is told that no hub is needed (HF_HUB_OFFLINE, unless it is set).
+        overrides: settings in which the profile differs from its table; its parameter `overrides`.
 
     Raises:
         CourseError: the folder cannot be written.
@@ -153,7 +156,8 @@ def execute(path: Path, profile: Profile, folder: Path, offline: bool = False) -
         folder.mkdir(parents=True, exist_ok=True)
         with _kernel_environment(offline):
             papermill.execute_notebook(
-                path, copy, {"profile": profile.name}, kernel_name="python3", language="python", cwd=path.parent,
+                path, copy, {"profile": profile.name, **({"overrides": overrides} if overrides else {})},
+                kernel_name="python3", language="python", cwd=path.parent,
                 progress_bar=bar, start_timeout=120, extra_arguments=["--IPKernelApp.log_level=40"],
             )  # fmt: skip
     except papermill.PapermillExecutionError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 __all__ = ["PROFILES", "CourseError", "Profile", "cache_dir", "data_dir", "get_profile", "work_dir"]
 
@@ -96,20 +97,38 @@ PROFILES: dict[str, Profile] = {
 }  # fmt: skip
 
 
-def get_profile(name: str = "", **overrides: object) -> Profile:
+def get_profile(name: str = "", **overrides: Any) -> Profile:
     """The profile called `name`, else the one that DDPO_PROFILE names, else `laptop`, with settings overridden.
 
+    Values may be texts, as a command line or a YAML file gives them ("5e-6", "true", "q_proj,v_proj").
+
     Raises:
-        CourseError: the name is not in the table, or a setting does not exist.
+        CourseError: the name is not in the table, a setting does not exist, or its value is of another kind.
     """
     name = name or os.environ.get("DDPO_PROFILE", "") or "laptop"
     if name not in PROFILES:
         raise CourseError(f"There is no profile {name!r}: choose one of {', '.join(PROFILES)}.")
-    known = {f.name for f in fields(Profile)}
+    known = {field.name for field in fields(Profile)}
     for setting in overrides:
         if setting not in known:
             raise CourseError(f"A profile has no setting {setting!r}: the settings are {', '.join(sorted(known))}.")
-    return replace(PROFILES[name], **overrides)
+    return replace(PROFILES[name], **{setting: _typed(setting, value) for setting, value in overrides.items()})
+
+
+def _typed(setting: str, value: Any) -> Any:
+    kind = type(getattr(PROFILES["laptop"], setting))
+    try:
+        if setting == "lora_targets":
+            several = value.split(",") if isinstance(value, str) else list(value)
+            return several[0] if several == ["all-linear"] else tuple(several)
+        if kind is bool:
+            return value if isinstance(value, bool) else {"true": True, "false": False}[value.lower()]
+        if kind is int and isinstance(value, float) and value != int(value):
+            raise ValueError
+        return kind(value)
+    except (KeyError, ValueError, TypeError, AttributeError):
+        expected = {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "names")
+        raise CourseError(f"The setting {setting} is {expected}; got {value!r}.") from None
 
 
 def cache_dir() -> Path:

@@ -1,6 +1,7 @@
 """The recorded runs: SFT and the three preference arms, their checkpoints' samples and KLs, made by one command.
 
     python -m ddpo_utils record                  writes data/adapters and data/results; about an hour on 2 cores
+    python -m ddpo_utils record --seeds 43 44    further seeds of the same runs: data/results/seeds.json, .jsonl
     python -m ddpo_utils record --development    the trials that chose the settings: data/results/development.json
 
 Every part that is already there is kept, so a run that was broken off goes on where it stopped.
@@ -9,84 +10,22 @@ Every part that is already there is kept, so a run that was broken off goes on w
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .corpus import decisions, development_prompts, load_prompts, load_stories, make_pairs
+from .arms import ARMS, sample_adapter, sampled_kl, train_arms, training_stories
+from .corpus import decisions, development_prompts, load_prompts, load_stories
 from .policy import load_policy
 from .profiles import Profile, data_dir, get_profile, work_dir
-from .recipes import response_weights, run_facts, shuffled_weights, train_pairs, train_sft
-from .sampling import read_samples, sample_stories
-from .scoring import mean_logps, token_kl
+from .runs import run_facts, write_json, write_text
+from .sampling import read_samples
+from .scoring import mean_logps
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["arm_weights", "load_results", "record", "sample_models", "train_arms", "training_stories"]
-
-ARMS = ("dpo", "ddpo", "shuffled")
-
-
-def training_stories() -> pd.DataFrame:
-    """What SFT, pairs and weights are made of: the authors' stories of the training prompts without the development
-    part, and nothing else."""
-    stories = load_stories()
-    train = (stories["source"] == "authors") & (stories["split"] == "train")
-    return stories[train & ~stories["prompt_id"].isin(development_prompts())]
-
-
-def arm_weights(stories: pd.DataFrame, pairs: pd.DataFrame, profile: Profile) -> dict[str, Any]:
-    """Weights of the winners by arm: None for DPO, `both` for DDPO, the same dealt anew within each prompt."""
-    weight = response_weights(stories, pairs, profile).loc[pairs["chosen_row"]].to_numpy()
-    return {"dpo": None, "ddpo": weight, "shuffled": shuffled_weights(pairs, weight, profile.seed)}
-
-
-def train_arms(
-    profile: Profile, stories: pd.DataFrame, folder: Path, arms: tuple[str, ...] = ARMS, sft: Path | None = None
-) -> dict[str, Any]:
-    """SFT on `stories`, then each arm from that adapter, in folder/sft, folder/dpo and so on; returns the records.
-
-    What is finished there is kept; `sft` names another folder for the SFT adapter, to share it.
-    """
-    records, sft = {}, sft or folder / "sft"
-    if not (sft / "run.json").is_file():
-        train_sft(profile, stories, sft)
-    pairs = make_pairs(stories, seed=profile.seed)
-    weights = arm_weights(stories, pairs, profile)
-    watch = sample_adapter(profile, sft, load_prompts().tail(8), sft / "watch.jsonl", 2, "sft")
-    for arm in arms:
-        if not (folder / arm / "run.json").is_file():
-            train_pairs(profile, pairs, weights[arm], folder / arm, sft, arm, watch)
-    for path in (sft, *(folder / arm for arm in arms)):
-        records[path.name] = json.loads((path / "run.json").read_text(encoding="utf-8"))
-    return records
-
-
-def sample_adapter(
-    profile: Profile, adapter: Path | None, prompts: pd.DataFrame, path: Path, samples: int, source: str
-) -> pd.DataFrame:
-    """Samples of the profile's model with an adapter, by the profile's length, batch and seed."""
-    model, tokenizer = load_policy(profile, adapter)
-    return sample_stories(
-        model, tokenizer, prompts, path, samples, profile.max_new_tokens, profile.sample_batch, profile.seed, source
-    )
-
-
-def sampled_kl(profile: Profile, adapter: Path, reference: Path, samples: pd.DataFrame) -> list[float]:
-    """KL(policy || reference) of each of the policy's own samples, in nats a story."""
-    model, tokenizer = load_policy(profile, adapter)
-    model.load_adapter(str(reference), adapter_name="ref")
-    return [round(float(kl), 4) for kl in token_kl(model, tokenizer, samples)]
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write in one step: a reader sees the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".part")
-    scratch.write_text(json.dumps(value, indent=1), encoding="utf-8")
-    os.replace(scratch, path)
+__all__ = ["load_results", "load_seeds", "record", "record_seeds"]
 
 
 def checkpoints(folder: Path, steps: Sequence[int], arms: tuple[str, ...] = ARMS) -> dict[str, Path]:
@@ -119,7 +58,7 @@ def develop(samples: int = 8) -> None:
     held = stories[stories["prompt_id"].isin(development_prompts())].drop_duplicates("prompt_id")
     for name, settings in rules["candidates"].items():
         profile, own = get_profile("laptop", **rules["settings"] | settings), folder / name
-        train_arms(profile, training_stories(), own, ("dpo",), folder / "sft")
+        train_arms(profile, training_stories(profile), own, ("dpo",), folder / "sft")
         models = {"sft": folder / "sft", **checkpoints(own, [profile.steps], ("dpo",))}
         sample_models(profile, models, held, own / "development", samples, folder / "sft")
         for path in sorted((own / "development").glob("*.jsonl")):
@@ -134,6 +73,36 @@ def develop(samples: int = 8) -> None:
     write_json(data_dir() / "results" / "development.json", {**facts, "trials": out})
 
 
+def _settings(**more: Any) -> Profile:
+    """The laptop profile with the settings that data/decisions.json fixes."""
+    rules = decisions()
+    return get_profile("laptop", **rules["settings"] | rules["candidates"][rules["chosen"]] | more)
+
+
+def _measure(profile: Profile, folder: Path, sft: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Samples of folder/samples with their mean log-prob under SFT (nats a token); their KLs, and the training
+    authors' log-probs."""
+    import pandas as pd
+
+    frames, kls, scorer = [], {}, None
+
+    def logps(path: Path, frame: pd.DataFrame) -> list[float]:
+        nonlocal scorer
+        if not path.is_file():
+            scorer = scorer or load_policy(profile, sft)
+            write_json(path, [round(float(v), 4) for v in mean_logps(*scorer, frame)])
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    for path in sorted((folder / "samples").glob("*.jsonl")):
+        frame = read_samples(path)
+        if path.with_suffix(".kl.json").is_file():
+            kls[path.stem] = json.loads(path.with_suffix(".kl.json").read_text(encoding="utf-8"))
+        frame["logp"] = logps(path.with_suffix(".logp.json"), frame)
+        frames.append(frame[["source", "prompt_id", "sample", "text", "tokens", "finished", "logp"]])
+    authors = logps(folder / "authors.logp.json", training_stories(profile))
+    return pd.concat(frames, ignore_index=True), {"kl": kls, "authors_logp": authors}
+
+
 def record(development: bool = False, samples: int = 4) -> None:
     """Make the recorded runs with the settings of data/decisions.json and store them under data/.
 
@@ -144,35 +113,55 @@ def record(development: bool = False, samples: int = 4) -> None:
     """
     if development:
         return develop()
-    rules, stories = decisions(), training_stories()
-    profile = get_profile("laptop", **rules["settings"] | rules["candidates"][rules["chosen"]])
+    rules, profile, results = decisions(), _settings(), data_dir() / "results"
     sft, folder = work_dir("recorded") / "sft", work_dir("recorded") / rules["chosen"]
-    runs = train_arms(profile, stories, folder, sft=sft)
+    runs = train_arms(profile, training_stories(profile), folder, sft=sft)
     models = {"start": None, "sft": sft, **checkpoints(folder, rules["sampled_steps"])}
     sample_models(profile, models, load_prompts(), folder / "samples", samples, sft)
-
-    model, tokenizer = load_policy(profile, sft)
-    paths = sorted((folder / "samples").glob("*.jsonl"))
-    results, lines, kls = data_dir() / "results", [], {}
-    for path in paths:
-        frame, known = read_samples(path), path.with_suffix(".logp.json")
-        if not known.is_file():
-            write_json(known, [round(float(v), 4) for v in mean_logps(model, tokenizer, frame)])
-        if path.with_suffix(".kl.json").is_file():
-            kls[path.stem] = json.loads(path.with_suffix(".kl.json").read_text(encoding="utf-8"))
-        frame["logp"] = json.loads(known.read_text(encoding="utf-8"))
-        keep = ["source", "prompt_id", "sample", "text", "tokens", "finished", "logp"]
-        lines.append(frame[keep].to_json(orient="records", lines=True, force_ascii=False))
-    authors = folder / "authors.logp.json"
-    if not authors.is_file():
-        write_json(authors, [round(float(v), 4) for v in mean_logps(model, tokenizer, stories)])
+    frame, measured = _measure(profile, folder, sft)
     facts = run_facts(profile, command="python -m ddpo_utils record", samples_per_prompt=samples)
-    logps = json.loads(authors.read_text(encoding="utf-8"))
-    write_json(results / "runs.json", {**facts, "arms": runs, "kl": kls, "authors_logp": logps})
-    (results / "samples.part").write_text("".join(lines), encoding="utf-8")
-    os.replace(results / "samples.part", results / "samples.jsonl")
+    write_json(results / "runs.json", {**facts, "arms": runs, **measured})
+    write_text(results / "samples.jsonl", frame.to_json(orient="records", lines=True, force_ascii=False))
     for source in (sft, *(folder / arm for arm in ARMS)):
         _publish(source, data_dir() / "adapters" / source.name)
+
+
+def record_seeds(seeds: Sequence[int], samples: int = 4) -> None:
+    """The same runs from further seeds, SFT included: data/results/seeds.jsonl holds the last checkpoints' samples,
+    seeds.json what made them, KLs and log-probs as in runs.json. Seeds that are already there are kept."""
+    results, known, frames = data_dir() / "results", {}, []
+    if (results / "seeds.json").is_file():
+        known = json.loads((results / "seeds.json").read_text(encoding="utf-8"))["seeds"]
+        frames = [load_seeds()[1][list(SAMPLE)]]
+    for seed in (seed for seed in seeds if str(seed) not in known):
+        profile, folder = _settings(seed=seed), work_dir("recorded") / f"seed-{seed}"
+        runs = train_arms(profile, training_stories(profile), folder)
+        sample_models(
+            profile, checkpoints(folder, [profile.steps]), load_prompts(), folder / "samples", samples, folder / "sft"
+        )
+        frame, measured = _measure(profile, folder, folder / "sft")
+        frames.append(frame.assign(seed=seed)[list(SAMPLE)])
+        for run in runs.values():
+            del run["log"]
+        known[str(seed)] = {"arms": runs, **measured}
+        facts = run_facts(
+            profile, command="python -m ddpo_utils record --seeds " + " ".join(known), samples_per_prompt=samples
+        )
+        lines = "".join(f.to_json(orient="records", lines=True, force_ascii=False) for f in frames)
+        write_text(results / "seeds.jsonl", lines)  # before the record that names its seeds
+        write_json(results / "seeds.json", {**facts, "seeds": known})
+
+
+SAMPLE = ("seed", "source", "prompt_id", "sample", "text", "tokens", "finished", "logp")
+
+
+def load_seeds() -> tuple[dict[str, Any], pd.DataFrame]:
+    """The recorded runs of further seeds: seeds.json, and the last checkpoints' samples with seed, prompt and arm."""
+    folder = data_dir() / "results"
+    runs = json.loads((folder / "seeds.json").read_text(encoding="utf-8"))
+    samples = read_samples(folder / "seeds.jsonl").merge(load_prompts()[["prompt_id", "prompt"]], on="prompt_id")
+    samples = samples[samples["seed"].astype(str).isin(runs["seeds"])]
+    return runs, samples.assign(arm=samples["source"].str.partition("-")[0])
 
 
 def load_results() -> tuple[dict[str, Any], pd.DataFrame]:

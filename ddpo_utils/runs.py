@@ -1,0 +1,244 @@
+"""A training run's folder: its settings before it starts, its adapter, record and model card when it ends.
+
+<folder>/config.yaml      the command's settings; `python -m ddpo_utils train --config config.yaml` repeats the run
+<folder>/checkpoints/     where a killed run goes on
+<folder>/adapter_*        the PEFT adapter, run.json its record, README.md its model card
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+from contextlib import suppress
+from dataclasses import asdict, fields
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .policy import public_name
+from .profiles import PROFILES, CourseError, Profile, get_profile
+
+__all__ = ["last_checkpoint", "open_run", "process", "read_config", "run_facts", "save_run", "write_json"]
+
+# Settings that change nothing about a training run but rounding: it goes on, or stands, whatever they are.
+_FREE = {"name", "judge_semantic", "judge_style", "reward", "report_to", "checkpoint_every", "attention", "micro_batch",
+         "gradient_checkpointing", "precompute_reference", "sample_prompts", "samples", "max_new_tokens",
+         "sample_batch"}  # fmt: skip
+_WEIGHTS = {"weights", "floor", "semantic", "style"}  # nothing to DPO
+_PAIRS = _WEIGHTS | {
+    "min_gap",
+    "beta",
+    "learning_rate",
+    "batch_size",
+    "steps",
+    "epochs",
+    "nll_weight",
+}  # nothing to SFT
+
+
+def process() -> Any:
+    """accelerate's state of this process, alone or one of several; barriers wait for a day, since data preparation on
+    the first process takes its time."""
+    from accelerate import PartialState
+
+    return PartialState() if PartialState._shared_state else PartialState(timeout=timedelta(days=1))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write in one step: a reader sees the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(path.name + ".part")
+    scratch.write_text(text, encoding="utf-8")
+    os.replace(scratch, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """JSON in one step."""
+    write_text(path, json.dumps(value, indent=1))
+
+
+def run_facts(profile: Profile, **more: Any) -> dict[str, Any]:
+    """What a record must name: settings, code and stack versions, hardware. No path, no key, no host name."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = {}
+    for name in ("torch", "transformers", "trl", "peft", "accelerate", "numpy"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "absent"
+    git = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True
+    ) if (Path(__file__).parent.parent / ".git").exists() else None  # fmt: skip
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores"
+    settings = asdict(profile)
+    for name in ("model", "tokenizer", "semantic", "style", "reward", "data"):
+        if Path(settings[name]).is_absolute():
+            settings[name] = Path(settings[name]).name
+    return {
+        "model": public_name(profile),
+        "code": git.stdout.strip() if git and git.returncode == 0 else "unknown",
+        "versions": versions,
+        "python": platform.python_version(),
+        "hardware": f"{device}, {platform.system()} {platform.machine()}",
+        "settings": settings,
+        **more,
+    }
+
+
+def read_config(path: Path) -> tuple[Profile, str]:
+    """The profile with its settings, and the arm, of a config.yaml.
+
+    Raises:
+        CourseError: no such file, or not what `open_run` writes.
+    """
+    import yaml
+
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return get_profile(given["profile"], **given["settings"]), str(given.get("arm", "ddpo"))
+    except FileNotFoundError:
+        raise CourseError(f"There is no configuration at {path}: give the config.yaml of a run.") from None
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise CourseError(
+            f"{path} is no configuration of a run ({type(error).__name__}): it needs `profile` and `settings`, as in "
+            "the config.yaml that a run saves."
+        ) from None
+
+
+def open_run(folder: Path, profile: Profile, arm: str) -> bool:
+    """Write folder/config.yaml, or check that the run begun there has the same settings; True if it is finished.
+
+    Raises:
+        CourseError: the folder holds a run with other settings.
+    """
+    import yaml
+
+    path = folder / "config.yaml"
+    free = _FREE | {"sft": _PAIRS, "dpo": _WEIGHTS}.get(arm, set())
+    if path.is_file():
+        before, _ = read_config(path)
+        for field in fields(Profile):
+            was, now = getattr(before, field.name), getattr(profile, field.name)
+            own = field.name not in free and (arm == "sft" or not field.name.startswith("sft_"))
+            if own and was != now:
+                raise CourseError(
+                    f"{folder} holds a run with {field.name} {was!r}, and {now!r} is asked for: name another folder "
+                    "(--output) or delete it."
+                )
+    elif process().is_main_process:
+        settings = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(profile).items() if k != "name"}
+        name = profile.name if profile.name in PROFILES else "laptop"
+        text = yaml.safe_dump({"profile": name, "arm": arm, "settings": settings}, sort_keys=False)
+        write_text(path, f"# Repeat this run: python -m ddpo_utils train --config {path.name} --output FOLDER\n{text}")
+    finished = (folder / "run.json").is_file()
+    process().wait_for_everyone()  # none may start writing before every process has looked
+    return finished
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint in folder/checkpoints; half-written ones, left by a kill, are taken away."""
+    steps = {}
+    for path in (folder / "checkpoints").glob("checkpoint-*"):
+        if (path / "trainer_state.json").is_file():  # written last
+            steps[int(path.name.rsplit("-", 1)[1])] = path
+        elif process().is_main_process:
+            shutil.rmtree(path, ignore_errors=True)
+    process().wait_for_everyone()
+    return steps[max(steps)] if steps else None
+
+
+def save_run(trainer: Any, folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Save the adapter "default" with its record and model card; the record is returned by every process."""
+    import psutil
+
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # collective: FSDP gathers its shards
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    model.eval()
+    record["number_type"] = str(model.dtype)
+    if torch.cuda.is_available():
+        record["peak_gpu_bytes"] = torch.cuda.max_memory_allocated()
+    record["process_bytes"] = psutil.Process().memory_info().rss
+    record["processes"] = process().num_processes
+    record["log"] = [entry for entry in trainer.state.log_history if "loss" in entry]
+    if process().is_main_process:
+        model.save_pretrained(folder, state_dict=state, selected_adapters=["default"], save_embedding_layers=False)
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        config["base_model_name_or_path"] = record["model"]  # a name that means something on other machines
+        (folder / "adapter_config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+        write_text(folder / "README.md", model_card(record))
+        write_json(folder / "run.json", record)  # last: it marks the run as finished
+    process().wait_for_everyone()
+    return record
+
+
+def model_card(record: dict[str, Any], results: str = "") -> str:
+    """A model card in Markdown: data, settings and measured results of a run's record.
+
+    Args:
+        record: of run.json.
+        results: an evaluation's table in Markdown, where one was made.
+    """
+    settings, arm = record["settings"], record["arm"]
+    last = record["log"][-8:]
+    names = {
+        "loss": "loss", "rewards/margins": "reward margin (nats)", "rewards/chosen": "reward of the chosen (nats)",
+        "rewards/accuracies": "reward accuracy", "mean_token_accuracy": "token accuracy",
+    }  # fmt: skip
+    measured = []
+    for key, name in names.items():
+        with suppress(ZeroDivisionError):
+            values = [entry[key] for entry in last if key in entry]
+            measured.append(
+                f"| {name}, mean of the last {len(values)} logged steps | {sum(values) / len(values):.3f} |"
+            )
+    for step, kl in record.get("kl", {}).items():
+        measured.append(f"| KL from the SFT model at step {step}, along its own stories (nats a story) | {kl:.2f} |")
+    count = f"{record['pairs']} preference pairs" if "pairs" in record else f"{record['stories']} stories"
+    what = {"sft": "supervised fine-tuning", "dpo": "DPO (every weight 1)"}.get(arm) or (
+        "DPO with shuffled deviation weights (a control)" if arm.startswith("shuffled") else
+        f"Diversified DPO (deviation weights: {settings['weights']})"
+    )  # fmt: skip
+    rows = "\n".join(f"| {key} | {value} |" for key, value in settings.items())
+    table = "\n".join(measured)
+    return f"""---
+base_model: {record["model"]}
+library_name: peft
+tags: [creative-writing, {arm}]
+---
+
+# {record["model"].rsplit("/", 1)[-1]}, {arm}
+
+A LoRA adapter made by {what}, with `ddpo_utils` (arXiv 2503.17126). Load it with plain PEFT:
+
+```python
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{record["model"]}"), "this folder")
+```
+
+## Data
+
+{count}; data set: {settings["data"]}. A model trained on them may repeat what they contain.
+
+## Measured
+
+| in training | |
+| --- | --- |
+{table}
+
+{results or "It has not been evaluated: a margin is not diversity, and a training curve is not a test."}
+
+Trained in {record["seconds"] / 60:.0f} minutes on {record["hardware"]}, {record["processes"]} process(es), by code
+{record["code"]}; torch {record["versions"]["torch"]}, transformers {record["versions"]["transformers"]}, trl
+{record["versions"]["trl"]}, peft {record["versions"]["peft"]}. The KL is that of the next-token distributions.
+
+## Settings
+
+| setting | value |
+| --- | --- |
+{rows}
+"""
