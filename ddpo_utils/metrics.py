@@ -134,6 +134,56 @@ def prompt_table(
     return table
 
 
+def reward_splits(
+    stories: pd.DataFrame, prompt_parts: int = 6, writer_parts: int = 4, seed: int = 0
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Held-out prompts crossed with held-out writers, for rewards that are to be compared on the same splits.
+
+    A reward of a split is fitted on the stories that have neither a held-out prompt nor a held-out writer. On the
+    held-out prompts, the held-out writers' stories are unseen twice; the other writers' have a writer it knows.
+
+    Args:
+        stories: a frame with prompt_id and writer.
+        prompt_parts, writer_parts: into how many parts prompts and writers are dealt at random; 0 writer parts hold
+            no writer out.
+        seed: of the dealing.
+
+    Returns:
+        prompt_parts * max(1, writer_parts) pairs of (N,) masks: story of a held-out prompt, of a held-out writer.
+    """
+    rng = np.random.default_rng(seed)
+    prompts, writers = stories["prompt_id"].to_numpy(), stories["writer"].to_numpy()
+    dealt = np.array_split(rng.permutation(np.unique(writers)), writer_parts) if writer_parts else [[]]
+    return [
+        (np.isin(prompts, prompt_part), np.isin(writers, writer_part))
+        for prompt_part in np.array_split(rng.permutation(np.unique(prompts)), prompt_parts)
+        for writer_part in dealt
+    ]
+
+
+def ordered_pairs(stories: pd.DataFrame, guess: np.ndarray) -> pd.DataFrame:
+    """Every pair of stories of one prompt whose scores differ, and whether a reward orders it rightly.
+
+    Args:
+        stories: a frame with prompt_id and score. guess: (N,) the reward's scores.
+
+    Returns:
+        One row a pair: prompt_id, margin (the reward of the better story minus that of the other), right (bool).
+    """
+    import pandas as pd
+
+    score, guess = stories["score"].to_numpy(), np.asarray(guess)
+    prompts, margins = [], []
+    for prompt, place in stories.groupby("prompt_id", sort=False).indices.items():
+        a, b = (place[side] for side in np.triu_indices(len(place), 1))
+        a, b = a[score[a] != score[b]], b[score[a] != score[b]]
+        prompts += [prompt] * len(a)
+        margins.append((guess[a] - guess[b]) * np.sign(score[a] - score[b]))
+    margin = np.concatenate([*margins, np.zeros(0)])
+    # a reward that cannot tell the two apart did not order them
+    return pd.DataFrame({"prompt_id": prompts, "margin": margin, "right": margin > 0})
+
+
 def reward_pairs(
     stories: pd.DataFrame, features: np.ndarray, unseen_writers: bool, alpha: float = 1.0, seed: int = 0
 ) -> pd.DataFrame:
@@ -149,27 +199,15 @@ def reward_pairs(
         alpha: ridge penalty. seed: of the splits.
 
     Returns:
-        One row a pair with different scores: prompt_id, right (bool).
+        One row a pair with different scores, as in `ordered_pairs`.
     """
     import pandas as pd
     from sklearn.linear_model import Ridge
 
-    rng = np.random.default_rng(seed)
-    prompts, writers = stories["prompt_id"].to_numpy(), stories["writer"].to_numpy()
-    score, rows = stories["score"].to_numpy(), []
-    writer_parts = np.array_split(rng.permutation(np.unique(writers)), 4) if unseen_writers else [np.unique(writers)]
-    for prompt_part in np.array_split(rng.permutation(np.unique(prompts)), 6):
-        for writer_part in writer_parts:
-            in_prompt, in_writer = np.isin(prompts, prompt_part), np.isin(writers, writer_part)
-            train = ~in_prompt & ~in_writer if unseen_writers else ~in_prompt
-            held = np.flatnonzero(in_prompt & in_writer)
-            if not (train.any() and len(held)):  # few prompts or writers leave parts empty
-                continue
+    score, frames = stories["score"].to_numpy(), []
+    for in_prompt, in_writer in reward_splits(stories, writer_parts=4 if unseen_writers else 0, seed=seed):
+        train, held = ~in_prompt & ~in_writer, in_prompt & (in_writer | (not unseen_writers))
+        if train.any() and held.any():  # few prompts or writers leave parts empty
             model = Ridge(alpha=alpha).fit(features[train], score[train])
-            guess = dict(zip(held, model.predict(features[held]), strict=True))
-            for a, i in enumerate(held):
-                for j in held[a + 1 :]:
-                    if prompts[i] == prompts[j] and score[i] != score[j]:
-                        # a reward that cannot tell the two apart did not order them
-                        rows.append((prompts[i], (guess[i] - guess[j]) * (score[i] - score[j]) > 0))
-    return pd.DataFrame(rows, columns=["prompt_id", "right"])
+            frames.append(ordered_pairs(stories[held], model.predict(features[held])))
+    return pd.concat(frames, ignore_index=True) if frames else ordered_pairs(stories[:0], np.zeros(0))
