@@ -1,6 +1,8 @@
 """Intervals, paired differences, non-inferiority and the verdict rule: the statistics that the notebooks share.
 
-The unit is the prompt: stories of one prompt are not independent, so every function takes one value a prompt.
+The unit is the prompt: stories of one prompt are not independent, so every function takes one value a prompt. Where
+training was repeated with several seeds, a matrix (seeds, prompts) takes the place of the series, and the interval
+counts both.
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Interval", "bootstrap_interval", "detectable", "difference", "mean_interval", "verdict"]
+__all__ = [
+    "Interval", "bootstrap_interval", "crossed_interval", "detectable", "difference", "mean_interval", "verdict",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class Interval:
     low: float
     high: float
     n: int
+    df: float | None = None  # degrees of freedom of a t interval; None: n - 1
 
     def __str__(self) -> str:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
@@ -51,16 +56,58 @@ def mean_interval(values: Any) -> Interval:
     return Interval(float(values.mean()), float(values.mean() - half), float(values.mean() + half), n)
 
 
+def crossed_interval(values: Any) -> Interval:
+    """Mean and 95% t interval of a (seeds, prompts) matrix in which both seeds and prompts are samples of many.
+
+    With the mean squares of the two-way layout without repetition (seeds, prompts, residual) the variance of the mean
+    is estimated by (MS_seed + MS_prompt - MS_residual) / (S P), and not below MS_seed / (S P) or MS_prompt / (S P):
+    each of these alone expects no more than the truth, so a smaller estimate has a negative component of variance
+    in it. Degrees of freedom after Satterthwaite, from all three mean squares.
+
+    Args:
+        values: (S, P) numbers, usually paired differences of two arms, one row a seed; prompts on which a seed has no
+            value (NaN) are left out.
+
+    Returns:
+        An Interval whose n is the number of prompts that are left.
+
+    Raises:
+        ValueError: fewer than two seeds, or than two prompts with a value for every seed.
+
+    Source: Satterthwaite, Biometrics Bulletin 2 (1946); the three-term variance is that of two-way clustering in
+    Cameron, Gelbach and Miller, Journal of Business & Economic Statistics 29 (2011).
+    """
+    from scipy.stats import t
+
+    values = np.asarray(values, dtype=float)
+    values = values[:, ~np.isnan(values).any(axis=0)]
+    seeds, prompts = values.shape
+    if seeds < 2 or prompts < 2:
+        raise ValueError(f"An interval over seeds needs two seeds and two prompts; got {seeds} and {prompts}.")
+    mean = values.mean()
+    by_seed, by_prompt = values.mean(axis=1) - mean, values.mean(axis=0) - mean
+    rest = values - mean - by_seed[:, None] - by_prompt
+    free = np.array([seeds - 1, prompts - 1, (seeds - 1) * (prompts - 1)])
+    squares = np.array([prompts * (by_seed**2).sum(), seeds * (by_prompt**2).sum(), (rest**2).sum()]) / free
+    total = max(squares @ [1, 1, -1], squares[0], squares[1])
+    df = total**2 / (squares**2 / free).sum() if total else seeds - 1.0
+    half = t.ppf(0.975, df) * np.sqrt(total / values.size)
+    return Interval(float(mean), float(mean - half), float(mean + half), prompts, float(df))
+
+
 def difference(a: Any, b: Any) -> Interval:
     """Mean of a - b over the same prompts in the same order, with its 95% t interval (paired by prompt).
 
+    Args:
+        a, b: (G,) one value a prompt, or (S, G) one row a seed, in the same order in both.
+
     Raises:
-        ValueError: the lengths differ, or fewer than two prompts have both values.
+        ValueError: the shapes differ, or fewer than two prompts (or seeds) have both values.
     """
     a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if a.shape != b.shape:
         raise ValueError(f"A paired difference needs the same prompts in both; got {a.shape} and {b.shape} values.")
-    return mean_interval(a - b)
+    return crossed_interval(a - b) if a.ndim == 2 else mean_interval(a - b)
 
 
 def detectable(interval: Interval, power: float = 0.8) -> float:
@@ -70,8 +117,9 @@ def detectable(interval: Interval, power: float = 0.8) -> float:
     """
     from scipy.stats import t
 
-    error = (interval.high - interval.mean) / t.ppf(0.975, interval.n - 1)
-    return float((t.ppf(0.975, interval.n - 1) + t.ppf(power, interval.n - 1)) * error)
+    df = interval.n - 1 if interval.df is None else interval.df
+    error = (interval.high - interval.mean) / t.ppf(0.975, df)
+    return float((t.ppf(0.975, df) + t.ppf(power, df)) * error)
 
 
 def bootstrap_interval(
@@ -100,7 +148,7 @@ def verdict(
 
     Args:
         diversity, usable: one value a prompt, same order, for the keys "ddpo", "shuffled" and "dpo" (the DPO
-            checkpoint nearest in KL).
+            checkpoint nearest in KL); or matrices (seeds, prompts), and the verdict is one over seeds and prompts.
         margin: largest tolerated loss of usable stories, as a share.
         quality: what may be said of quality, decided beforehand by the reward's own test.
 
