@@ -56,11 +56,12 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def is_writing_prompts(data: Any) -> bool:
-    """Whether `data` names r/writingPrompts: its Hub id, a parquet file, or a folder that holds one."""
-    if not isinstance(data, (str, Path)):
+    """Whether `data` names r/writingPrompts: the Hub's, a parquet file, or a folder with parquet files in it."""
+    if not isinstance(data, (str, Path)) or not str(data):
         return False
     path = Path(data)
-    return str(data) == WRITING_PROMPTS or path.suffix.lower() == ".parquet" or any(path.glob("*.parquet"))
+    folder = path.is_dir() and any(path.rglob("*.parquet"))
+    return str(data) == WRITING_PROMPTS or path.suffix.lower() == ".parquet" or folder
 
 
 def load_stories(data: str | Path | pd.DataFrame = "bundled") -> pd.DataFrame:
@@ -82,6 +83,8 @@ def load_stories(data: str | Path | pd.DataFrame = "bundled") -> pd.DataFrame:
 
     if isinstance(data, pd.DataFrame):
         frame, name = data.copy(), "the frame"
+    elif is_writing_prompts(data):
+        raise CourseError(f"{data} is r/writingPrompts: read it with stories_of(profile, tokenizer, folder).")
     else:
         path = data_dir() / "stories.jsonl" if str(data) == "bundled" else Path(data)
         frame, name = _read(path), path.name
@@ -112,6 +115,12 @@ def load_stories(data: str | Path | pd.DataFrame = "bundled") -> pd.DataFrame:
     faulty = frame["prompt_id"].isna().to_numpy()
     if faulty.any():
         raise CourseError(f"Row {int(np.argmax(faulty)) + 1} of {name} has no prompt_id: fill it in.")
+    texts = frame.drop_duplicates(["prompt_id", "prompt"])["prompt_id"]
+    if texts.duplicated().any():
+        raise CourseError(
+            f"The prompt_id {texts[texts.duplicated()].iloc[0]!r} of {name} stands for two different prompts: "
+            "give each prompt an id of its own."
+        )
     return frame
 
 

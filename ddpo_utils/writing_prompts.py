@@ -1,268 +1,72 @@
-"""r/writingPrompts in: read, cleaned by rules that count what they remove, split by prompt, and stored once.
+"""r/writingPrompts as a corpus: one response a row, split by prompt, with an account of what was removed; stored once.
 
-The data set (Hub: euclaise/WritingPrompts_preferences) has one post a row; a corpus has one response a row. Rules and
-split follow arXiv 2503.17126, its data section; where they go further (duplicates, reposts, removed posts), the rule's
-own line in the report says how much it took.
+    stories = stories_of(profile, tokenizer, folder)    # for every profile: also the bundled stories and your own
+
+Data set and split: arXiv 2503.17126, its data section. The rules of cleaning stand in `posts`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import heapq
 import json
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .corpus import as_messages, is_writing_prompts, load_stories
-from .profiles import WRITING_PROMPTS, CourseError, Profile
+from .corpus import is_writing_prompts, load_stories
+from .posts import LONG, NONE_SHORT, VERSION, Counts, batches, clean, draw, keep_short, parquet_files, read_rows
+from .profiles import CourseError, Profile
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa
 
-__all__ = ["load_writing_prompts", "prepare", "print_report", "stories_of"]
+__all__ = ["load_writing_prompts", "prepare", "print_report", "split_posts", "stories_of"]
 
-VERSION = 1  # of the rules below: raise it with any change to them, and stored results are made anew
 PAPER = {"train": 421_330, "test": 45_868}  # prompt-response pairs of the whole data set (arXiv 2503.17126)
-RULES = (
-    "faulty row (no title, or lists missing or of different lengths)",
-    "post removed or deleted",
-    "post without any words in title and text",
-    "comment by moderators",
-    "comment removed or deleted",
-    "comment empty",
-    "comment without votes",
-    "comment posted twice under one post (the most voted copy stays)",
-    "post without any response left",
-    "post not drawn",
-    "longer than max_length with its prompt",
-    "post without any response short enough",
-)
-FAULTY, GONE_POST, NO_PROMPT, MODERATOR, GONE, EMPTY, NO_VOTES, TWICE, NONE_LEFT, NOT_DRAWN, LONG, NONE_SHORT = RULES
-MODERATORS = ("**welcome to the prompt!**", "this submission has been removed", "**off-topic discussion**")
-REMOVED = re.compile(r"\[\s*(removed|deleted)(\s+by\s[^\]]*)?\]", re.IGNORECASE)
-TAG = re.compile(r"\s*\[[^\]]*\]")
-INVISIBLE = re.compile("(?:&#x200b;|&nbsp;|[\\s\u200b\u200c\u200d\u2060\ufeff])*", re.IGNORECASE)
-BATCH = 1000  # posts read, and conversations tokenised, at a time
-
-
-@dataclass
-class Post:
-    """One cleaned post: its place in the source, title and prompt, and responses with their votes."""
-
-    place: int
-    title: str
-    prompt: str
-    responses: list[tuple[str, float]]
-
-
-class Counts:
-    """Posts and responses that each rule removed."""
-
-    def __init__(self) -> None:
-        self.removed = {rule: [0, 0] for rule in RULES}
-        self.read = [0, 0]
-
-    def remove(self, rule: str, posts: int = 0, responses: int = 0) -> None:
-        self.removed[rule][0] += posts
-        self.removed[rule][1] += responses
-
-
-def _files(source: str) -> list[Path]:
-    """The parquet files of a local source, in order of name; none where it is the Hub's."""
-    path = Path(source)
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path] if path.suffix.lower() == ".parquet" else []
-    if source != WRITING_PROMPTS and not (files and all(f.is_file() for f in files)):
-        raise CourseError(f"There is no parquet file at {source}: check the path, or name the Hub's {WRITING_PROMPTS}.")
-    return files
-
-
-def _checked(schema: pa.Schema, name: str) -> None:
-    import pyarrow.types as t
-
-    def text(kind: pa.DataType) -> bool:
-        return t.is_string(kind) or t.is_large_string(kind) or t.is_string_view(kind)
-
-    def listed(kind: pa.DataType, fits: Any) -> bool:
-        return (t.is_list(kind) or t.is_large_list(kind)) and fits(kind.value_type)
-
-    wanted = {
-        "post_title": ("text", text),
-        "post_text": ("text", lambda kind: text(kind) or t.is_null(kind)),
-        "comment_texts": ("lists of text", lambda kind: listed(kind, text)),
-        "comment_scores": ("lists of numbers", lambda k: listed(k, lambda v: t.is_integer(v) or t.is_floating(v))),
-    }
-    for column, (what, fits) in wanted.items():
-        if column not in schema.names:
-            raise CourseError(f"{name} has no column {column!r}: r/writingPrompts needs {', '.join(wanted)}.")
-        if not fits(schema.field(column).type):
-            kind = schema.field(column).type
-            raise CourseError(f"The column {column!r} of {name} holds {kind} and not {what}: check the file.")
-
-
-def _rows(source: str, streaming: bool, progress: bool) -> Iterator[dict[str, Any]]:
-    """The source's rows in order, a batch in memory at a time."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    from tqdm.auto import tqdm
-
-    columns = ["post_title", "post_text", "comment_texts", "comment_scores"]
-    bar = tqdm(desc="posts", unit=" posts", disable=not progress)
-    files = _files(source)
-    try:
-        if files:
-            opened = [pq.ParquetFile(f) for f in files]
-            for f, parquet in zip(files, opened, strict=True):
-                _checked(parquet.schema_arrow, f.name)
-            bar.reset(total=sum(parquet.metadata.num_rows for parquet in opened))
-            batches = (b for parquet in opened for b in parquet.iter_batches(BATCH, columns=columns))
-        else:
-            from datasets import load_dataset
-
-            data = load_dataset(source, split="train", streaming=streaming)
-            bar.reset(total=None if streaming else len(data))
-            batches = data.with_format("arrow").iter(BATCH)
-        for number, batch in enumerate(batches):
-            if not files and not number:
-                _checked(batch.schema, source)
-            for row in batch.to_pylist():
-                bar.update()
-                yield row
-    except (OSError, ValueError, pa.ArrowException) as error:  # of which not UTF-8 is one
-        where = "check the file" if files else "connect to a network, or name a parquet file or folder in `data`"
-        raise CourseError(f"{source} cannot be read ({type(error).__name__}): {where}.") from None
-    finally:
-        bar.close()
-
-
-def _plain(text: str | None) -> str:
-    """Unix line ends and no space at either end; empty where nothing would be seen."""
-    text = (text or "").replace("\r\n", "\n").replace("\r", "\n").strip()
-    return "" if INVISIBLE.fullmatch(text) else text
-
-
-def _cleaned(rows: Iterable[dict[str, Any]], counts: Counts) -> Iterator[Post]:
-    """Posts with at least one response, by every rule that needs no tokenizer."""
-    for place, row in enumerate(rows):
-        texts, scores = row["comment_texts"], row["comment_scores"]
-        size = len(texts or [])
-        counts.read[0] += 1
-        counts.read[1] += size
-        title, body = _plain(row["post_title"]), _plain(row["post_text"])
-        tagless = TAG.sub("", title, count=1).strip() if TAG.match(title) else title
-        if row["post_title"] is None or texts is None or scores is None or len(texts) != len(scores):
-            counts.remove(FAULTY, 1, size)
-        elif REMOVED.fullmatch(title) or REMOVED.fullmatch(body):
-            counts.remove(GONE_POST, 1, size)
-        elif not (tagless or body):
-            counts.remove(NO_PROMPT, 1, size)
-        else:
-            kept: dict[str, float] = {}
-            for text, score in zip(map(_plain, texts), scores, strict=True):
-                lower = text.lower()
-                if any(mark in lower for mark in MODERATORS):
-                    counts.remove(MODERATOR, 0, 1)
-                elif REMOVED.fullmatch(text):
-                    counts.remove(GONE, 0, 1)
-                elif not text:
-                    counts.remove(EMPTY, 0, 1)
-                elif score is None or not np.isfinite(score):
-                    counts.remove(NO_VOTES, 0, 1)
-                elif text in kept:
-                    counts.remove(TWICE, 0, 1)
-                    kept[text] = max(kept[text], float(score))
-                else:
-                    kept[text] = float(score)
-            if kept:
-                yield Post(place, tagless, f"{tagless}\n{body}".strip(), list(kept.items()))
-            else:
-                counts.remove(NONE_LEFT, 1, 0)
-
-
-def _drawn(posts: Iterable[Post], number: int, seed: int, counts: Counts) -> list[Post]:
-    """`number` posts at random: those whose places in the source got the smallest random numbers."""
-    rng, heap, upto = np.random.default_rng(seed), [], 0
-    for post in posts:
-        ticket = float(rng.random(post.place + 1 - upto)[-1])  # one number a row of the source, whatever its fate
-        upto = post.place + 1
-        out = heapq.heappush if len(heap) < number else heapq.heappushpop
-        if gone := out(heap, (-ticket, post.place, post)):
-            counts.remove(NOT_DRAWN, 1, len(gone[2].responses))
-    return sorted((post for _, _, post in heap), key=lambda post: post.place)
-
-
-def _short(posts: Iterable[Post], tokenizer: Any, max_length: int, counts: Counts) -> Iterator[Post]:
-    """Posts with the responses that fit into `max_length` tokens together with prompt and chat template."""
-    posts = iter(posts)
-    while batch := list(islice(posts, BATCH)):
-        flat = [(n, text, score) for n, post in enumerate(batch) for text, score in post.responses]
-        fits = []
-        for start in range(0, len(flat), BATCH):
-            talks = [as_messages("user", batch[n].prompt) + as_messages("assistant", text)
-                     for n, text, _ in flat[start : start + BATCH]]  # fmt: skip
-            rendered = tokenizer.apply_chat_template(talks, tokenize=False)
-            # the template has written every special token, BOS included
-            ids = tokenizer(rendered, add_special_tokens=False, verbose=False)["input_ids"]
-            fits += [len(row) <= max_length for row in ids]
-        for post in batch:
-            post.responses = []
-        for (n, text, score), fit in zip(flat, fits, strict=True):
-            if fit:
-                batch[n].responses.append((text, score))
-            else:
-                counts.remove(LONG, 0, 1)
-        for post in batch:
-            if post.responses:
-                yield post
-            else:
-                counts.remove(NONE_SHORT, 1, 0)
 
 
 def _key(text: str) -> str:
-    """What two prints of the same prompt have in common: its letters and digits."""
-    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold())) or text.strip()
+    """What reposts of a prompt have in common: letters and digits, whatever the case, punctuation and spacing."""
+    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold())) or text
 
 
 def split_posts(titles: list[str], prompts: list[str], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which posts are for testing (a tenth of them), and which family of reposts each belongs to.
+    """Which posts are for testing (a tenth of them, at random), and which family of reposts each belongs to.
 
-    Posts that share title or whole prompt, letters and digits alone compared, are one family and fall on one side.
-    Families are taken in the order of a seeded hash of their prompts, so a sample's split nearly agrees with that of
-    the whole.
+    Posts that share their title or their whole prompt, letters and digits alone compared, are one family, as are
+    posts joined by a third; a family lies on one side. Families are taken in the order of a seeded hash of their
+    prompts, so a post that a sample puts on one side is nearly always on the same side in the whole.
 
     Returns:
-        (posts,) bool, true for test, and (posts,) int family.
+        (posts,) bool, true for testing, and (posts,) int family. Of two families and more, one at least is tested.
     """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    n, codes = len(prompts), {}
-    keys = [_key(p) for p in prompts]
-    ends = [codes.setdefault(("prompt", key), len(codes)) for key in keys]
-    ends += [codes.setdefault(("title", _key(t) if t else i), len(codes)) for i, t in enumerate(titles)]
-    size = n + len(codes)
-    graph = coo_matrix((np.ones(2 * n), (np.tile(np.arange(n), 2), n + np.array(ends, dtype=int))), shape=(size, size))
-    family = connected_components(graph, directed=False)[1][:n]
+    keys = [_key(prompt) for prompt in prompts]
+    nodes: dict[tuple[str, Any], int] = {}  # a graph of posts on one hand, and of prompts and titles on the other
+    ends = [nodes.setdefault(("prompt", key), len(nodes)) for key in keys]
+    ends += [nodes.setdefault(("title", _key(t) if t else n), len(nodes)) for n, t in enumerate(titles)]
+    n, size = len(keys), len(keys) + len(nodes)
+    edges = (np.tile(np.arange(n), 2), n + np.array(ends, dtype=int))
+    family = connected_components(coo_matrix((np.ones(2 * n), edges), shape=(size, size)), directed=False)[1][:n]
     family = np.unique(family, return_inverse=True)[1]
-    ticket: dict[int, bytes] = {}
-    for f, key in zip(family.tolist(), keys, strict=True):
-        drawn = hashlib.blake2b(f"{seed}:{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        ticket[f] = min(drawn, ticket.get(f, drawn))
-    sizes, test, room = np.bincount(family), [], max(1, round(n / 10))
-    for f in sorted(ticket, key=ticket.__getitem__):
-        if sizes[f] <= room and len(ticket) > 1:
-            test.append(f)
-            room -= int(sizes[f])
-    if not test and len(ticket) > 1:
-        test = [int(sizes.argmin())]
+    order: dict[int, bytes] = {}
+    for label, key in zip(family.tolist(), keys, strict=True):
+        hashed = hashlib.blake2b(f"{seed}:{key}".encode(), digest_size=8).digest()
+        order[label] = min(hashed, order.get(label, hashed))
+    sizes, room, test = np.bincount(family), max(1, round(n / 10)), []
+    if len(sizes) > 1:
+        for label in sorted(order, key=lambda label: order[label]):
+            if sizes[label] <= room:
+                test.append(label)
+                room -= sizes[label]
+        test = test or [sizes.argmin()]
     return np.isin(family, test), family
 
 
@@ -275,124 +79,149 @@ def load_writing_prompts(
     streaming: bool = False,
     progress: bool = True,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """r/writingPrompts as a corpus, cleaned and split, and the account of what each rule removed.
+    """The data set as a corpus, cleaned and split, and the report of what each rule removed.
 
     Args:
         source: the Hub id `euclaise/WritingPrompts_preferences`, a parquet file of its schema, or a folder of them.
-        tokenizer: the model's, with its chat template; it decides what is too long.
+        tokenizer: the model's, with its chat template: it decides which responses are too long.
         max_length: most tokens of prompt and response together under the chat template.
-        prompts: posts to keep, drawn at random among those with a response; 0 keeps all.
+        prompts: posts to keep, drawn at random among those with a response short enough; 0 keeps all.
         seed: of the draw and of the split.
-        streaming: read the Hub's data set as it comes, and store nothing of it; the result is the same.
-        progress: show a bar.
+        streaming: take the Hub's rows as they come and store none of them; the result is the same. (A local file is
+            always read in batches.)
+        progress: show a bar over the posts.
 
     Returns:
-        A frame with one response a row, in the source's order: prompt_id, prompt, text, score (votes), source
-        ("r/writingPrompts"), writer (""), split ("train" or "test"); and the report that `print_report` prints.
+        A frame, one response a row in the source's order: prompt_id ("wp" and the post's row in the source), prompt,
+        text, score (votes; negative ones and ties are kept), source ("r/writingPrompts"), writer (""), split ("train"
+        or "test"). A post with one response is kept: it serves SFT, and `corpus.make_pairs` passes it over. Reposts
+        stay prompts of their own, as votes compare within a post only.
+        And the report, plain numbers for `print_report` and JSON.
 
     Raises:
         CourseError: the source cannot be reached or read, has another schema, or nothing of it is left; or the
             tokenizer has no chat template.
     """
     import pandas as pd
+    import pyarrow as pa
 
     if not getattr(tokenizer, "chat_template", None):
-        raise CourseError("The tokenizer has no chat template: name an instruct model's in the setting `tokenizer`.")
+        raise CourseError("The tokenizer has no chat template: set `tokenizer` to an instruct model's.")
     counts = Counts()
-    posts: Iterable[Post] = _cleaned(_rows(str(source), streaming, progress), counts)
+    shorten = partial(keep_short, tokenizer=tokenizer, max_length=max_length)
+    posts = clean(read_rows(source, streaming, progress), counts)
     if prompts:
-        posts = _drawn(posts, prompts, seed, counts)
-    parts, kept = [], []
-    posts = _short(posts, tokenizer, max_length, counts)
-    while batch := list(islice(posts, BATCH)):
-        kept += [(post.title, post.prompt) for post in batch]
-        parts.append(pd.DataFrame(
-            [(f"wp{post.place:06d}", post.prompt, text, score) for post in batch for text, score in post.responses],
-            columns=["prompt_id", "prompt", "text", "score"],
-        ).astype({"score": float}))  # fmt: skip
-    if not parts:
-        raise CourseError(f"No response of {Path(source).name} is left after cleaning: check it and max_length.")
-    frame = pd.concat(parts, ignore_index=True)
-    test, family = split_posts([title for title, _ in kept], [prompt for _, prompt in kept], seed)
-    post_of_row = pd.factorize(frame["prompt_id"])[0]
-    frame["source"], frame["writer"] = "r/writingPrompts", ""
-    frame["split"] = np.where(test[post_of_row], "test", "train")
-    rows = np.bincount(post_of_row)
+        posts = draw(posts, shorten, prompts, seed, counts)
+    # kept as Arrow's UTF-8: as Python strings the whole data set would take several times the memory
+    schema = pa.schema([(name, pa.large_string()) for name in ("prompt_id", "prompt", "text")] + [("score", "double")])
+    tables, titles, texts = [], [], []
+    for batch in batches(posts):
+        if not prompts:
+            shorten(batch)
+        for post in batch:
+            counts.remove(LONG, 0, post.long)
+            counts.remove(NONE_SHORT, int(not post.responses), 0)
+        batch = [post for post in batch if post.responses]
+        titles += [post.title for post in batch]
+        texts += [post.prompt for post in batch]
+        rows = [(f"wp{post.place:06d}", post.prompt, *response) for post in batch for response in post.responses]
+        columns = {name: [row[n] for row in rows] for n, name in enumerate(schema.names)}
+        tables.append(pa.table(columns, schema=schema))
+    if not texts:
+        raise CourseError(f"No response of {Path(source).name} is left after cleaning: check the file and max_length.")
+    frame = pa.concat_tables(tables).to_pandas()
+    test, family = split_posts(titles, texts, seed)
+    of_row = pd.factorize(frame["prompt_id"])[0]
+    frame["source"], frame["writer"], frame["split"] = "r/writingPrompts", "", np.where(test[of_row], "test", "train")
+    size = np.bincount(of_row)
     report = {
-        "source": Path(source).name if _files(str(source)) else str(source),
-        "rules": VERSION, "max_length": max_length, "seed": seed, "prompts_wanted": prompts,
-        "read": counts.read, "removed": counts.removed, "left": [len(rows), len(frame)],
-        "train": [int((~test).sum()), int(rows[~test].sum())], "test": [int(test.sum()), int(rows[test].sum())],
-        "single": int((rows == 1).sum()), "reposts": int((np.bincount(family)[family] > 1).sum()),
+        "source": Path(source).name if parquet_files(source) else str(source),
+        "settings": {"rules": VERSION, "max_length": max_length, "prompts": prompts, "seed": seed},
+        "read": counts.read, "removed": counts.removed, "left": [len(size), len(frame)],
+        "train": [int((~test).sum()), int(size[~test].sum())], "test": [int(test.sum()), int(size[test].sum())],
+        "single": int((size == 1).sum()), "reposts": int((np.bincount(family)[family] > 1).sum()),
     }  # fmt: skip
     return frame, report
 
 
 def print_report(report: dict[str, Any]) -> None:
-    """Prints what each rule removed and what is left, beside the paper's counts of prompt-response pairs."""
+    """Prints posts and responses that each rule removed, in order, and what is left, beside the paper's counts."""
     lines = [("read", *report["read"], "")]
     lines += [(f"- {rule}", *gone, "") for rule, gone in report["removed"].items()]
     lines += [("left", *report["left"], f"{sum(PAPER.values()):,}")]
-    lines += [(f"  {side}", *report[side], f"{PAPER[side]:,}") for side in PAPER]
-    width = max(len(line[0]) for line in lines)
-    print(f"{report['source']:{width}} {'posts':>9} {'responses':>10} {'paper':>9}")
+    lines += [(f"  of which {side}", *report[side], f"{PAPER[side]:,}") for side in PAPER]
+    width = max(len(name) for name in (report["source"], *(line[0] for line in lines)))
+    print(f"{report['source']:{width}} {'posts':>9} {'responses':>11} {'paper':>9}")
     for name, posts, responses, paper in lines:
-        print(f"{name:{width}} {posts:9,} {responses:10,} {paper:>9}".rstrip())
-    print(
-        f"{report['single']:,} posts have a single response; {report['reposts']:,} share title or prompt with another. "
-        "The paper's column counts the prompt-response pairs of the whole data set: no target for a sample."
-    )
+        print(f"{name:{width}} {posts:9,} {responses:11,} {paper:>9}".rstrip())
+    print(f"Posts with a single response: {report['single']:,}; that share title or prompt: {report['reposts']:,}.")
+    print("paper: its count of prompt-response pairs from the whole data set, no target for a part of it.")
 
 
 def _fingerprint(profile: Profile, tokenizer: Any) -> str:
     """Of all that decides the result: source, rules, settings, and how the tokenizer counts."""
-    files = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in _files(str(profile.data))]
-    probe = 'Once, in the tide-wall, 42 doors... "Élodie?" 🙂 Старый дом; 老房子.\n\nHe\'d know.'
+    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in parquet_files(profile.data)]
+    probe = "Once, in the tide-wall: 42 doors... “Élodie?” 🙂 Старый дом, 老房子.\n\n\tHe'd know."
     ids = tokenizer(probe, add_special_tokens=False)["input_ids"]
     parts = [files or str(profile.data), VERSION, profile.max_length, profile.prompts, profile.seed,
              tokenizer.chat_template, len(tokenizer), ids]  # fmt: skip
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
-def _stored(parquet: Path, account: Path) -> pd.DataFrame | None:
+def _stored(table: Path, account: Path) -> tuple[pd.DataFrame, dict[str, Any]] | None:
+    """What an earlier call has stored; None where it is absent, broken off or damaged."""
     import pandas as pd
 
     try:
         report = json.loads(account.read_text(encoding="utf-8"))
-        frame = pd.read_parquet(parquet)
-        return frame if len(frame) == report["left"][1] else None
-    except (OSError, ValueError, KeyError, TypeError):  # absent or broken off: made anew
+        frame = pd.read_parquet(table)
+        return (frame, report) if report["left"][1] == len(frame) else None
+    except (OSError, ValueError, LookupError, TypeError):
         return None
 
 
 def prepare(profile: Profile, tokenizer: Any, folder: Path) -> pd.DataFrame:
-    """The corpus of `load_writing_prompts` under a profile's settings, made once and then read from `folder`.
+    """The frame of `load_writing_prompts` under the profile's settings, made once, then read from `folder`.
 
-    Two files appear there, each in one step: writing_prompts-<fingerprint>.parquet and the report beside it as JSON.
-    Another source, tokenizer or setting has another fingerprint. The report is printed each time.
+    Two files hold it, each appearing in one step: writing_prompts-<fingerprint>.parquet and, when that is whole, the
+    report as .json. Another source, setting, tokenizer or version of the rules has another fingerprint; of several
+    processes one works and the others wait. The report is printed at every call (by the first process of a launch).
+
+    Raises:
+        CourseError: as `load_writing_prompts`, or the folder cannot be written.
     """
     from filelock import FileLock
 
-    name = f"writing_prompts-{_fingerprint(profile, tokenizer)}"
-    parquet, account = folder / f"{name}.parquet", folder / f"{name}.json"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f"{name}.lock"):  # of several processes one prepares
-        frame = _stored(parquet, account)
-        if frame is None:
-            frame, report = load_writing_prompts(
-                profile.data, tokenizer, profile.max_length, profile.prompts, profile.seed
-            )
-            frame.to_parquet(parquet.with_suffix(".part"), index=False)
-            os.replace(parquet.with_suffix(".part"), parquet)
-            account.with_suffix(".part").write_text(json.dumps(report, indent=1), encoding="utf-8")
-            os.replace(account.with_suffix(".part"), account)
+    stem = f"writing_prompts-{_fingerprint(profile, tokenizer)}"
+    table, account = folder / f"{stem}.parquet", folder / f"{stem}.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f"{stem}.lock"):
+            made = _stored(table, account)
+            if made is None:
+                made = load_writing_prompts(profile.data, tokenizer, profile.max_length, profile.prompts, profile.seed)
+                made[0].to_parquet(folder / f"{stem}.part", index=False)
+                os.replace(folder / f"{stem}.part", table)
+                (folder / f"{stem}.part").write_text(json.dumps(made[1], indent=1), encoding="utf-8")
+                os.replace(folder / f"{stem}.part", account)
+    except OSError as error:
+        raise CourseError(
+            f"The stories cannot be stored in {folder} ({error.strerror or error}): free some gigabytes there, or "
+            "check your rights to it."
+        ) from None
     if os.environ.get("RANK", "0") == "0":
-        print_report(json.loads(account.read_text(encoding="utf-8")))
-    return frame
+        print_report(made[1])
+    return made[0]
 
 
 def stories_of(profile: Profile, tokenizer: Any, folder: Path) -> pd.DataFrame:
-    """The profile's corpus: r/writingPrompts prepared in `folder`, or the bundled stories or your own as they are."""
+    """The profile's stories: r/writingPrompts through `prepare`, everything else through `corpus.load_stories`.
+
+    Args:
+        profile: `data` names the stories.
+        tokenizer: the policy's; only r/writingPrompts needs it, to tell what is too long.
+        folder: where the prepared r/writingPrompts lies, or will.
+    """
     if is_writing_prompts(profile.data):
         return prepare(profile, tokenizer, folder)
     return load_stories(profile.data)
