@@ -115,10 +115,10 @@ def load_stories(data: str | Path | pd.DataFrame = "bundled") -> pd.DataFrame:
     faulty = frame["prompt_id"].isna().to_numpy()
     if faulty.any():
         raise CourseError(f"Row {int(np.argmax(faulty)) + 1} of {name} has no prompt_id: fill it in.")
-    texts = frame.drop_duplicates(["prompt_id", "prompt"])["prompt_id"]
-    if texts.duplicated().any():
+    ids = frame.drop_duplicates(["prompt_id", "prompt"])["prompt_id"]
+    if ids.duplicated().any():
         raise CourseError(
-            f"The prompt_id {texts[texts.duplicated()].iloc[0]!r} of {name} stands for two different prompts: "
+            f"The prompt_id {ids[ids.duplicated()].iloc[0]} of {name} stands for two different prompts: "
             "give each prompt an id of its own."
         )
     return frame
@@ -172,31 +172,39 @@ def make_pairs(stories: pd.DataFrame, min_gap: float = 0.0, seed: int = 42) -> p
         raise CourseError("The frame's index repeats: call reset_index(drop=True) on it before making pairs.")
     rng = np.random.default_rng(seed)
     rows = []
-    for prompt_id, group in stories.groupby("prompt_id", sort=True):
-        scores = group["score"].to_numpy()
-        free = rng.permutation(len(group)).tolist()
+    # groups as row positions: a frame for each of 95,000 prompts would take most of the time
+    number, score = stories.groupby("prompt_id", sort=True).ngroup().to_numpy(), stories["score"].tolist()
+    order = np.argsort(number, kind="stable")
+    for group in np.split(order, np.flatnonzero(np.diff(number[order])) + 1):
+        free = group[rng.permutation(len(group))].tolist()
         for gap in dict.fromkeys((min_gap, 0.0)):
             left = []
             while free:
                 i = free.pop()
-                fits = [j for j in free if scores[i] != scores[j] and abs(scores[i] - scores[j]) >= gap]
+                fits = [j for j in free if score[i] != score[j] and abs(score[i] - score[j]) >= gap]
                 if not fits:
                     left.append(i)
                     continue
                 j = fits[rng.integers(len(fits))]
                 free.remove(j)
-                w, r = (i, j) if scores[i] > scores[j] else (j, i)
-                rows.append((prompt_id, group.index[w], group.index[r], scores[w] - scores[r]))
+                rows.append((i, j) if score[i] > score[j] else (j, i))
             free = left
     if not rows:
         raise CourseError(
             "No preference pair can be made: at least one prompt needs two responses whose scores differ."
         )
-    pairs = pd.DataFrame(rows, columns=["prompt_id", "chosen_row", "rejected_row", "gap"])
-    pairs.insert(1, "prompt", stories["prompt"].loc[pairs["chosen_row"]].to_numpy())
-    for side in ("chosen", "rejected"):
-        pairs[side] = stories["text"].loc[pairs[f"{side}_row"]].to_numpy()
-    return pairs
+    chosen, rejected = (stories.iloc[list(side)] for side in zip(*rows, strict=True))
+    return pd.DataFrame(
+        {
+            "prompt_id": chosen["prompt_id"].to_numpy(),
+            "prompt": chosen["prompt"].to_numpy(),
+            "chosen_row": chosen.index,
+            "rejected_row": rejected.index,
+            "gap": chosen["score"].to_numpy() - rejected["score"].to_numpy(),
+            "chosen": chosen["text"].to_numpy(),
+            "rejected": rejected["text"].to_numpy(),
+        }
+    )
 
 
 def as_messages(role: str, text: str) -> list[dict[str, str]]:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddpo_utils import CourseError, load_stories, make_pairs
-from ddpo_utils.corpus import decisions, development_prompts, load_prompts, to_dataset
+from ddpo_utils.corpus import decisions, development_prompts, is_writing_prompts, load_prompts, to_dataset
 from ddpo_utils.profiles import data_dir
 
 ROWS = [
@@ -125,6 +125,7 @@ def refusal(data: object) -> str:
         ([ROWS[0], '{"prompt": "A", "text": "x", "score": Infinity}'], "Row 2 .* score that is no number"),
         ([{"prompt": "A", "text": "x", "judge_scores": "[1, 2]"}], "Row 1 .* score that is no number"),
         ([{"prompt": "A", "text": "x", "prompt_id": "a"}, ROWS[0]], "Row 2 of own.jsonl has no prompt_id"),
+        ([{**ROWS[0], "prompt_id": 7}, {**ROWS[2], "prompt_id": 7}], "prompt_id 7 of own.jsonl stands for two"),
         ([ROWS[0], "not JSON"], "Line 2 of .*own.jsonl is not a JSON object"),
         ([ROWS[0], "", '{"prompt": "A", "te'], "Line 3 of .*own.jsonl is not a JSON object"),
         ([ROWS[0], "[1, 2]"], "Line 2 of .*own.jsonl is not a JSON object"),
@@ -159,6 +160,28 @@ def test_unreadable_files_are_said_in_one_sentence(tmp_path):
         (tmp_path / name).write_text(content, encoding="utf-8")
         assert f"{name} holds no story" in refusal(tmp_path / name)
     assert "the frame holds no story" in refusal(pd.DataFrame())
+
+
+@pytest.mark.parametrize(
+    ("data", "answer"),
+    [
+        ("euclaise/WritingPrompts_preferences", True), ("posts.parquet", True), ("POSTS.PARQUET", True),
+        ("folder", True), ("folder/data/train.parquet", True), ("bundled", False), ("own.jsonl", False),
+        ("own.csv", False), ("empty", False), ("absent", False), ("", False), (pd.DataFrame(ROWS), False),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_writing_prompts_are_told_from_other_stories(tmp_path, monkeypatch, data, answer):
+    (tmp_path / "folder" / "data").mkdir(parents=True)
+    (tmp_path / "folder" / "data" / "train.parquet").touch()
+    (tmp_path / "empty").mkdir()
+    jsonl(tmp_path / "own.jsonl", ROWS)
+    monkeypatch.chdir(tmp_path)
+    assert is_writing_prompts(data) is answer
+    if isinstance(data, str) and data:
+        assert is_writing_prompts(Path(data)) is answer
+    if answer:
+        assert "read it with stories_of" in refusal(data)
 
 
 def scored(*scores: float, prompt: str = "A") -> pd.DataFrame:
@@ -196,6 +219,35 @@ def test_the_rules_of_pairing(prompts, gap, seed):
         scores = frame.loc[[*group["chosen_row"], *group["rejected_row"]], "score"]
         assert scores.max() - scores.min() < gap
     pd.testing.assert_frame_equal(pairs, make_pairs(frame, gap, seed))
+
+
+def plain_pairs(stories: pd.DataFrame, min_gap: float, seed: int) -> list[tuple[int, int]]:
+    """The drawing, prompt by prompt on frames: slow, and what the stored outputs of the notebooks were made with."""
+    rng, rows = np.random.default_rng(seed), []
+    for _, group in stories.groupby("prompt_id", sort=True):
+        votes, free = group["score"].to_numpy(), rng.permutation(len(group)).tolist()
+        for gap in [min_gap, 0.0] if min_gap else [0.0]:
+            alone = []
+            while free:
+                one = free.pop()
+                partners = [p for p in free if votes[p] != votes[one] and abs(votes[p] - votes[one]) >= gap]
+                if partners:
+                    other = partners[rng.integers(len(partners))]
+                    free.remove(other)
+                    rows.append(tuple(group.index[sorted((one, other), key=lambda p: -votes[p])]))
+                else:
+                    alone.append(one)
+            free = alone
+    return rows
+
+
+@pytest.mark.parametrize("gap", [0.0, 1.0, 5.0])
+@pytest.mark.parametrize("seed", [42, 7])
+def test_the_bundled_pairs_are_those_of_the_plain_loop(gap, seed):
+    stories = load_stories()
+    for part in (stories, stories[stories["source"] == "authors"], stories.sample(frac=0.7, random_state=seed)):
+        pairs = make_pairs(part, gap, seed)
+        assert list(zip(pairs["chosen_row"], pairs["rejected_row"], strict=True)) == plain_pairs(part, gap, seed)
 
 
 def test_a_wanted_gap_is_preferred_and_small_gaps_fill_up():
