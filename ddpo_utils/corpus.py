@@ -193,18 +193,21 @@ def make_pairs(stories: pd.DataFrame, min_gap: float = 0.0, seed: int = 42) -> p
         raise CourseError(
             "No preference pair can be made: at least one prompt needs two responses whose scores differ."
         )
-    chosen, rejected = (stories.iloc[list(side)] for side in zip(*rows, strict=True))
-    return pd.DataFrame(
-        {
-            "prompt_id": chosen["prompt_id"].to_numpy(),
-            "prompt": chosen["prompt"].to_numpy(),
-            "chosen_row": chosen.index,
-            "rejected_row": rejected.index,
-            "gap": chosen["score"].to_numpy() - rejected["score"].to_numpy(),
-            "chosen": chosen["text"].to_numpy(),
-            "rejected": rejected["text"].to_numpy(),
-        }
-    )
+    chosen, rejected = (np.array(side) for side in zip(*rows, strict=True))
+
+    def of(column: str, side: np.ndarray) -> pd.Series:  # a Series throughout: as Python strings texts take far more
+        return stories[column].iloc[side].reset_index(drop=True)
+
+    columns = {
+        "prompt_id": of("prompt_id", chosen),
+        "prompt": of("prompt", chosen),
+        "chosen_row": stories.index[chosen],
+        "rejected_row": stories.index[rejected],
+        "gap": of("score", chosen) - of("score", rejected),
+        "chosen": of("text", chosen),
+        "rejected": of("text", rejected),
+    }
+    return pd.DataFrame(columns, copy=False)
 
 
 def as_messages(role: str, text: str) -> list[dict[str, str]]:

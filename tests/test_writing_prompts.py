@@ -349,8 +349,13 @@ def fake_posts(fates: list[int]) -> list[Post]:
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
-@given(fates=st.lists(st.integers(0, 2), max_size=60), number=st.integers(1, 20), seed=st.integers(0, 9))
-def test_the_draw_takes_the_smallest_numbers(fates, number, seed):
+@given(
+    fates=st.lists(st.integers(0, 2), max_size=60),
+    number=st.integers(1, 20),
+    seed=st.integers(0, 9),
+    size=st.sampled_from([1, 4, 100]),
+)
+def test_the_draw_takes_the_smallest_numbers(fates, number, seed, size):
     measured = []
 
     def shorten(batch):
@@ -360,7 +365,9 @@ def test_the_draw_takes_the_smallest_numbers(fates, number, seed):
                 one.responses, one.long = [], 3
 
     counts = Counts()
-    got = posts.draw(fake_posts(fates), shorten, number, seed, counts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(posts.batches, "__defaults__", (size,))
+        got = posts.draw(fake_posts(fates), shorten, number, seed, counts)
     tickets = np.random.default_rng(seed).random(len(fates))
     good = sorted((i for i, fate in enumerate(fates) if fate == 2), key=lambda i: tickets[i])[:number]
     limit = tickets[good[-1]] if len(good) == number else 1.0
