@@ -378,14 +378,14 @@ def test_the_draw_takes_the_smallest_numbers(fates, number, seed, size):
     assert {one.place for one in got} <= {one.place for one in measured}
 
 
-def test_every_post_is_drawn_equally_often():
-    hits = Counter(
-        one.place
-        for seed in range(2000)
-        for one in posts.draw(fake_posts([2] * 20), lambda batch: None, 5, seed, Counts())
-    )
-    # 500 of 2,000 expected, standard deviation 19
-    assert all(400 < hits[place] < 600 for place in range(20))
+def test_every_post_is_drawn_equally_often(monkeypatch):
+    monkeypatch.setattr(posts.batches, "__defaults__", (3,))
+    hits = np.zeros(20)
+    for seed in range(2000):
+        got = [one.place for one in posts.draw(fake_posts([2] * 20), lambda batch: None, 5, seed, Counts())]
+        assert got == sorted(np.random.default_rng(seed).random(20).argsort()[:5])
+        hits[got] += 1
+    assert ((hits > 400) & (hits < 600)).all()  # 500 expected, standard deviation 19
 
 
 def test_only_posts_in_the_running_are_tokenised(monkeypatch):
