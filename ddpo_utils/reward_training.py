@@ -7,16 +7,18 @@ import json
 import math
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from .corpus import make_pairs
 from .profiles import CourseError, Profile
 from .reward import Target, load_reward, public_backbone, reward_inputs, tokenize
-from .runs import last_checkpoint, run_facts, write_json
+from .runs import last_checkpoint, run_facts, write_json, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,15 +33,25 @@ SETTINGS = (
 )  # fmt: skip
 
 
-class _Collator:
-    """Token ids padded on the right, with labels as a float32 tensor (B,)."""
+class _Parts:
+    """Collator of a data set whose rows are whole parts of a batch: columns of lists, one entry a story or pair."""
 
-    def __init__(self, tokenizer: Any):
-        self.tokenizer = tokenizer
+    def __init__(self, collate: Callable[[list[dict[str, Any]]], dict[str, Any]]):
+        self.collate = collate
 
-    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        batch = self.tokenizer.pad({"input_ids": [e["input_ids"] for e in examples]}, return_tensors="pt")
-        return {**batch, "labels": torch.tensor([e["labels"] for e in examples], dtype=torch.float32)}
+    def __call__(self, parts: list[dict[str, Any]]) -> dict[str, Any]:
+        rows = [dict(zip(part, row, strict=True)) for part in parts for row in zip(*part.values(), strict=True)]
+        return self.collate(rows)
+
+
+def _in_parts(columns: dict[str, list[Any]], lengths: list[int], size: int, seed: int) -> Any:
+    """Stories or pairs of similar length side by side, `size` to a row, so that little is padded. The parts never
+    change and the trainer draws their order anew each pass, from its seed: a resumed run finds the same batches."""
+    from datasets import Dataset
+
+    order = np.lexsort((np.random.default_rng(seed).permutation(len(lengths)), lengths))
+    rows = [order[start : start + size] for start in range(0, len(order), size)]
+    return Dataset.from_dict({name: [[column[i] for i in row] for row in rows] for name, column in columns.items()})
 
 
 def _l1(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
@@ -49,44 +61,44 @@ def _l1(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> t
 
 
 def _trainer(profile: Profile, stories: pd.DataFrame, folder: Path, objective: str, target: Target) -> Any:
-    from datasets import Dataset
     from transformers import Trainer
     from trl import RewardConfig, RewardTrainer
+    from trl.trainer.reward_trainer import DataCollatorForPreference
 
     model, tokenizer = load_reward(profile)
-    batch = profile.sft_batch_size  # stories a step; a pair is two
     if objective == "bradley-terry":
+        size, most = max(1, profile.sft_batch_size // 2), profile.micro_batch  # in pairs, each of two stories
         pairs = make_pairs(stories, profile.min_gap, profile.seed)
-        sides = {
+        columns: dict[str, list[Any]] = {
             f"{side}_ids": tokenize(tokenizer, reward_inputs(pairs.assign(text=pairs[side])), profile.max_length)
             for side in ("chosen", "rejected")
         }
-        lengths = [max(map(len, both)) for both in zip(*sides.values(), strict=True)]
-        data, batch, most = Dataset.from_dict({**sides, "length": lengths}), max(1, batch // 2), profile.micro_batch
+        lengths = [max(map(len, both)) for both in zip(*columns.values(), strict=True)]
     else:
+        size, most = profile.sft_batch_size, 2 * profile.micro_batch
         ids = tokenize(tokenizer, reward_inputs(stories), profile.max_length)
-        labels = target(stories["score"]).tolist()
-        data = Dataset.from_dict({"input_ids": ids, "labels": labels, "length": [len(row) for row in ids]})
-        most = 2 * profile.micro_batch
-    part = math.gcd(batch, most)
-    cuda = torch.cuda.is_available()
+        columns, lengths = {"input_ids": ids, "labels": target(stories["score"]).tolist()}, [len(row) for row in ids]
+    part, cuda = math.gcd(size, most), torch.cuda.is_available()
     args = RewardConfig(
-        output_dir=str(folder / "checkpoints"), per_device_train_batch_size=part,
-        gradient_accumulation_steps=batch // part, learning_rate=profile.sft_learning_rate,
-        max_steps=profile.sft_steps or -1, num_train_epochs=profile.sft_epochs,
-        warmup_steps=profile.sft_warmup_steps,
+        output_dir=str(folder / "checkpoints"), per_device_train_batch_size=1, gradient_accumulation_steps=size // part,
+        learning_rate=profile.sft_learning_rate, max_steps=profile.sft_steps or -1,
+        num_train_epochs=profile.sft_epochs, warmup_steps=profile.sft_warmup_steps,
         lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs={"min_lr_rate": 0.5},
-        train_sampling_strategy="group_by_length", remove_unused_columns=False, max_length=None,
-        bf16=False, fp16=cuda and model.dtype == torch.float16, gradient_checkpointing=profile.gradient_checkpointing,
-        dataloader_pin_memory=cuda, logging_steps=5, logging_first_step=True, report_to=profile.report_to,
-        save_steps=profile.checkpoint_every, save_total_limit=1, seed=profile.seed,
+        remove_unused_columns=False, max_length=None, bf16=False, fp16=cuda and model.dtype == torch.float16,
+        gradient_checkpointing=profile.gradient_checkpointing, dataloader_pin_memory=cuda, logging_steps=5,
+        logging_first_step=True, report_to=profile.report_to, save_steps=profile.checkpoint_every, save_total_limit=1,
+        seed=profile.seed,
     )  # fmt: skip
+    common = {"model": model, "args": args, "processing_class": tokenizer,
+              "train_dataset": _in_parts(columns, lengths, part, profile.seed)}  # fmt: skip
     if objective == "bradley-terry":
-        return RewardTrainer(model=model, args=args, train_dataset=data, processing_class=tokenizer)
-    return Trainer(
-        model=model, args=args, train_dataset=data, processing_class=tokenizer, data_collator=_Collator(tokenizer),
-        compute_loss_func=_l1,
-    )  # fmt: skip
+        return RewardTrainer(data_collator=_Parts(DataCollatorForPreference(tokenizer.pad_token_id)), **common)
+
+    def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = tokenizer.pad({"input_ids": [row["input_ids"] for row in rows]}, return_tensors="pt")
+        return {**batch, "labels": torch.tensor([row["labels"] for row in rows], dtype=torch.float32)}
+
+    return Trainer(data_collator=_Parts(collate), compute_loss_func=_l1, **common)
 
 
 def train_reward(
@@ -135,7 +147,33 @@ def train_reward(
     write_json(folder / "adapter_config.json", config | {"base_model_name_or_path": facts["backbone"]})
     record = run_facts(profile, **facts, run=run, target=asdict(target), steps=trainer.state.global_step)
     record["seconds"] = round(time.perf_counter() - started, 1)
+    write_text(folder / "README.md", _card(record, profile))
     record["log"] = [entry for entry in trainer.state.log_history if "loss" in entry]
     write_json(marks[0], record)  # last: it marks the training as finished
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return record
+
+
+def _card(record: dict[str, Any], profile: Profile) -> str:
+    """A model card; PEFT's own would name this machine's folder as the base model."""
+    data = Path(profile.data).name if Path(profile.data).exists() else profile.data
+    goal = "on the scores' scale (L1)" if record["objective"] == "regression" else "by preference pairs (Bradley-Terry)"
+    return f"""---
+base_model: {record["backbone"]}
+library_name: peft
+tags: [reward-model, creative-writing]
+---
+
+# reddit-reward on {record["backbone"].rsplit("/", 1)[-1]}
+
+A LoRA adapter with one output, trained with `ddpo_utils` {goal} on {record["stories"]} scored stories ({data}), after
+arXiv 2503.17126. It reads `<prompt>..</prompt><response>..</response>`, up to {profile.max_length} tokens.
+
+```python
+base = AutoModelForSequenceClassification.from_pretrained("{record["backbone"]}", num_labels=1)
+model = PeftModel.from_pretrained(base, "this folder")
+```
+
+How far it can be trusted is not measured by its training: `python -m ddpo_utils reward` asks rewards trained in the
+same way about prompts and writers that they never saw. Scale of the scores, settings and losses are in reward.json.
+"""

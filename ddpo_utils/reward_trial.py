@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,13 +172,17 @@ def record_reward(profile: Profile, objectives: Sequence[str] = OBJECTIVES) -> P
     """Try part 1's ridge reward, a lookup of the writer and a language model's reward on the same folds; train the
     better language model on all training stories; write the record, whose path is returned.
 
-    Only training stories are read. The final adapter is <work_dir>/reward/<objective>/final; where one fold is all
+    Only training stories are read. The profile laptop gets the settings of the recorded runs (data/decisions.json);
+    none was chosen by the trial. The final adapter is <work_dir>/reward/<objective>/final; where one fold is all
     (no writer known), that fold's, which saw nine tenths of the prompts.
     """
     from tqdm.auto import tqdm
 
     from .arms import training_stories
 
+    recorded = profile == get_profile("laptop")
+    if recorded:
+        profile = replace(profile, **decisions()["settings"])
     stories = training_stories(profile)
     votes = "judge_scores" not in stories  # judges' scores have a bounded scale and are not compressed
     target = Target.fit(stories["score"], 100 if votes else 0)
@@ -220,7 +224,6 @@ def record_reward(profile: Profile, objectives: Sequence[str] = OBJECTIVES) -> P
         choice=choose_reward({name: accuracy[name] for name in rewards}, bound),
         final=f"reward/{learnt}/final", scores=scores,
     )  # fmt: skip
-    recorded = profile == get_profile("laptop")
     path = data_dir() / "results" / "reward.json" if recorded else root / "reward.json"
     write_json(path, _plain(record))
     return path
