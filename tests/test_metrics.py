@@ -12,11 +12,13 @@ from ddpo_utils.metrics import (
     all_prompts,
     check_stories,
     first_words,
+    ordered_pairs,
     prompt_overlap,
     prompt_ranks,
     prompt_table,
     repeat_share,
     reward_pairs,
+    reward_splits,
     words,
 )
 
@@ -179,3 +181,32 @@ def test_few_prompts_and_writers_leave_parts_out_and_do_not_fail():
     assert reward_pairs(stories, features, False)["prompt_id"].nunique() == 3
     assert len(reward_pairs(stories, features, True)) == 0  # no two held-out writers in a part
     assert len(reward_pairs(*judged(1, 4), False)) == 0
+
+
+def test_ordered_pairs_by_hand():
+    stories = pd.DataFrame({"prompt_id": ["b", "a", "b", "a", "b"], "score": [1.0, 5.0, 4.0, 5.0, 9.0]}, index=[7] * 5)
+    pairs = ordered_pairs(stories, np.array([0.2, 9.0, 0.5, 1.0, 0.5]))
+    assert pairs["prompt_id"].tolist() == ["b", "b", "b"]  # the tie of a is no pair
+    assert pairs["margin"].tolist() == pytest.approx([0.3, 0.3, 0.0])
+    assert pairs["right"].tolist() == [True, True, False]  # 4 against 9 is not told apart
+    assert len(ordered_pairs(stories[:0], np.zeros(0))) == 0
+
+
+@pytest.mark.parametrize("writer_parts", [0, 1, 4])
+def test_splits_cross_prompts_with_writers_and_hold_each_out_once(writer_parts: int):
+    stories, _ = judged(12, 8)
+    splits = reward_splits(stories, 3, writer_parts, seed=5)
+    assert len(splits) == 3 * max(1, writer_parts)
+    both = np.sum([p & w for p, w in splits], axis=0)
+    assert (both == (1 if writer_parts else 0)).all()  # every story is unseen twice in exactly one split
+    assert (np.sum([p for p, _ in splits], axis=0) == max(1, writer_parts)).all()
+    for in_prompt, in_writer in splits:
+        train = ~in_prompt & ~in_writer
+        assert not set(stories["prompt_id"][train]) & set(stories["prompt_id"][in_prompt])
+        assert not set(stories["writer"][train]) & set(stories["writer"][in_writer])
+        assert in_prompt.sum() == 4 * 8 and in_writer.sum() == (12 * 8 // writer_parts if writer_parts else 0)
+    same = reward_splits(stories, 3, writer_parts, seed=5)
+    assert all((a == c).all() and (b == d).all() for (a, b), (c, d) in zip(splits, same, strict=True))
+    assert any(
+        (a != c).any() for (a, _), (c, _) in zip(splits, reward_splits(stories, 3, writer_parts, 6), strict=True)
+    )
