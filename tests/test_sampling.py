@@ -15,7 +15,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from ddpo_utils import CourseError
-from ddpo_utils.sampling import DECODING, read_samples, sample_stories
+from ddpo_utils.sampling import DECODING, _fingerprint, read_samples, sample_stories
 
 PROMPTS = pd.DataFrame(
     {
@@ -63,6 +63,73 @@ def test_a_killed_run_goes_on_and_ends_with_the_unbroken_file(tiny, tmp_path):
         path.write_bytes(data[:cut])
         sample(tiny, path)
         assert path.read_bytes() == data, what
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 9])
+def test_several_processes_share_the_batches_and_end_with_the_same_file(tiny, tmp_path, ranks):
+    """One after the other here; 15 samples in 4 batches, so of 9 processes some have nothing to do."""
+    whole, path = tmp_path / "whole.jsonl", tmp_path / "shared [1].jsonl"  # brackets mean something to glob
+    expected = sample(tiny, whole)
+    for rank in reversed(range(ranks)):
+        frame = sample(tiny, path, rank=rank, ranks=ranks)
+    pd.testing.assert_frame_equal(frame, expected)
+    assert path.read_bytes() == whole.read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["shared [1].jsonl", "whole.jsonl"]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_a_shared_run_goes_on_with_any_number_of_processes(tiny, tmp_path, monkeypatch, ranks):
+    """Two processes are killed, one of them in the middle of a line; whole batches of both are kept."""
+    whole, path = tmp_path / "whole.jsonl", tmp_path / "s.jsonl"
+    sample(tiny, whole)
+    assert len(sample(tiny, path, rank=1, ranks=2)) == 7  # batches 1 and 3 of four
+    part = tmp_path / "s.jsonl.2"
+    part.write_bytes(part.read_bytes()[:-30])
+    generate, calls = tiny[0].generate, []
+    monkeypatch.setattr(tiny[0], "generate", lambda **kw: calls.append(1) or generate(**kw))
+    for rank in range(ranks):
+        sample(tiny, path, rank=rank, ranks=ranks)
+    assert len(calls) == 3
+    assert path.read_bytes() == whole.read_bytes() and not part.exists()
+
+
+@pytest.mark.parametrize("left", ["a part that is in the file already", "a file out of order", "a scratch file"])
+def test_a_merge_that_was_killed_is_made_good(tiny, tmp_path, monkeypatch, left):
+    whole, path = tmp_path / "whole.jsonl", tmp_path / "s.jsonl"
+    sample(tiny, whole)
+    lines = whole.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[8:12], *lines[:8], *lines[12:]]) if "order" in left else whole.read_bytes())
+    if "part" in left:
+        (tmp_path / "s.jsonl.2").write_bytes(b"".join(lines[4:8]) + lines[12][:20])
+    if "scratch" in left:
+        (tmp_path / "s.jsonl.part0").write_bytes(lines[0])
+    monkeypatch.setattr(tiny[0], "generate", None)
+    sample(tiny, path)
+    assert path.read_bytes() == whole.read_bytes() and not (tmp_path / "s.jsonl.2").exists()
+
+
+def test_another_process_s_foreign_file_is_refused_too(tiny, tmp_path):
+    (tmp_path / "s.jsonl.2").write_text('{"note": 1}\n')
+    with pytest.raises(CourseError, match=r"s\.jsonl\.2 holds something else"):
+        sample(tiny, tmp_path / "s.jsonl")
+
+
+def test_the_run_s_name_depends_on_weights_alone_and_not_on_how_they_are_summed():
+    torch.manual_seed(0)
+    model = torch.nn.Linear(4096, 2048, bias=False)
+    model.dtype, before, names = torch.float32, torch.get_num_threads(), set()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            names.add(_fingerprint(model, []))
+    finally:
+        torch.set_num_threads(before)
+    assert len(names) == 1
+    with torch.no_grad():
+        model.weight[5, 7] = torch.nextafter(model.weight[5, 7], torch.tensor(9.0))
+    assert _fingerprint(model, []) not in names
+    for dtype in (torch.bfloat16, torch.float64):  # any width of number
+        assert _fingerprint(model.to(dtype), []) not in names
 
 
 def test_a_finished_run_is_read_and_not_sampled_again(tiny, tmp_path, monkeypatch):
@@ -161,12 +228,20 @@ def test_a_file_of_something_else_is_refused_and_left_alone(tiny, tmp_path, cont
     assert path.read_bytes() == content
 
 
-def test_a_damaged_line_in_the_middle_is_refused_and_nothing_is_lost(tiny, tmp_path):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda lines: [*lines[:5], lines[5][:20] + b"\n", *lines[6:]],  # a line broken off in the middle
+        lambda lines: lines[:5] + lines[6:],  # a line missing in the middle
+        lambda lines: lines[1:],  # and at the start
+        lambda lines: [*lines[:5], lines[6], lines[5], *lines[7:]],  # two in the wrong order
+    ],
+)
+def test_a_damaged_file_is_refused_and_nothing_is_lost(tiny, tmp_path, damage):
     path = tmp_path / "s.jsonl"
     sample(tiny, path)
-    lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join([*lines[:5], lines[5][:20] + b"\n", *lines[6:]]))
-    before = path.read_bytes()
+    before = b"".join(damage(path.read_bytes().splitlines(keepends=True)))
+    path.write_bytes(before)
     with pytest.raises(CourseError, match="delete it"):
         sample(tiny, path)
     assert path.read_bytes() == before
@@ -223,6 +298,15 @@ def test_the_papers_decoding_is_the_default_and_reaches_generate(tiny, tmp_path,
     assert seen.do_sample is True and seen.max_new_tokens == 8
 
 
+def test_a_full_gpu_is_said_with_the_way_out(tiny, tmp_path, monkeypatch):
+    def full(**inputs: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(tiny[0], "generate", full)
+    with pytest.raises(CourseError, match=r"4 sequences of up to 8 new tokens do not fit .*lower .* sample_batch"):
+        sample(tiny, tmp_path / "s.jsonl")
+
+
 def test_seeds_make_the_samples_and_batches_differ(tiny, tmp_path):
     same = PROMPTS.assign(prompt="Sea.")
     frames = [sample(tiny, tmp_path / f"{i}.jsonl", prompts=same, seed=seed) for i, seed in enumerate((1, 1, 2))]
@@ -241,6 +325,8 @@ def test_nothing_to_sample_and_nothing_to_read_are_said(tiny, tmp_path):
     for change in ({"samples": 0}, {"prompts": PROMPTS[:0]}):
         with pytest.raises(CourseError, match="at least one"):
             sample(tiny, tmp_path / "s.jsonl", **change)
+    with pytest.raises(CourseError, match="prompt_id occurs twice"):
+        sample(tiny, tmp_path / "s.jsonl", prompts=PROMPTS.assign(prompt_id="p"))
     with pytest.raises(CourseError, match=r"no samples at .*none\.jsonl"):
         read_samples(tmp_path / "none.jsonl")
 
