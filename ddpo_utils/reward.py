@@ -127,14 +127,16 @@ def load_reward(profile: Profile, folder: Path | None = None) -> tuple[Any, Any]
 
     if folder is not None and not (folder / "adapter_config.json").is_file():
         raise CourseError(f"There is no reward in {folder}: train one with `python -m ddpo_utils reward`.")
-    gc.collect()
+    gc.collect()  # trainers hold their models in reference cycles
+    # transformers renames these settings while trl still uses their old names: nothing a reader could mend
+    warnings.filterwarnings("ignore", message=".*(gradient|activation)_checkpointing", category=FutureWarning)
     source, dtype = model_source(profile.reward), number_type(profile)
+    # sdpa is what transformers takes by itself where a model can; Gemma 2 cannot and refuses it by name
+    attention = {} if profile.attention == "sdpa" else {"attn_implementation": profile.attention}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, padding_side="right")
         with suppress_seqcls_warning():
-            model = AutoModelForSequenceClassification.from_pretrained(
-                source, num_labels=1, dtype=dtype, attn_implementation=profile.attention
-            )
+            model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=1, dtype=dtype, **attention)
     except Exception as error:
         raise cannot_load("reward's backbone", profile.reward, error) from None
     if tokenizer.pad_token is None:

@@ -121,6 +121,22 @@ def test_the_targets_of_lora_are_the_profile_s(tiny_profile: Profile):
     }  # fmt: skip
 
 
+def test_gemma_2_the_paper_s_backbone_can_be_one(tiny, tiny_profile: Profile, tmp_path: Path):
+    """Its attention caps scores, which sdpa cannot."""
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "head_dim": 8}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    config = Gemma2Config(vocab_size=len(tiny[1]), bos_token_id=1, eos_token_id=2, pad_token_id=0, **size, **heads)
+    Gemma2ForCausalLM(config).save_pretrained(tmp_path / "gemma")
+    tiny[1].save_pretrained(tmp_path / "gemma")
+    small = {"sft_steps": 2, "sft_learning_rate": 1e-2, "sft_warmup_steps": 0, "dtype": "bfloat16", "max_length": 96}
+    profile = get_profile("8b", reward=str(tmp_path / "gemma"), **small)
+    record = train_reward(profile, corpus(2, 3), tmp_path / "r")
+    assert record["steps"] == 2 and record["backbone"] == "gemma"
+    assert np.ptp(score_stories(profile, tmp_path / "r", corpus(2, 3))) > 0
+
+
 def test_what_cannot_be_loaded_is_said_in_a_sentence(tiny_profile: Profile, tmp_path: Path):
     with pytest.raises(CourseError, match="no-such-model"):
         load_reward(get_profile("laptop", reward=str(tmp_path / "no-such-model")))
