@@ -91,7 +91,7 @@ def cannot_load(what: str, name: str, error: Exception) -> CourseError:
     said = f"{type(error).__name__} {error}"
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return CourseError(
-            f"The GPU's memory cannot hold the {what} {name!r}: `python -m ddpo_utils plan` shows what fits; "
+            f"The GPU's memory cannot hold the {what} {name!r}: `python -m ddpo_utils doctor` says what fits; "
             "--quantize true (QLoRA) takes a quarter of the memory."
         )
     if "GatedRepo" in said or "gated repo" in said or "401 Client" in said or "403 Client" in said:
