@@ -75,7 +75,8 @@ def _arguments(config: Any, folder: Path, profile: Profile, batch: int, most: in
         # on a GPU autocast runs the adapter, whose weights are float32, in the model's type; a CPU computes as loaded
         fp16=gpu and dtype == torch.float16, bf16=gpu and dtype == torch.bfloat16,
         gradient_checkpointing=profile.gradient_checkpointing, logging_steps=1, report_to=profile.report_to,
-        save_strategy="steps", save_steps=profile.checkpoint_every, dataloader_pin_memory=gpu, **more,
+        save_strategy="steps", save_steps=profile.checkpoint_every, dataloader_pin_memory=gpu,
+        use_cpu=not gpu, **more,
     )  # fmt: skip
 
 

@@ -46,7 +46,9 @@ def process() -> Any:
     the first process takes its time."""
     from accelerate import PartialState
 
-    return PartialState() if PartialState._shared_state else PartialState(timeout=timedelta(days=1))
+    if PartialState._shared_state:
+        return PartialState()
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=1))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -14,8 +14,8 @@ import pytest
 @lru_cache(maxsize=1)
 def _model_is_there() -> bool:
     """Fetch the model before the first cell runs, so that no cell's stored output holds the fetching's message."""
-    from ddpo_utils.smollm2 import fetch_smollm2
     from ddpo_utils.profiles import CourseError
+    from ddpo_utils.smollm2 import fetch_smollm2
 
     with suppress(CourseError):  # notebooks that need no model still run; the others say what is missing
         fetch_smollm2()
