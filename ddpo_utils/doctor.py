@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .profiles import PROFILES, CourseError, Profile, cache_dir, data_dir, get_profile
+from .profiles import PROFILES, WRITING_PROMPTS, CourseError, Profile, cache_dir, data_dir, get_profile
 
 __all__ = ["Finding", "available_memory", "doctor", "estimate_memory", "lacking", "parameter_count"]
 
@@ -124,7 +124,7 @@ def lacking(profile: Profile) -> list[Finding]:
     faults = [finding for finding in _packages() if finding.mend]
     if faults:
         return faults
-    if profile.data != "bundled" and not Path(profile.data).is_file():
+    if profile.data not in ("bundled", WRITING_PROMPTS) and not Path(profile.data).exists():
         faults.append(Finding("data", f"there is no stories file at {profile.data}", "give the path of a file"))
     if not (data_dir() / "stories.jsonl").is_file():
         faults.append(Finding("data", f"stories.jsonl is missing from {data_dir()}", "git checkout -- data"))
