@@ -135,7 +135,9 @@ class SentenceModel:
         rows = self._model.encode(
             texts or ["."], batch_size=batch_size, normalize_embeddings=True, show_progress_bar=progress
         )
-        return rows[: len(texts)]
+        if not np.isfinite(rows).all():  # float16 overflows in some models
+            raise CourseError(f"{self.name} gives no numbers in {self.dtype}: call it with half=False.")
+        return rows[: len(texts)] if self.dtype is None else unit_rows(rows[: len(texts)])
 
     def encode(self, sentences: list[str], normalize_embeddings: bool = True) -> np.ndarray:
         """(N, d) float32 unit rows (always normalised), with a warning where a text was cut."""

@@ -67,7 +67,10 @@ def all_prompts() -> pd.DataFrame:
 
 
 def check_stories(
-    stories: pd.DataFrame, encoder: str = "minilm", logprob_range: tuple[float, float] | None = None
+    stories: pd.DataFrame,
+    encoder: str = "minilm",
+    logprob_range: tuple[float, float] | None = None,
+    pool: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """Failures of each story, by the thresholds of data/decisions.json.
 
@@ -76,15 +79,20 @@ def check_stories(
             `logp` (mean log-prob a token under the SFT model, nats).
         encoder: semantic encoder for the retrieval test.
         logprob_range: lowest and highest `logp` that is still plausible; None leaves that check out.
+        pool: prompts among which a story must find its own; None: the course's 70, and it must be among the 20
+            nearest. In a pool of P prompts the bound is 1 + 19 (P - 1) / 69: as strict, since a random text passes as
+            often.
 
     Returns:
         A frame with the same index: short, cut, repeating, off_topic, implausible, usable (bool), rank (of the own
-        prompt among the 70), n_words, overlap (share of words taken from the prompt).
+        prompt in the pool), n_words, overlap (share of words taken from the prompt).
     """
     import pandas as pd
 
-    rules, prompts = decisions(), all_prompts()["prompt"].tolist()
-    prompts += [p for p in dict.fromkeys(stories["prompt"]) if p not in prompts]
+    rules = decisions()
+    course = all_prompts()["prompt"]
+    prompts = list(dict.fromkeys([*(course if pool is None else pool), *stories["prompt"]]))
+    scale = 1.0 if pool is None else (len(prompts) - 1) / (len(course) - 1)
     texts, place = stories["text"].tolist(), {p: i for i, p in enumerate(prompts)}
     model = load_encoder(encoder)
     out = pd.DataFrame(index=stories.index)
@@ -94,7 +102,7 @@ def check_stories(
     out["short"] = out["n_words"] < rules["min_words"]
     out["cut"] = ~stories["finished"].astype(bool) if "finished" in stories else False
     out["repeating"] = [repeat_share(text) > rules["repeat_share"] for text in texts]
-    out["off_topic"] = out["rank"] > rules["on_topic_rank"]
+    out["off_topic"] = out["rank"] - 1 > scale * (rules["on_topic_rank"] - 1)
     out["implausible"] = False
     if logprob_range is not None:
         out["implausible"] = ~stories["logp"].between(*logprob_range)

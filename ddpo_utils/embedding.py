@@ -1,0 +1,185 @@
+"""Embeddings of a whole corpus: each distinct text once, by length, in shards on disk, on whatever devices there are.
+
+A killed run, called again, does the missing shards alone; a text that is added later is embedded alone. Whoever embeds
+takes the next shard that is neither there nor claimed, so worker processes, the ranks of `accelerate launch` and
+separate runs on one folder share the work, and a dead one's share falls to the rest.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .encoders import SentenceModel, load_encoder, shared_model
+from .profiles import CourseError, cache_dir
+from .shards import Taken, claim, gather, read_shard, shard_path, text_key, write_shard
+
+__all__ = ["embed_corpus"]
+
+SHARD = 256  # texts in a shard, which is what a kill can cost each process
+# Tokens in a batch: a CPU is fastest while a batch stays in its cache (tests/benchmarks/embedding.py), a GPU with many.
+BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
+
+
+def _number_type(half: bool) -> torch.dtype:
+    """By what the processor says it has, not by a timing: every process of a run must choose the same."""
+    if not half:
+        return torch.float32
+    if torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float16
+    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+
+
+def _use_device(number: int) -> None:
+    if torch.cuda.is_available():
+        torch.cuda.set_device(number % torch.cuda.device_count())
+
+
+def _encode(name: str, half: bool, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Unit rows (n, d) in float32, and the tokens at which the encoder cut each text (n,), 0 for a whole one."""
+    encoder = load_encoder(name).encoder
+    if not isinstance(encoder, SentenceModel):
+        return encoder.encode(texts), np.zeros(len(texts), dtype=int)
+    model = shared_model(encoder.name, encoder.content, _number_type(half))
+    tokens, limit = model.token_counts(texts), model.limit
+    batch = BATCH_TOKENS.get(model.device, BATCH_TOKENS["cpu"]) // min(tokens.max(), limit)
+    return model.rows(texts, max(1, int(batch))), np.where(tokens > limit, limit, 0).astype(int)
+
+
+def _do(name: str, half: bool, store: Path, texts: list[str]) -> bool:
+    """Embed one shard, unless it is there; False where another process is at it."""
+    path = shard_path(store, texts)
+    try:
+        with claim(path) as missing:
+            if missing:
+                rows, cut = _encode(name, half, texts)
+                write_shard(path, texts, rows.astype(np.float16 if half else np.float32), cut)
+    except Taken:
+        return path.exists()
+    return True
+
+
+def _start_worker(numbers: multiprocessing.Queue, threads: int) -> None:
+    _use_device(numbers.get())
+    torch.set_num_threads(threads)
+    parent = multiprocessing.parent_process()
+    # a worker whose parent was killed would wait for work for ever
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def _do_all(do: Callable[[list[str]], bool], shards: list[list[str]], processes: int, bar: Any) -> None:
+    """Return when every shard is there, whoever embedded it."""
+    pool = None
+    if processes > 1:
+        context = multiprocessing.get_context("spawn")
+        numbers = context.Queue()
+        for i in range(processes):
+            numbers.put(i)
+        threads = max(1, torch.get_num_threads() // processes)
+        pool = ProcessPoolExecutor(processes, context, _start_worker, (numbers, threads))
+    run = pool.map if pool else map
+    try:
+        while shards:
+            left = []
+            for shard, there in zip(shards, run(do, shards), strict=True):
+                if there:
+                    bar.update(sum(map(len, shard)))
+                else:
+                    left.append(shard)
+            if len(left) == len(shards):
+                time.sleep(0.5)  # others are at all that is left
+            shards = left
+    except BrokenProcessPool:
+        raise CourseError(
+            "A process that embedded was ended, mostly for want of memory: call again with fewer processes (and in a "
+            "script below `if __name__ == '__main__':`); the finished shards are kept."
+        ) from None
+    finally:
+        if pool:
+            pool.shutdown(cancel_futures=True)
+
+
+def embed_corpus(
+    texts: Sequence[str],
+    encoder: str,
+    folder: Path | None = None,
+    half: bool = True,
+    processes: int | None = None,
+    progress: bool = True,
+) -> np.ndarray:
+    """Unit rows of N texts; each distinct text is embedded once and kept in `folder`.
+
+    Under `accelerate launch` (or torchrun) every rank calls it with the same texts, on a folder that all ranks see;
+    each takes shards while there are any, and all return the same rows.
+
+    Args:
+        texts: N texts; order and repetition do not matter.
+        encoder: a name that `encoders.load_encoder` takes.
+        folder: where shards and rows lie; None: `embeddings` in the cache. They are known by the encoder's content
+            and the texts' hashes, so corpora and encoders may share a folder.
+        half: compute in bfloat16 or float16 where the processor has such arithmetic, and keep float16 rows; cosines
+            of MiniLM move by less than 0.01 (tests/benchmarks/embedding.py). Without it all is float32.
+        processes: worker processes, which share this process's threads; None: one for each GPU, or none on CPU.
+        progress: show the remaining time.
+
+    Returns:
+        (N, d) unit rows, float16 or (without `half`) float32, mapped from a file that is not to be written. A warning
+        says how many texts the encoder cut, if any.
+
+    Raises:
+        CourseError: a text that is none, an encoder that cannot be loaded, a folder that is full or cannot be
+            written, a damaged shard, a worker that was ended. What was finished is kept.
+    """
+    from tqdm.auto import tqdm
+
+    texts = list(texts)
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise CourseError(f"Text {i} is {text!r}, not a text: leave it out of the corpus.")
+    loaded, rows_type = load_encoder(encoder), np.float16 if half else np.float32
+    if not texts:
+        return loaded.encode([]).astype(rows_type)
+    rank = int(os.environ.get("RANK", 0))
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # one of several ranks: one device each
+        _use_device(int(os.environ.get("LOCAL_RANK", rank)))
+        processes = 1
+    processes = processes or max(1, torch.cuda.device_count())
+
+    number_type = str(_number_type(half)).removeprefix("torch.")
+    store = (folder or cache_dir() / "embeddings") / f"{loaded.key}-{number_type}-{np.dtype(rows_type)}"
+    keys = [text_key(text) for text in texts]
+    missing = dict(zip(keys, texts, strict=True))
+    for path in store.glob("*.npz"):
+        for key in read_shard(path, "keys").tolist():
+            missing.pop(key, None)
+    # Longest first: memory runs out at once or never. Cut by position, so that what a broken-off run has left, which
+    # is whole shards, falls into the same shards again.
+    order = sorted(missing, key=lambda key: (-len(missing[key]), key))
+    shards = [[missing[key] for key in order[i : i + SHARD]] for i in range(0, len(order), SHARD)]
+    with tqdm(
+        total=sum(map(len, missing.values())), desc=f"embedding, {encoder}", unit="char", unit_scale=True, leave=False,
+        disable=not progress or rank > 0,
+    ) as bar:  # fmt: skip
+        _do_all(partial(_do, encoder, half, store), shards, min(processes, len(shards)), bar)
+
+    distinct, limits = set(keys), []
+    for path in store.glob("*.npz"):
+        cut = read_shard(path, "cut")
+        if cut.any():
+            limits += [n for n, key in zip(cut, read_shard(path, "keys"), strict=True) if n and key in distinct]
+    if limits and rank == 0:
+        said = f"{encoder} reads {max(limits)} tokens: {len(limits)} of {len(distinct)} texts are cut."
+        warnings.warn(said, stacklevel=2)
+    return gather(store, keys)
