@@ -78,7 +78,7 @@ def main() -> None:
     for name, seconds in times.items():
         clock, processor = np.min(seconds, axis=0)
         print(
-            f"{name}: {clock:.1f} s; {base[0] / clock:.2f} times as fast ({base[1] / processor:.2f} by processor time)"
+            f"{name}: {clock:.1f} s; {base[0] / clock:.2f} times as fast ({base[1] / processor:.2f} in processor time)"
         )
     with tempfile.TemporaryDirectory() as folder:
         embed_corpus(texts, "minilm", Path(folder), progress=False)
