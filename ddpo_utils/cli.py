@@ -1,4 +1,4 @@
-"""The command line: python -m ddpo_utils run | train | reward | doctor | fetch | record | colab."""
+"""The command line: python -m ddpo_utils run | train | evaluate | reward | plan | doctor | fetch | record | colab."""
 
 from __future__ import annotations
 
@@ -132,10 +132,17 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--config", type=Path, help="a run's config.yaml: its profile, settings and method")
     one.add_argument("--output", type=Path, help="folder of the adapters (build/<profile>/adapters)")
     one.add_argument("--sft", type=Path, help="folder of an SFT adapter to start from (<output>/sft)")
+    one = commands.add_parser("evaluate", parents=[profile, settings], help="sample adapters and make the table")
+    one.add_argument("--adapters", type=Path, help="folder of the adapters (build/<profile>/adapters)")
+    one.add_argument("--output", type=Path, help="folder of samples and table (build/<profile>/evaluation)")
+    one.add_argument("--reward-model", type=Path, help="folder of a reward model made by `reward`")
     one = commands.add_parser("reward", parents=[profile, settings], help="train the reward model and measure it")
     objectives = ["regression", "bradley-terry"]
     one.add_argument("--objective", nargs="+", choices=objectives, default=objectives, help="default: both")
     one.add_argument("--output", type=Path, help="folder of the reward model (build/<profile>/reward)")
+    one = commands.add_parser("plan", parents=[profile, settings], help="memory, tokens and hours of a run, offline")
+    one.add_argument("--gpu-memory", type=float, default=80, metavar="GB", help="24, 40, 80, 141 ... (default: 80)")
+    one.add_argument("--gpus", type=int, default=1)
     commands.add_parser("doctor", help="what this machine can run, what is missing, and what mends it")
     commands.add_parser("fetch", parents=[profile], help="fetch the profile's model and encoders")
     one = commands.add_parser("record", help="make the recorded runs in data/ again")
@@ -174,10 +181,18 @@ def _carry_out(args: argparse.Namespace) -> bool:
     if args.command == "train":
         profile = _profile(args)
         train(profile, args.method or ["ddpo"], args.output, args.sft)
+    elif args.command == "evaluate":
+        from .evaluate import evaluate_adapters
+
+        evaluate_adapters(_profile(args), args.adapters, args.output, args.reward_model)
     elif args.command == "reward":
         from .reward_record import record_reward
 
         record_reward(_profile(args), args.objective, args.output)
+    elif args.command == "plan":
+        from .plan import show
+
+        show(_profile(args), args.gpu_memory, args.gpus)
     elif args.command == "doctor":
         from .doctor import doctor
 
@@ -218,6 +233,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(
             "error: the memory is full; checkpoints are kept. Lower --micro-batch or --max-length, or take --quantize "
-            "true (QLoRA).", file=sys.stderr,
+            "true (QLoRA); `python -m ddpo_utils plan` shows what fits.", file=sys.stderr,
         )  # fmt: skip
     return 1
