@@ -24,7 +24,7 @@ import torch
 
 from .encoders import SentenceModel, load_encoder, shared_model
 from .profiles import CourseError, cache_dir
-from .shards import Taken, claim, gather, read_shard, shard_path, text_key, write_shard
+from .shards import claim, contents, gather, shard_path, text_key, write_shard
 
 __all__ = ["embed_corpus"]
 
@@ -42,11 +42,6 @@ def _number_type(half: bool) -> torch.dtype:
     return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
 
 
-def _use_device(number: int) -> None:
-    if torch.cuda.is_available():
-        torch.cuda.set_device(number % torch.cuda.device_count())
-
-
 def _encode(name: str, half: bool, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """Unit rows (n, d) in float32, and the tokens at which the encoder cut each text (n,), 0 for a whole one."""
     encoder = load_encoder(name).encoder
@@ -54,25 +49,23 @@ def _encode(name: str, half: bool, texts: list[str]) -> tuple[np.ndarray, np.nda
         return encoder.encode(texts), np.zeros(len(texts), dtype=int)
     model = shared_model(encoder.name, encoder.content, _number_type(half))
     tokens, limit = model.token_counts(texts), model.limit
-    batch = BATCH_TOKENS.get(model.device, BATCH_TOKENS["cpu"]) // min(tokens.max(), limit)
+    batch = BATCH_TOKENS.get(model.device, BATCH_TOKENS["cpu"]) // max(1, min(tokens.max(), limit))
     return model.rows(texts, max(1, int(batch))), np.where(tokens > limit, limit, 0).astype(int)
 
 
 def _do(name: str, half: bool, store: Path, texts: list[str]) -> bool:
     """Embed one shard, unless it is there; False where another process is at it."""
     path = shard_path(store, texts)
-    try:
-        with claim(path) as missing:
-            if missing:
-                rows, cut = _encode(name, half, texts)
-                write_shard(path, texts, rows.astype(np.float16 if half else np.float32), cut)
-    except Taken:
-        return path.exists()
-    return True
+    with claim(path) as mine:
+        if mine and not path.exists():
+            rows, cut = _encode(name, half, texts)
+            write_shard(path, texts, rows.astype(np.float16 if half else np.float32), cut)
+    return path.exists()
 
 
 def _start_worker(numbers: multiprocessing.Queue, threads: int) -> None:
-    _use_device(numbers.get())
+    # sentence-transformers takes the GPU of this number, as under torchrun, whatever torch's current device is
+    os.environ["LOCAL_RANK"] = str(numbers.get() % max(1, torch.cuda.device_count()))
     torch.set_num_threads(threads)
     parent = multiprocessing.parent_process()
     # a worker whose parent was killed would wait for work for ever
@@ -152,18 +145,15 @@ def embed_corpus(
     if not texts:
         return loaded.encode([]).astype(rows_type)
     rank = int(os.environ.get("RANK", 0))
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # one of several ranks: one device each
-        _use_device(int(os.environ.get("LOCAL_RANK", rank)))
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # the other devices are the other ranks'
         processes = 1
     processes = processes or max(1, torch.cuda.device_count())
 
     number_type = str(_number_type(half)).removeprefix("torch.")
     store = (folder or cache_dir() / "embeddings") / f"{loaded.key}-{number_type}-{np.dtype(rows_type)}"
     keys = [text_key(text) for text in texts]
-    missing = dict(zip(keys, texts, strict=True))
-    for path in store.glob("*.npz"):
-        for key in read_shard(path, "keys").tolist():
-            missing.pop(key, None)
+    held = contents(store)
+    missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in held}
     # Longest first: memory runs out at once or never. Cut by position, so that what a broken-off run has left, which
     # is whole shards, falls into the same shards again.
     order = sorted(missing, key=lambda key: (-len(missing[key]), key))
@@ -174,12 +164,15 @@ def embed_corpus(
     ) as bar:  # fmt: skip
         _do_all(partial(_do, encoder, half, store), shards, min(processes, len(shards)), bar)
 
-    distinct, limits = set(keys), []
-    for path in store.glob("*.npz"):
-        cut = read_shard(path, "cut")
-        if cut.any():
-            limits += [n for n, key in zip(cut, read_shard(path, "keys"), strict=True) if n and key in distinct]
+    if missing:
+        held = contents(store)
+        if torch.cuda.is_available():  # the training that follows needs the memory
+            del loaded
+            shared_model.cache_clear()
+            torch.cuda.empty_cache()
+
+    limits = [held[key].cut for key in set(keys) if held[key].cut]
     if limits and rank == 0:
-        said = f"{encoder} reads {max(limits)} tokens: {len(limits)} of {len(distinct)} texts are cut."
+        said = f"{encoder} reads {max(limits)} tokens: {len(limits)} of {len(set(keys))} texts are cut."
         warnings.warn(said, stacklevel=2)
-    return gather(store, keys)
+    return gather(store, keys, held)

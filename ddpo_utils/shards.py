@@ -9,20 +9,25 @@ from __future__ import annotations
 import hashlib
 import os
 import zipfile
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from .profiles import CourseError
 
-__all__ = ["Taken", "claim", "gather", "read_shard", "shard_path", "text_key", "write_shard"]
+__all__ = ["Place", "claim", "contents", "gather", "shard_path", "text_key", "write_shard"]
 
 
-class Taken(Exception):
-    """Another process is at this file."""
+class Place(NamedTuple):
+    """Where the row of a text lies: its shard, its position there, and the tokens at which it was cut (0: whole)."""
+
+    shard: Path
+    position: int
+    cut: int
 
 
 def text_key(text: str) -> str:
@@ -37,11 +42,10 @@ def shard_path(store: Path, texts: Sequence[str]) -> Path:
 
 @contextmanager
 def claim(path: Path, wait: bool = False) -> Iterator[bool]:
-    """Hold the lock of `path`, and tell whether it has still to be written. The system frees a dead process's lock.
+    """Hold the lock of `path`; False where another process holds it, unless `wait`. A dead process's lock is free.
 
     Raises:
-        Taken: another process holds it, and `wait` is not set.
-        CourseError: what is written in the block, or the lock, does not fit on the disk or is not allowed.
+        CourseError: the lock does not fit on the disk, or may not be written.
     """
     import filelock
 
@@ -50,11 +54,12 @@ def claim(path: Path, wait: bool = False) -> Iterator[bool]:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=wait)
     except filelock.Timeout:
-        raise Taken from None
+        yield False
+        return
     except OSError as error:
         raise _unwritable(path, error) from None
     try:
-        yield not path.exists()
+        yield True
         with suppress(OSError):  # Windows keeps a file that is open
             os.unlink(lock.lock_file)
     finally:
@@ -88,45 +93,49 @@ def write_shard(path: Path, texts: Sequence[str], rows: np.ndarray, cut: np.ndar
     _write(path, lambda file: np.savez(file, keys=keys, rows=rows, cut=cut))
 
 
-def read_shard(path: Path, name: str) -> np.ndarray:
-    """One array of a shard; CourseError where the file is damaged."""
+def _read(path: Path, *names: str) -> list[np.ndarray]:
     try:
         with np.load(path) as shard:
-            return shard[name].astype(str) if name == "keys" else shard[name]
+            return [shard[name] for name in names]
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
         raise CourseError(f"{path} is damaged: delete it and call again; its texts alone are done anew.") from None
 
 
-def gather(store: Path, keys: Sequence[str]) -> np.ndarray:
-    """The rows of N text keys out of the store's shards, as a mapped file (N, d) that is made once.
+def contents(store: Path) -> dict[str, Place]:
+    """The text keys whose rows the store holds, and where; CourseError where a shard is damaged."""
+    found = {}
+    for path in sorted(store.glob("*.npz")):
+        keys, cut = _read(path, "keys", "cut")
+        places = (Place(path, i, n) for i, n in enumerate(cut.tolist()))
+        found.update(zip(keys.astype(str).tolist(), places, strict=True))
+    return found
+
+
+def gather(store: Path, keys: Sequence[str], held: dict[str, Place]) -> np.ndarray:
+    """The rows of N text keys that the store holds, as a mapped file (N, d) that is made once.
 
     Raises:
         CourseError: a damaged shard, or a folder that cannot be written.
     """
     path = store / f"rows-{text_key(''.join(keys))}.npy"
-    with claim(path, wait=True) as missing:
-        if missing:
-            shards = sorted(store.glob("*.npz"))
-            held = [read_shard(shard, "keys").tolist() for shard in shards]
-            place = {key: i for i, key in enumerate(key for names in held for key in names)}
-            wanted = np.array([place[key] for key in keys])
-            order = np.argsort(wanted, kind="stable")
-            starts = np.cumsum([0, *map(len, held)])
-            bounds = np.searchsorted(wanted[order], starts)
-            row = read_shard(shards[0], "rows")[0]
-            header = {"descr": row.dtype.str, "fortran_order": False, "shape": (len(keys), len(row))}
+    wanted: dict[Path, list[tuple[int, int]]] = defaultdict(list)
+    for i, key in enumerate(keys):
+        wanted[held[key].shard].append((i, held[key].position))
 
-            def content(file: BinaryIO) -> None:
+    def content(file: BinaryIO) -> None:
+        start = 0
+        for shard, places in wanted.items():
+            (rows,) = _read(shard, "rows")
+            if not start:
+                shape = (len(keys), rows.shape[1])
+                header = {"descr": rows.dtype.str, "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(file, header)
-                for _ in keys:  # zeros first: a full disk is an error here, and a crash in a mapped file
-                    file.write(bytes(row.nbytes))
-                file.flush()
-                out = np.load(file.name, mmap_mode="r+")
-                for shard, start, first, last in zip(shards, starts, bounds, bounds[1:], strict=False):
-                    if first < last:
-                        own = order[first:last]
-                        out[own] = read_shard(shard, "rows")[wanted[own] - start]
-                out.flush()
+                start = file.tell()
+            for i, position in places:
+                file.seek(start + i * rows.strides[0])
+                file.write(rows[position].tobytes())
 
+    with claim(path, wait=True):
+        if not path.exists():
             _write(path, content)
     return np.load(path, mmap_mode="r")
