@@ -18,7 +18,7 @@ import torch
 
 from .corpus import as_messages, to_dataset
 from .deviation import deviation_weights
-from .encoders import load_encoder
+from .embedding import embed_corpus
 from .policy import load_policy, lora_config, number_type
 from .profiles import CourseError, Profile
 from .reference import add_reference, watch_kl
@@ -33,12 +33,14 @@ __all__ = ["response_weights", "shuffled_weights", "train_pairs", "train_sft"]
 def response_weights(stories: pd.DataFrame, pairs: pd.DataFrame, profile: Profile) -> pd.Series:
     """Deviation weight of every response that takes part in a pair, by its row in `stories` (sums to K per prompt).
 
-    The profile says by what: its semantic encoder, its style encoder, or both; and the floor.
+    The profile says by what: its semantic encoder, its style encoder, or both; and the floor. Of up to 10,000
+    responses the weights are those of float32 rows, as on record; a corpus is embedded in half precision.
     """
-    rows = stories.loc[sorted({*pairs["chosen_row"], *pairs["rejected_row"]})]
-    texts = rows["text"].tolist()
-    embeddings = [load_encoder(getattr(profile, kind)).encode(texts) for kind in weight_kinds(profile)]
     import pandas as pd
+
+    rows = stories.loc[sorted({*pairs["chosen_row"], *pairs["rejected_row"]})]
+    texts, half = rows["text"].tolist(), len(rows) > 10_000
+    embeddings = [embed_corpus(texts, getattr(profile, kind), half=half) for kind in weight_kinds(profile)]
 
     weight = deviation_weights(*embeddings, groups=rows["prompt_id"].to_numpy(), floor=profile.floor)
     return pd.Series(weight, index=rows.index, name="weight")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +49,41 @@ def test_weights_are_made_of_the_responses_in_pairs_alone(profile, stories):
         assert weights[rows.index].sum() == pytest.approx(len(rows))
         both = deviation_weights(*(load_encoder(n).encode(rows["text"].tolist()) for n in ("stylometric", "delta")))
         assert np.allclose(weights[rows.index], both)
+
+
+def test_ranks_share_the_embedding_and_get_the_same_weights(profile, stories, tmp_path):
+    """Under torchrun, as under `accelerate launch`: each rank calls it, and takes shards while there are any."""
+    script = tmp_path / "weights.py"
+    script.write_text(
+        "import os, sys\nimport pandas as pd\nfrom ddpo_utils import embedding, get_profile, make_pairs\n"
+        "from ddpo_utils.recipes import response_weights\nembedding.SHARD = 2\n"
+        "stories = pd.read_pickle(sys.argv[1])\n"
+        "weights = response_weights(stories, make_pairs(stories), get_profile('smoke', semantic='wordllama'))\n"
+        "weights.to_pickle(f'{sys.argv[1]}-{os.environ[\"RANK\"]}')\n"
+    )
+    stories.to_pickle(tmp_path / "stories")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    environment = {**os.environ, "DDPO_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, str(tmp_path / "stories")], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    ranks = [pd.read_pickle(tmp_path / f"stories-{rank}") for rank in range(2)]
+    assert ranks[0].equals(ranks[1]) and len(ranks[0]) == len(stories)
+    alone = response_weights(
+        stories, make_pairs(stories), dataclasses.replace(profile, semantic="wordllama", style="stylometric")
+    )
+    assert np.allclose(ranks[0], alone, atol=1e-5)
+    assert len(list(tmp_path.glob("cache/embeddings/wordllama*/*.npz"))) == len(stories) / 2  # each shard once
+
+
+def test_weights_are_those_of_the_encoders_own_rows(profile):
+    """The recorded runs' weights were made by `load_encoder`; a batch's make-up moves them by rounding alone."""
+    stories = load_stories()
+    stories = stories[(stories["source"] == "authors") & stories["prompt_id"].isin(["p03", "p04", "p05"])]
+    pairs = make_pairs(stories)
+    weights = response_weights(stories, pairs, dataclasses.replace(profile, semantic="minilm", style="stylometric"))
+    rows = stories.loc[weights.index]
+    plain = [load_encoder(name).encode(rows["text"].tolist()) for name in ("minilm", "stylometric")]
+    assert np.allclose(weights, deviation_weights(*plain, groups=rows["prompt_id"]), atol=1e-4)
 
 
 def test_shuffled_weights_are_the_same_ones_within_each_prompt():
