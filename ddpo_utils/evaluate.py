@@ -2,7 +2,7 @@
 
     <folder>/<row>-<key>.jsonl      samples; another adapter or setting has another key and goes into another file
     <folder>/*.logp.jsonl, .kl.jsonl    what the SFT model says of them (see `plausibility`)
-    <folder>/results.json, .csv, .md    the table (see `evaluation_table`)
+    <folder>/results.json, .csv, .md    figures (see `evaluation_results`) and table (see `evaluation_table`)
 
 All of it resumes after a kill, and under `accelerate launch` every process takes its share. Source of the settings:
 arXiv 2503.17126, section 4 (1,000 test prompts, 4 samples each; quality, semantic and style diversity by prompt).
@@ -21,18 +21,20 @@ import numpy as np
 
 from .arms import all_stories, training_stories
 from .corpus import load_prompts
-from .evaluation_table import ROWS, make_results, show_table, write_tables
+from .evaluation_results import ROWS, Material, make_results
+from .evaluation_table import make_notes, show_table, write_tables
 from .metrics import words
 from .plausibility import adapter_digest, compare_with_sft, short_digest
-from .policy import load_policy, number_type
-from .profiles import CourseError, Profile, work_dir
+from .policy import load_policy, number_type, public_name
+from .profiles import CourseError, Profile, data_dir, work_dir
 from .runs import model_card, process, write_json, write_text
 from .sampling import DECODING, read_samples, sample_stories
+from .smollm2 import HUB_NAME
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["evaluate", "evaluate_adapters", "evaluation_prompts", "find_adapters"]
+__all__ = ["adapters_of", "evaluate", "evaluate_adapters", "evaluation_prompts", "find_adapters"]
 
 POOL = 1000  # prompts among which a story must find its own, where the data have so many
 RANGE = 1000  # training stories whose log-probs under SFT say what is plausible
@@ -82,13 +84,50 @@ def _bare(prompt: str) -> str:
     return " ".join(words(prompt)) or prompt.strip()
 
 
+def adapters_of(profile: Profile) -> Path:
+    """Where the profile's adapters lie: <work_dir>/adapters once one is trained there, else those of data/adapters.
+
+    Raises:
+        CourseError: none is trained yet, and the recorded ones are of another model.
+    """
+    own = work_dir(profile) / "adapters"
+    if any(own.glob("*/run.json")):
+        return own
+    if public_name(profile).rpartition("/")[2] != HUB_NAME.rpartition("/")[2]:
+        raise CourseError(
+            f"There is no adapter of {public_name(profile)} yet: run notebook 04 first, or "
+            f"`python -m ddpo_utils train --profile {profile.name}`."
+        )
+    return data_dir() / "adapters"
+
+
+def _matched(folder: Path) -> Path | None:
+    """The checkpoint of DPO that is nearest to the finished DDPO-both in KL from SFT, by what training watched along
+    the same stories; None where that is DPO's last, or the KLs are not known."""
+    try:
+        records = {arm: json.loads((folder / arm / "run.json").read_text(encoding="utf-8")) for arm in ("dpo", "ddpo")}
+        dpo, ddpo = ({int(step): kl for step, kl in records[arm]["kl"].items()} for arm in ("dpo", "ddpo"))
+        target, last = ddpo[max(ddpo)], max(dpo)
+    except (OSError, ValueError, LookupError):
+        return None
+    place = folder / "dpo" / "checkpoints"
+    kept = [step for step in dpo if step == last or (place / f"checkpoint-{step}" / "adapter_config.json").is_file()]
+    nearest = min(kept, key=lambda step: abs(dpo[step] - target))
+    return None if nearest == last else place / f"checkpoint-{nearest}"
+
+
 def find_adapters(folder: Path) -> dict[str, Path | None]:
     """The table's sampled rows with their adapters' places in `folder`: the starting model (None), SFT, the arms.
 
-    Shuffled weights of one encoder are a row only where they were trained.
+    Shuffled weights of one encoder are a row only where they were trained, and "dpo-matched" only where an earlier
+    checkpoint of DPO is nearer to DDPO-both in KL from SFT than its last.
     """
-    rows = [row for row in ROWS if row != "gold" and ("shuffled-" not in row or (folder / row).exists())]
-    return {row: None if row == "start" else folder / row for row in rows}
+    places = {row: folder / row for row in ROWS if row != "gold"}
+    places |= {"start": None, "dpo-matched": _matched(folder)}
+    return {
+        row: place for row, place in places.items()
+        if row == "start" or (place is not None and ("shuffled-" not in row or place.is_dir()))
+    }  # fmt: skip
 
 
 def _settled(profile: Profile, folder: Path) -> Profile:
@@ -110,7 +149,7 @@ def _sample(profile: Profile, row: str, adapter: Path | None, prompts: pd.DataFr
     """
     prompts = prompts.iloc[np.argsort(-prompts["prompt"].str.len().to_numpy(), kind="stable")]
     key = short_digest(
-        profile.model, profile.tokenizer, profile.quantize, profile.dtype, adapter_digest(adapter), DECODING,
+        public_name(profile), profile.tokenizer, profile.quantize, profile.dtype, adapter_digest(adapter), DECODING,
         prompts.to_numpy().tolist(), profile.samples, profile.max_new_tokens, profile.sample_batch, profile.seed,
     )  # fmt: skip
     path = folder / f"{row}-{key}.jsonl"
@@ -174,20 +213,19 @@ def evaluate(
     gold, frames = _gold(profile, stories, prompts), {row: read_samples(path) for row, path in paths.items()}
     if gold["prompt_id"].nunique() > 1:
         frames = {"gold": gold, **frames}
-    kl: dict[str, dict[Any, float]] = {}
-    plausible = None
+    train = training_stories(profile, stories)
+    material = Material(frames, train.sample(min(RANGE, len(train)), random_state=profile.seed), missing)
     if "sft" in found:
-        train = training_stories(profile, stories)
-        train = train.sample(min(RANGE, len(train)), random_state=profile.seed)
-        logp, kl, plausible = compare_with_sft(profile, found, frames, train, folder)
-        frames = {row: frame.assign(logp=logp[row]) for row, frame in frames.items()}
+        logp, material.kl, material.plausible = compare_with_sft(profile, found, frames, material.train, folder)
+        material.frames = {row: frame.assign(logp=logp[row]) for row, frame in frames.items()}
+    if profile.data != "bundled":
+        pool = list(dict.fromkeys([*prompts["prompt"], *stories["prompt"][stories["split"] == "test"]]))
+        material.pool = pool[: max(POOL, len(prompts))]
     if process().is_main_process:
-        pool = None  # of the bundled data: the course's 70 prompts
-        if profile.data != "bundled":
-            pool = list(dict.fromkeys([*prompts["prompt"], *stories["prompt"][stories["split"] == "test"]]))
-            pool = pool[: max(POOL, len(prompts))]
-        results = make_results(profile, frames, len(prompts), missing, kl, plausible, pool, reward)
-        results["adapters"] = {row: adapter_digest(adapter) for row, adapter in found.items()}
+        results = make_results(profile, material, len(prompts), reward)
+        results |= {
+            "notes": make_notes(results), "adapters": {row: adapter_digest(adapter) for row, adapter in found.items()},
+        }  # fmt: skip
         write_tables(results, folder)
     process().wait_for_everyone()
     return json.loads((folder / "results.json").read_text(encoding="utf-8"))
@@ -196,14 +234,14 @@ def evaluate(
 def evaluate_adapters(
     profile: Profile, adapters: Path | None = None, output: Path | None = None, reward: Path | None = None
 ) -> dict[str, Any]:
-    """`evaluate` for the command line: the adapters of build/<profile> on the profile's data. Prints the table and
+    """`evaluate` for the command line: the adapters of the profile on its data. Prints the table and
     writes it into the adapters' model cards.
 
     Args:
-        adapters: their folder (<work_dir>/adapters). output: of samples and table (<work_dir>/evaluation).
+        adapters: their folder (see `adapters_of`). output: of samples and table (<work_dir>/evaluation).
         reward: see `evaluate`.
     """
-    adapters, output = adapters or work_dir(profile) / "adapters", output or work_dir(profile) / "evaluation"
+    adapters, output = adapters or adapters_of(profile), output or work_dir(profile) / "evaluation"
     results = evaluate(profile, find_adapters(adapters), output, all_stories(profile), reward)
     if process().is_main_process:
         show_table(results)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .corpus import decisions
-from .policy import load_policy
+from .policy import load_policy, public_name
 from .profiles import Profile
 from .runs import process, write_text
 from .scoring import mean_logps, token_kl
@@ -55,8 +55,8 @@ def _missing(path: Path, stories: pd.DataFrame) -> range:
 def _store(path: Path, stories: pd.DataFrame, score: Callable[[pd.DataFrame], np.ndarray]) -> None:
     from tqdm.auto import tqdm
 
-    starts = _missing(path, stories)
-    for start in tqdm(starts, desc=path.name.partition("-")[0], leave=False, disable=len(starts) < 4):
+    starts, main = _missing(path, stories), process().is_main_process
+    for start in tqdm(starts, desc=path.name.partition("-")[0], leave=False, disable=len(starts) < 4 or not main):
         values = [round(float(v), 4) for v in score(stories.iloc[start : start + PIECE])]
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
@@ -90,7 +90,7 @@ def compare_with_sft(
     sft = adapters["sft"]
     frames = {"train": train, **frames}
     arms = [row for row in frames if adapters.get(row) is not None and row != "sft"]
-    base = [profile.model, profile.tokenizer, profile.quantize, profile.dtype, adapter_digest(sft)]
+    base = [public_name(profile), profile.tokenizer, profile.quantize, profile.dtype, adapter_digest(sft)]
     keys = {
         row: short_digest(base, adapter_digest(adapters.get(row)), f["prompt"].tolist(), f["text"].tolist())
         for row, f in frames.items()
