@@ -78,7 +78,7 @@ def _arguments(config: Any, folder: Path, profile: Profile, batch: int, most: in
         fp16=gpu and dtype == torch.float16, bf16=gpu and dtype == torch.bfloat16,
         gradient_checkpointing=profile.gradient_checkpointing, logging_steps=1, report_to=profile.report_to,
         save_strategy="steps", save_steps=profile.checkpoint_every, dataloader_pin_memory=gpu,
-        use_cpu=not gpu, **more,
+        use_cpu=not gpu, ddp_find_unused_parameters=False, **more,
     )  # fmt: skip
 
 

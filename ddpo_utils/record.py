@@ -127,23 +127,24 @@ def record(development: bool = False, samples: int = 4) -> None:
 
 
 def record_seeds(seeds: Sequence[int], samples: int = 4) -> None:
-    """The same runs from further seeds, SFT included: data/results/seeds.jsonl holds the last checkpoints' samples,
-    seeds.json what made them, KLs and log-probs as in runs.json. Seeds that are already there are kept."""
+    """The same runs from further seeds, SFT included: data/results/seeds.jsonl holds samples of each arm's last
+    checkpoint and of DDPO's at matched KL; seeds.json what made them, KLs and log-probs as in runs.json. Seeds that
+    are already there are kept."""
     results, known, frames = data_dir() / "results", {}, []
     if (results / "seeds.json").is_file():
         known = json.loads((results / "seeds.json").read_text(encoding="utf-8"))["seeds"]
         frames = [load_seeds()[1][list(SAMPLE)]]
-    for seed in (seed for seed in seeds if str(seed) not in known):
+    for seed in (seed for seed in seeds if "matched" not in known.get(str(seed), {})):
         profile, folder = _settings(seed=seed), work_dir("recorded") / f"seed-{seed}"
         runs = train_arms(profile, training_stories(profile), folder)
-        sample_models(
-            profile, checkpoints(folder, [profile.steps]), load_prompts(), folder / "samples", samples, folder / "sft"
-        )
+        matched = matched_step(runs["ddpo"]["kl"], runs["dpo"]["kl"])
+        models = checkpoints(folder, [profile.steps]) | checkpoints(folder, [matched], ("ddpo",))
+        sample_models(profile, models, load_prompts(), folder / "samples", samples, folder / "sft")
         frame, measured = _measure(profile, folder, folder / "sft")
-        frames.append(frame.assign(seed=seed)[list(SAMPLE)])
+        frames = [before[before["seed"] != seed] for before in frames] + [frame.assign(seed=seed)[list(SAMPLE)]]
         for run in runs.values():
             del run["log"]
-        known[str(seed)] = {"arms": runs, **measured}
+        known[str(seed)] = {"arms": runs, "matched": matched, **measured}
         facts = run_facts(
             profile, command="python -m ddpo_utils record --seeds " + " ".join(known), samples_per_prompt=samples
         )
@@ -152,16 +153,24 @@ def record_seeds(seeds: Sequence[int], samples: int = 4) -> None:
         write_json(results / "seeds.json", {**facts, "seeds": known})
 
 
+def matched_step(kl: dict[str, float], control: dict[str, float]) -> int:
+    """The checkpoint whose watched KL from SFT is nearest to that of the control's last one. Both were measured along
+    SFT's stories while the arms were trained: no sample is looked at to choose it."""
+    target = control[max(control, key=int)]
+    return int(min(kl, key=lambda step: abs(kl[step] - target)))
+
+
 SAMPLE = ("seed", "source", "prompt_id", "sample", "text", "tokens", "finished", "logp")
 
 
 def load_seeds() -> tuple[dict[str, Any], pd.DataFrame]:
-    """The recorded runs of further seeds: seeds.json, and the last checkpoints' samples with seed, prompt and arm."""
+    """The recorded runs of further seeds: seeds.json, and their samples with seed, prompt, arm and step."""
     folder = data_dir() / "results"
     runs = json.loads((folder / "seeds.json").read_text(encoding="utf-8"))
     samples = read_samples(folder / "seeds.jsonl").merge(load_prompts()[["prompt_id", "prompt"]], on="prompt_id")
     samples = samples[samples["seed"].astype(str).isin(runs["seeds"])]
-    return runs, samples.assign(arm=samples["source"].str.partition("-")[0])
+    parts = samples["source"].str.partition("-")
+    return runs, samples.assign(arm=parts[0], step=parts[2].astype(int))
 
 
 def load_results() -> tuple[dict[str, Any], pd.DataFrame]:
