@@ -1,0 +1,233 @@
+"""What a training run needs, from formulas, before anything is fetched: memory, tokens, FLOPs and hours.
+
+Everything here is an estimate, except the counts of parameters. How near memory comes to what was measured stands in
+data/results/memory.json (tests/benchmarks/memory.py makes it); hours rest on an assumed utilisation.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+
+from .architecture import adapted, architecture, trained_parameters
+from .profiles import CourseError, Profile
+
+__all__ = ["architecture", "flops", "memory", "peak", "reference_ratio", "remedy", "show", "trained_parameters"]
+
+GB = 1e9
+HEAD = 4096, 32768  # TRL's fused head works through tiles of so many tokens by so many words of the vocabulary
+NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a number: 4 bits, one byte a block of 64, 4 bytes for each 256 of those
+OVERHEAD = {"cuda": 1.0 * GB, "cpu": 0.05 * GB}  # from no formula: CUDA's context and rounding; a trainer's workspaces
+MARGIN = 1.15  # how far the formulas may be off; what has been measured lies within
+REMEDIES = ("max_length", "quantize", "micro_batch", "gradient_checkpointing")  # from the costliest to the mildest
+METHODS = {"sft": "SFT", "ddpo": "DPO, DDPO"}
+
+# GB of memory: a card that has it, and its peak of dense bf16 products (T4: fp16) in FLOP/s, by NVIDIA's data sheets.
+CARDS = {
+    16: ("T4", 65e12), 24: ("RTX 4090", 165e12), 40: ("A100 40 GB", 312e12), 80: ("H100 SXM", 989e12),
+    141: ("H200 SXM", 989e12),
+}  # fmt: skip
+UTILISATION = 0.30, 0.45  # assumed share of the peak that does useful work
+PAPER = 421_330  # training responses of Chung et al., arXiv 2503.17126
+POSTS = 95_000  # of r/writingPrompts that they answer, about
+TOKENS = 600  # assumed: a response of r/writingPrompts with its prompt
+
+
+def sequences(profile: Profile, method: str, gpus: int = 1) -> int:
+    """Sequences in memory at once on each of `gpus` processes, as `recipes` divides a batch.
+
+    Raises:
+        CourseError: the batch cannot be shared by so many.
+    """
+    sft = method == "sft"
+    batch = profile.sft_batch_size if sft else profile.batch_size
+    if gpus < 1 or batch % gpus:
+        raise CourseError(f"A batch of {batch} cannot be shared by {gpus} GPUs: choose --gpus that divides it.")
+    if sft:
+        return math.gcd(batch // gpus, 2 * profile.micro_batch)
+    return 2 * math.gcd(batch // gpus, profile.micro_batch)
+
+
+def memory(
+    profile: Profile, method: str = "ddpo", device: str = "cuda", gpus: int = 1, sharded: bool = False
+) -> dict[str, float]:
+    """Bytes at the peak of a training step on each device, part by part; the peak is their sum.
+
+    With w bytes a number (2 for bf16 and fp16; `auto` is 4 on a CPU), P trained parameters, T tokens at once (every
+    sequence padded to max_length L), width h, MLP width f, attention width a (heads x head size):
+
+    frozen weights  w each; with `quantize` NF4 for the layers' linear maps, the blocks' scales quantised too (Dettmers
+                    et al., arXiv 2305.14314), and w for embedding, head and norms.
+    adapter         16 P: float32 weights, gradients, Adam's two moments; 8 P with `quantize`, where TRL keeps the
+                    adapter in bf16. 4 P more for DDP's gradient buckets.
+    reference       4 P: the frozen float32 copy of the SFT adapter, which TRL loads even where log-probs were computed
+                    before. SFT has none.
+    kept            what autograd keeps of the forward pass, a token and layer: the norms' inputs in float32, 8 h;
+                    queries and attention's output, 2 a w; keys and values, which SDPA repeats for every head where a
+                    batch has padding, 2 a w; the padding mask, L w; the scores' normaliser, 4 a head; the MLP's gate,
+                    its activation and the other factor, 3 f w; the adapted maps' inputs (under autocast each keeps its
+                    own copy; without, those that share an input keep it once, and attention's output is there already)
+                    and r numbers each. Autocast keeps a copy of the adapter, 2 P. With checkpointing nothing but the
+                    layers' inputs, h w.
+    working space   the larger of two. The head's backward pass in tiles of 4,096 tokens by 32,768 words: one tile and
+                    the hidden states with their gradient, (4 + w) h a token; on a CPU, where torch stands in for the
+                    fused kernel, 8 such tiles in float32 and two of booleans. Or one layer's backward pass: 3 f + 2 h
+                    numbers a token, and with checkpointing what the layer keeps, computed anew.
+    sharded         FSDP holds a share of weights, adapter and reference, and gathers embedding and head, which stay,
+                    and two layers, the one at work and the next.
+    """
+    model, trained, r = architecture(profile), trained_parameters(architecture(profile), profile), profile.lora_r
+    w = 4 if profile.dtype == "float32" or (device == "cpu" and profile.dtype == "auto") else 2
+    h, f, a = model.width, model.inner, model.heads * model.head_dim
+    tokens, maps = sequences(profile, method, gpus) * profile.max_length, adapted(model, profile)
+
+    autocast = w == 2 and device == "cuda" and not profile.quantize
+    if autocast:
+        inputs = sum(model.linears[name][0] for name in maps)
+    else:
+        inputs = h * bool({"q_proj", "k_proj", "v_proj"} & {*maps}) + h * bool({"gate_proj", "up_proj"} & {*maps})
+        inputs += f * ("down_proj" in maps)
+    layer = 4 * model.norms * h + 4 * model.heads
+    layer += w * (4 * a + profile.max_length + 3 * f + inputs + r * len(maps))
+    tile = min(tokens, HEAD[0]) * min(model.vocabulary, HEAD[1]) * (w if device == "cuda" else 8 * 4 + 2)
+    backward = tokens * (w * (3 * f + 2 * h) + layer * profile.gradient_checkpointing) + w * h * f * profile.quantize
+
+    kept = model.layers * tokens * layer + 2 * trained * autocast
+    linear = model.layers * model.layer * (NF4 if profile.quantize else w)
+    ends = w * (model.parameters - model.layers * model.layer)
+    share = gpus if sharded else 1
+    several = ends + 2 * linear / model.layers if sharded else 4 * trained
+    return {
+        "frozen weights": (linear + ends) / share,
+        "adapter, gradients, Adam": (8 if profile.quantize else 16) * trained / share,
+        "reference adapter": 0.0 if method == "sft" else 4 * trained / share,
+        "for several GPUs": several if gpus > 1 else 0.0,
+        "kept for backward": model.layers * tokens * w * h if profile.gradient_checkpointing else kept,
+        "working space": max(tile + tokens * (4 + w) * h, backward),
+        "overhead": OVERHEAD[device],
+    }
+
+
+def peak(profile: Profile, device: str = "cuda", gpus: int = 1, sharded: bool = False) -> float:
+    """Bytes on each device that both SFT and the preference arms get by with."""
+    return max(sum(memory(profile, method, device, gpus, sharded).values()) for method in METHODS)
+
+
+def remedy(profile: Profile, room: float, gpus: int = 1, sharded: bool = False) -> Profile | None:
+    """The profile with the mildest changes that fit in `room` bytes: checkpointing before smaller micro-batches, before
+    4 bits, before shorter sequences; None where none do."""
+    lengths = [n for n in (profile.max_length, 1024, 512) if n <= profile.max_length]
+    choices = (lengths, (profile.quantize, True), (profile.micro_batch, 1), (profile.gradient_checkpointing, True))
+    tried = (replace(profile, **dict(zip(REMEDIES, values, strict=True))) for values in itertools.product(*choices))
+    return next((changed for changed in tried if peak(changed, gpus=gpus, sharded=sharded) <= room), None)
+
+
+def flops(profile: Profile, method: str = "ddpo") -> tuple[float, float]:
+    """FLOPs a token: in each epoch, and once for the reference that is computed before.
+
+    With N the parameters that a token is multiplied with: forward 2 N, gradients of the activations 2 N, 2 N more where
+    checkpointing computes the forward pass anew; the reference's forward 2 N, in each epoch, or once if precomputed.
+    LoRA's own gradients are left out (6 P beside 4 N), and so are attention's products of queries with keys and scores
+    with values, 2 L a for each layer forward: with Llama-3.1-8B about 4% of 2 N at 2,048 tokens, 1% at 600.
+    """
+    n, step = architecture(profile).multiplied, 6 if profile.gradient_checkpointing else 4
+    if method == "sft":
+        return n * step, 0
+    return (n * step, 2 * n) if profile.precompute_reference else (n * (step + 2), 0)
+
+
+def reference_ratio(epochs: float, checkpointing: bool) -> float:
+    """FLOPs with the reference computed once, over those with its adapter in the loop: 14/18 = 0.78 for 3 epochs, with
+    checkpointing 20/24 = 0.83."""
+    step = 6 if checkpointing else 4
+    return (step * epochs + 2) / ((step + 2) * epochs)
+
+
+def data_size(profile: Profile) -> tuple[int, int, float, str]:
+    """(responses, pairs, tokens a response with its prompt, where these come from)."""
+    if profile.data != "bundled":
+        responses = int(PAPER * min(1, profile.prompts / POSTS)) if profile.prompts else PAPER
+        source = f"the paper's {PAPER:,} training responses" + f" on {profile.prompts:,} posts" * bool(profile.prompts)
+        return (
+            responses,
+            responses // 2,
+            TOKENS,
+            f"{source}; at most half as many pairs, {TOKENS} tokens each (assumed)",
+        )
+    from .arms import training_stories
+    from .corpus import make_pairs
+
+    stories = training_stories(profile)
+    characters = (stories["prompt"].str.len() + stories["text"].str.len()).mean()
+    pairs = make_pairs(stories, min_gap=profile.min_gap, seed=profile.seed)
+    return len(stories), len(pairs), characters / 4 + 30, "the bundled stories, 4 characters a token, a template of 30"
+
+
+def show(profile: Profile, gpu_memory: float = 80.0, gpus: int = 1) -> None:
+    """Print what a run needs: parameters, memory on each of `gpus` cards of `gpu_memory` GB, whether it fits, and work.
+
+    Raises:
+        CourseError: the model's sizes are not known offline, or the batch cannot be shared.
+    """
+    model, trained = architecture(profile), trained_parameters(architecture(profile), profile)
+    targets = "all linear maps" if profile.lora_targets == "all-linear" else ", ".join(adapted(model, profile))
+    ways = {"": False} if gpus == 1 else {" (DDP)": False} | ({} if profile.quantize else {" (FSDP)": True})
+    columns = {
+        name + way: memory(profile, method, gpus=gpus, sharded=sharded)
+        for way, sharded in ways.items()
+        for method, name in METHODS.items()
+    }
+    print(
+        f"Profile {profile.name}, {profile.model}: estimates by the formulas in ddpo_utils/plan.py, nothing measured."
+    )
+    print(f"Parameters: {model.parameters:,}; trained: {trained:,} (LoRA r {profile.lora_r} on {targets})\n")
+    print(f"{'GB at the peak, each GPU':<30}" + "".join(f"{name:>18}" for name in columns))
+    for part in next(iter(columns.values())):
+        if any(column[part] for column in columns.values()):
+            print(f"  {part:<28}" + "".join(f"{column[part] / GB:18.1f}" for column in columns.values()))
+    print(f"  {'together':<28}" + "".join(f"{sum(column.values()) / GB:18.1f}" for column in columns.values()))
+    for way, sharded in ways.items():
+        print(f"{way.strip(' ()')}: " * (gpus > 1) + verdict(profile, gpu_memory * GB, gpus, sharded))
+    _show_work(profile, gpu_memory, gpus)
+
+
+def verdict(profile: Profile, room: float, gpus: int = 1, sharded: bool = False) -> str:
+    """One line: it fits in `room` bytes, or with which settings it would, or what else to take."""
+    need, where = peak(profile, gpus=gpus, sharded=sharded), f"{room / GB:g} GB"
+    if need * MARGIN <= room:
+        return f"It fits in {where}: it needs {need / GB:.1f} GB."
+    fault = f"may not fit in {where}, as formulas err by up to" if need <= room else f"does not fit in {where}"
+    short = f"It needs {need / GB:.1f} GB and {fault}" + f" {MARGIN - 1:.0%}" * (need <= room)
+    other = remedy(profile, room / MARGIN, gpus, sharded)
+    short = f"It needs {need / GB:.1f} GB of {where}"
+    if other is None:
+        return f"{short}; no setting helps: take a larger card, share the model by FSDP, or take a smaller one."
+    flags = " ".join(
+        f"--{name.replace('_', '-')} {str(getattr(other, name)).lower()}"
+        for name in REMEDIES
+        if getattr(other, name) != getattr(profile, name)
+    )
+    return f"{short}; with {flags} it fits: {peak(other, gpus=gpus, sharded=sharded) / GB:.1f} GB."
+
+
+def _show_work(profile: Profile, gpu_memory: float, gpus: int) -> None:
+    responses, pairs, tokens, source = data_size(profile)
+    name, rate = CARDS[max((size for size in CARDS if size <= gpu_memory), default=min(CARDS))]
+    (sft, _), (step, once) = flops(profile, "sft"), flops(profile)
+    told = profile.sft_steps * profile.sft_batch_size / responses if profile.sft_steps else profile.sft_epochs
+    seen = min(pairs, profile.steps * profile.batch_size) if profile.steps else pairs  # the reference scores no others
+    passes = profile.steps * profile.batch_size / seen if profile.steps else profile.epochs
+    rows = {
+        "SFT, an epoch": (responses, sft), "DPO or DDPO, an epoch": (2 * pairs, step),
+        "reference, once": (2 * seen, once), f"SFT, {told:.3g} epochs": (responses * told, sft),
+        f"each arm, {passes:.3g} x {seen:,} pairs": (2 * seen * passes, step + once / passes),
+    }  # fmt: skip
+    low, high = UTILISATION
+    print(f"\n{'':<30}{'tokens':>10}{'FLOPs':>10}{'hours':>20}")
+    for what, (count, cost) in rows.items():
+        total = count * tokens * cost
+        hours = [total / (gpus * rate * share * 3600) for share in (high, low)]
+        print(f"{what:<30}{count * tokens:>10.2g}{total:>10.2g}" + f"{hours[0]:,.1f} to {hours[1]:,.1f}".rjust(20))
+    print(f"Hours: {gpus} x {name} at {low:.0%} to {high:.0%} of {rate / 1e12:.0f} TFLOP/s (assumed), without padding.")
+    print(f"Data: {source}.")
