@@ -8,15 +8,14 @@ authors arrange it; that their trainer also builds whole logits is not repeated 
 process per arm. The result is appended to data/results/training.json; rows that this machine cannot run stay there as
 "not measured", with the command that fills them. Not collected by pytest: a test asserts no times.
 
-The formula, in FLOPs a token with N the parameters that a token is multiplied with (embedding look-ups and attention
-scores left out, 4% at 2,048 tokens in an 8B model): forward 2N; gradients of the activations 2N; gradients of the
-weights nothing, since LoRA's are under 1% of N; recomputing with checkpointing 2N; the reference's forward 2N. A
-reference that is precomputed once and read for E epochs costs 2N/E an epoch, so its time is that of the reference in
-the loop times (4 + 2/3) / 6 = 0.78 for E = 3, and with checkpointing (6 + 2/3) / 8 = 0.83. TRL's fused head computes
-its logits anew in the backward pass even without checkpointing; `work` counts that where the head's share is given.
+The formula (`ddpo_utils.plan.flops`), in FLOPs a token with N the parameters that a token is multiplied with:
+forward 2N; gradients of the activations 2N; LoRA's own gradients, under 1% of these, left out; recomputing with
+checkpointing 2N; the reference's forward 2N. A reference that is computed once and read for E epochs costs 2N/E an
+epoch, so its time is that of the reference in the loop times (4 + 2/3) / 6 = 0.78 for E = 3, and with checkpointing
+(6 + 2/3) / 8 = 0.83 (`ddpo_utils.plan.reference_ratio`). `with_head` adds what TRL's fused head does besides.
 
-Model FLOP utilisation is N times (4, or 6 with the reference in the loop) times tokens a second over the peak of the
-card: what is computed twice is not counted twice. On a CPU the peak is that of a matrix product in the same run.
+Model FLOP utilisation is those FLOPs times tokens a second over the peak of the card, without the recomputing: what
+is computed twice counts once. On a CPU the peak is that of a matrix product in the same run, and named so.
 """
 
 from __future__ import annotations
@@ -31,6 +30,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,9 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from training_arms import ARMS, ROWS, Bench, number_name, peak_memory, row_profile, sizes, write_model
+from training_arms import ARMS, ROWS, Bench, number_name, peak_memory, row_profile, write_model
 
+from ddpo_utils.plan import architecture, flops, reference_ratio
 from ddpo_utils.policy import default_device
 from ddpo_utils.profiles import CourseError, data_dir, work_dir
 from ddpo_utils.runs import run_facts, write_json
@@ -59,14 +60,10 @@ PEAKS = {
 }  # fmt: skip
 
 
-def work(checkpointing: bool, reference: float, head: float = 0.0) -> float:
-    """FLOPs a token as a multiple of N, by the formula above.
-
-    Args:
-        reference: how often the reference runs in an epoch: 1 in the loop, 1/E precomputed, 0 without its cost.
-        head: the output head's share of N, to count the logits that TRL's head computes anew.
-    """
-    return 4 + 2 * (1 if checkpointing else head) + 2 * reference
+def with_head(head: float, epochs: int = EPOCHS) -> float:
+    """The formula's ratio without checkpointing, counting that the backward pass of TRL's fused head computes the
+    logits anew, 2 `head` N; `head` is the output head's share of N."""
+    return (epochs * (4 + 2 * head) + 2) / (epochs * (6 + 2 * head))
 
 
 def card_peak(name: str) -> float | None:
@@ -131,9 +128,10 @@ def ratios(times: dict[str, np.ndarray], checkpointing: bool, head: float) -> di
     }
     for name in list(out)[:2]:
         out[name]["target"] = "at most 1.01"
-    exact, fine = (work(checkpointing, 1 / EPOCHS, h) / work(checkpointing, 1, h) for h in (0.0, head))
+    exact = reference_ratio(EPOCHS, checkpointing)
     out[list(out)[2]] |= {
-        "formula": round(exact, 3), "formula_with_head": round(fine, 3), "target": "within 5% of the formula",
+        "formula": round(exact, 3), "formula_with_head": round(exact if checkpointing else with_head(head), 3),
+        "target": "within 5% of the formula",
     }  # fmt: skip
     return out
 
@@ -157,11 +155,17 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     product, card = matmul_peak(dtype), None
     if torch.cuda.is_available():
         card = card_peak(torch.cuda.get_device_name())
-    (n, head), tokens = sizes(row.model), 2 * profile.max_length
+    model, tokens = architecture(profile), 2 * profile.max_length
+    head = model.vocabulary * model.width
     arms = {}
     for arm, (_, precomputed) in ARMS.items():
         seconds = float(np.median(times[arm][:, 0]))
-        useful, done = (n * tokens / seconds * work(c, not precomputed) for c in (False, checkpointing))
+        useful, done = (
+            flops(replace(profile, precompute_reference=precomputed, gradient_checkpointing=again))[0]
+            * tokens
+            / seconds
+            for again in (False, checkpointing)
+        )
         arms[arm] = {
             "seconds_a_pair": round(seconds, 4),
             "tokens_a_second": round(tokens / seconds, 1),
@@ -172,6 +176,7 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
             "peak_bytes": peaks[arm],
         }
     trained = sum(p.numel() for p in bench.trainer(True)[0].model.parameters() if p.requires_grad)
+    parameters = {"multiplied": model.multiplied, "head": head, "trained": trained}
     low = {arm: min(v for v in values if v) if all(values) else None for arm, values in peaks.items()}
     memory = {
         f"ddpo / trl, {kind}": round(low[f"ddpo, {kind}"] / low[f"trl, {kind}"], 4) if all(low.values()) else None
@@ -179,11 +184,11 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     }
     return run_facts(
         profile, command=f"{COMMAND} --rows {name}", seed=SEED, threads=torch.get_num_threads(), number_type=dtype,
-        cpu=torch.backends.cpu.get_cpu_capability(), parameters={"multiplied": n, "head": head, "trained": trained},
+        cpu=torch.backends.cpu.get_cpu_capability(), parameters=parameters,
         tokens_a_pair=tokens, pairs_a_step=profile.batch_size, steps_a_turn=row.steps, turns=row.turns,
         peak={"matmul_flops_a_second": float(f"{product:.4g}"), "card_flops_a_second": card}, arms=arms,
         reference_seconds_a_pair=round(float(np.median(times["reference"][:, 0])), 4),
-        time=ratios(times, checkpointing, head / n), memory=memory | {"target": "at most 1"},
+        time=ratios(times, checkpointing, head / model.multiplied), memory=memory | {"target": "at most 1"},
     )  # fmt: skip
 
 

@@ -92,17 +92,6 @@ def number_name() -> str:
     return str(choose_dtype(default_device())).removeprefix("torch.")
 
 
-def sizes(model: str) -> tuple[int, int]:
-    """Parameters that a token is multiplied with, the output head among them; and the head's alone."""
-    from transformers import AutoModelForCausalLM, LlamaConfig
-
-    with torch.device("meta"):
-        shell = AutoModelForCausalLM.from_config(LlamaConfig(**ARCHITECTURES[model]))
-    linear = [m.in_features * m.out_features for m in shell.modules() if isinstance(m, torch.nn.Linear)]
-    head = shell.get_output_embeddings()
-    return sum(linear), head.in_features * head.out_features
-
-
 def write_model(row: Row, folder: Path, dtype: str, seed: int = 0) -> None:
     """A random model of the row's architecture, a tokenizer of one token a byte, and a fresh adapter, in `folder`.
 
