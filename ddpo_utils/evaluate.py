@@ -119,15 +119,11 @@ def _matched(folder: Path) -> Path | None:
 def find_adapters(folder: Path) -> dict[str, Path | None]:
     """The table's sampled rows with their adapters' places in `folder`: the starting model (None), SFT, the arms.
 
-    Shuffled weights of one encoder are a row only where they were trained, and "dpo-matched" only where an earlier
-    checkpoint of DPO is nearer to DDPO-both in KL from SFT than its last.
+    Shuffled weights of one encoder are a row where they were trained, and DPO at DDPO's KL where it is not DPO's last.
     """
-    places = {row: folder / row for row in ROWS if row != "gold"}
-    places |= {"start": None, "dpo-matched": _matched(folder)}
-    return {
-        row: place for row, place in places.items()
-        if row == "start" or (place is not None and ("shuffled-" not in row or place.is_dir()))
-    }  # fmt: skip
+    places = {row: folder / row for row in ROWS if row != "gold"} | {"start": None, "dpo-matched": _matched(folder)}
+    extra = {"shuffled-sem", "shuffled-sty", "dpo-matched"}
+    return {row: place for row, place in places.items() if row not in extra or (place and place.is_dir())}
 
 
 def _settled(profile: Profile, folder: Path) -> Profile:
@@ -190,8 +186,8 @@ def evaluate(
             quality is not measured.
 
     Returns:
-        The results as in results.json: rows with means and 95% intervals over prompts, paired differences, notes, and
-        the values by prompt.
+        The results as in results.json: rows with means and 95% intervals over prompts, paired differences, verdicts,
+        notes, the values by prompt, and the names of the rows' files of samples in `folder`.
 
     Raises:
         CourseError: no adapter at all, test prompts that occur in training, one sample a prompt, or what sampling,
@@ -225,6 +221,7 @@ def evaluate(
         results = make_results(profile, material, len(prompts), reward)
         results |= {
             "notes": make_notes(results), "adapters": {row: adapter_digest(adapter) for row, adapter in found.items()},
+            "files": {row: path.name for row, path in paths.items()},
         }  # fmt: skip
         write_tables(results, folder)
     process().wait_for_everyone()
