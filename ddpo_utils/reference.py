@@ -69,6 +69,8 @@ def watch_kl(trainer: Any, watch: pd.DataFrame, path: Path, kl: dict[int, float]
             if path.is_file():
                 before = json.loads(path.read_text(encoding="utf-8"))
                 kl.update({int(step): value for step, value in before.items() if int(step) <= state.global_step})
+            if state.global_step and state.global_step not in kl:  # killed between the checkpoint and its KL
+                self.on_save(args, state, control)
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             kl[state.global_step] = float(token_kl(trainer.model, trainer.processing_class, watch).mean())

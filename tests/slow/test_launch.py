@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from awkward_posts import small_posts
 from safetensors.numpy import load_file
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name == "nt", reason="process groups are POSIX")]
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "ddpo_utils" / "configs"
@@ -101,12 +101,14 @@ def test_a_killed_run_goes_on_to_the_same_losses(launcher: str, alone: Path, pla
     output = f"killed-{launcher}"
     line = command(launcher, output)
     with (place / f"{output}.log").open("w") as log:
-        run = subprocess.Popen(line, stdout=log, stderr=log, start_new_session=True, **options(place))
+        run = psutil.Popen(line, stdout=log, stderr=log, **options(place))
         ripe = place / output / "ddpo" / "checkpoints" / "checkpoint-2" / "trainer_state.json"
         while run.poll() is None and not ripe.exists():
             time.sleep(0.02)
-        os.killpg(run.pid, signal.SIGKILL)
-        run.wait()
+        processes = [run, *run.children(recursive=True)]  # torch's launcher gives each worker a group of its own
+        for each in processes:
+            each.kill()
+        psutil.wait_procs(processes)
     assert not (place / output / "ddpo" / "run.json").exists(), (place / f"{output}.log").read_text()[-3000:]
     carried_out(line, place)
     assert json.loads((place / output / "ddpo" / "run.json").read_text())["resumed_at_step"] >= 2
