@@ -16,7 +16,7 @@ from tiny_runs import adapter, few_stories, tiny_profile
 from ddpo_utils import CourseError, Profile, get_profile, make_pairs
 from ddpo_utils.profiles import PROFILES
 from ddpo_utils.recipes import train_pairs, train_sft
-from ddpo_utils.runs import last_checkpoint, model_card, open_run, read_config
+from ddpo_utils.runs import last_checkpoint, model_card, open_run, read_config, run_facts
 
 # What each setting decides: the model and its data, SFT, the pairs' training, the pairs' weights, or nothing lasting.
 MODEL = ["model", "tokenizer", "data", "prompts", "dtype", "quantize", "lora_r", "lora_alpha", "lora_targets",
@@ -207,3 +207,24 @@ def test_the_model_card_says_data_settings_and_what_was_measured(runs: Path, arm
     assert "It has not been evaluated" in card
     assert "It has not been evaluated" not in model_card(record, "| a | table |")
     assert "| a | table |" in model_card(record, "| a | table |")
+
+
+@pytest.mark.xfail(strict=True, reason="a trainer_state.json of any content makes a checkpoint whole")
+def test_a_checkpoint_whose_state_a_full_disk_cut_off_is_passed_over(tmp_path: Path) -> None:
+    kept, cut = checkpoint(tmp_path, 2), checkpoint(tmp_path, 4)
+    (cut / "trainer_state.json").write_text('{"global_st')
+    assert last_checkpoint(tmp_path) == kept and not cut.exists()
+
+
+@pytest.mark.xfail(strict=True, reason="the model's name stands in the front matter without quotes")
+@pytest.mark.parametrize("name", ["my: model #2", "0123"])
+def test_any_folder_name_makes_valid_front_matter(runs: Path, name: str) -> None:
+    record = json.loads((runs / "sft" / "run.json").read_text(encoding="utf-8"))
+    assert front_matter(model_card({**record, "model": name}))["base_model"] == name
+
+
+@pytest.mark.xfail(strict=True, reason="the encoders that judge are left out of the settings that are shortened")
+@pytest.mark.parametrize("setting", ["judge_semantic", "judge_style"])
+def test_a_judge_of_a_folder_is_recorded_by_its_name(setting: str) -> None:
+    facts = run_facts(replace(get_profile("laptop"), **{setting: "/models/encoder"}))
+    assert facts["settings"][setting] == "encoder"
