@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 import torch
+from awkward_posts import small_posts
 
-from ddpo_utils import Profile, get_profile, load_stories
+from ddpo_utils import Profile, cli, get_profile, load_stories
 
 
 def tiny_profile(model: Path, **overrides: Any) -> Profile:
@@ -66,3 +68,29 @@ def assert_same_adapter(a: Path, b: Path, within: float = 0.0) -> None:
 def curve(record: dict[str, Any], name: str = "loss") -> list[float]:
     """A figure of every logged step."""
     return [entry[name] for entry in record["log"]]
+
+
+def record_of(folder: Path) -> dict[str, Any]:
+    """The record of a finished run."""
+    return json.loads((folder / "run.json").read_text(encoding="utf-8"))
+
+
+SMALL = {
+    "--profile": "8b", "--tokenizer": "", "--semantic": "stylometric", "--style": "delta", "--max-length": "768",
+    "--max-new-tokens": "4", "--dtype": "float32", "--lora-r": "4", "--lora-alpha": "8", "--sft-steps": "2",
+    "--sft-batch-size": "4", "--sft-warmup-steps": "0", "--sft-learning-rate": "1e-2", "--steps": "2",
+    "--batch-size": "4", "--micro-batch": "4", "--learning-rate": "1e-2", "--gradient-checkpointing": "false",
+}  # fmt: skip
+
+
+class Command:
+    """`python -m ddpo_utils train` on a tiny model and small posts; the flags given override."""
+
+    def __init__(self, model: Path, folder: Path):
+        self.folder = folder
+        self.base = SMALL | {"--model": str(model), "--data": str(small_posts(folder / "posts.parquet", posts=10))}
+
+    def __call__(self, output: Path | str, *methods: str, **flags: Any) -> int:
+        given = self.base | {f"--{name.replace('_', '-')}": str(value) for name, value in flags.items()}
+        words = [f"{name}={value}" for name, value in given.items()]
+        return cli.main(["train", *words, f"--output={output}", *(["--method", *methods] if methods else [])])
