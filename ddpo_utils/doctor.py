@@ -7,23 +7,21 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .profiles import PROFILES, WRITING_PROMPTS, CourseError, Profile, cache_dir, data_dir, get_profile
 
-__all__ = ["Finding", "available_memory", "doctor", "estimate_memory", "lacking", "parameter_count"]
+__all__ = ["Finding", "available_memory", "doctor", "estimate_memory", "lacking"]
 
 GB = 1e9
 _HERE = os.path.relpath(sys.executable)
 PYTHON = _HERE if not _HERE.startswith("..") else sys.executable  # as it is typed in this folder
 INSTALL = f"{PYTHON} -m pip install -e '.[test]'"
-# Parameters of the models that the profiles name (their model cards); other names are read for a size such as "1.7B".
-PARAMETERS = {"smollm2-wheel": 134.5e6, "meta-llama/Llama-3.1-8B": 8.03e9, "mistralai/Mistral-7B-v0.3": 7.25e9}
+LONGEST = 320  # tokens, a little above the longest bundled story with its prompt in the chat template
 SMALLER = f"free memory, or take a smaller profile: {PYTHON} -m ddpo_utils run --profile smoke"
 
 
@@ -54,30 +52,21 @@ def available_memory() -> float:
     return float(free)
 
 
-def parameter_count(profile: Profile) -> float | None:
-    """Parameters of the profile's model: known, counted from a local folder, or read from its name; else None."""
-    name = os.environ.get("DDPO_MODEL") or profile.model
-    if Path(name).is_dir():
-        return sum(path.stat().st_size for path in Path(name).glob("*.safetensors")) / 2 or None
-    size = re.search(r"(\d+(?:\.\d+)?)([BM])\b", name)
-    named = float(size[1]) * {"B": 1e9, "M": 1e6}[size[2]] if size else None
-    return PARAMETERS.get(name, named)
-
-
 def estimate_memory(profile: Profile, gpu: bool) -> float | None:
-    """Bytes at the peak of training, as an estimate; None where the model's size is unknown.
+    """Bytes at the peak of training, as an estimate; None where the model's sizes are not known offline.
 
-    3 GB for Python, libraries, encoders and what the allocator keeps
-    + 1.2 x parameters x bytes a weight (4 on a CPU, 2 on a GPU, 0.6 in 4 bits): weights, adapter, optimiser
-    + tokens in memory at once (both sides of a micro-batch at full length) x 3 x parameters^(2/3) bytes: activations,
-      since width times depth grows with that power; a GPU keeps a tenth of them (gradient checkpointing).
+    What `plan.peak` says of one device. On a CPU, where the process is counted whole, 2 GB more: Python, libraries and
+    encoders, and freed memory that the allocator keeps (data/results/memory.json has both kinds of row); and bundled
+    stories, which are short, do not fill max_length.
     """
-    parameters = parameter_count(profile)
-    if parameters is None:
+    from .plan import peak
+
+    if profile.data == "bundled":
+        profile = replace(profile, max_length=min(profile.max_length, LONGEST))
+    try:
+        return peak(profile) if gpu else 2 * GB + peak(profile, device="cpu")
+    except CourseError:
         return None
-    weight = 0.6 if profile.quantize else 2 if gpu else 4
-    tokens = 2 * profile.micro_batch * profile.max_length
-    return 3 * GB + 1.2 * parameters * weight + tokens * 3 * parameters ** (2 / 3) * (0.1 if gpu else 1)
 
 
 def _packages() -> Iterator[Finding]:
@@ -205,7 +194,7 @@ def doctor() -> bool:
     """Print the report; True if the default profile (DDPO_PROFILE, else laptop) can run here. Never a traceback."""
     for title, part in (
         ("This machine", _machine), ("Packages", _packages), ("torch", _torch), ("Models", _models),
-        ("Profiles (memory at the peak of training, estimated from the parameter count)", _profiles),
+        ("Profiles (memory at the peak of training, estimated by the formulas of ddpo_utils/plan.py)", _profiles),
     ):  # fmt: skip
         print(title)
         try:

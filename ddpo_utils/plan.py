@@ -65,10 +65,11 @@ def memory(
                     before. SFT has none.
     kept            what autograd keeps of the forward pass, a token and layer: the norms' inputs in float32, 8 h;
                     queries and attention's output, 2 a w; keys and values, which SDPA repeats for every head where a
-                    batch has padding, 2 a w; the padding mask, L w; the scores' normaliser, 4 a head; the MLP's gate,
-                    its activation and the other factor, 3 f w; the adapted maps' inputs (under autocast each keeps its
-                    own copy; without, those that share an input keep it once, and attention's output is there already)
-                    and r numbers each. Autocast keeps a copy of the adapter, 2 P. With checkpointing nothing but the
+                    batch has padding, 2 a w; the padding mask, L w; the scores' normaliser, 4 a head (eager attention,
+                    which Gemma 2 needs, keeps scores, 8 L a head, for these three and its output); the MLP's gate, its
+                    activation and the other factor, 3 f w; the adapted maps' inputs (under autocast each keeps its own
+                    copy; without, those that share an input keep it once, and attention's output is there already) and
+                    r numbers each. Autocast keeps a copy of the adapter, 2 P. With checkpointing nothing but the
                     layers' inputs, h w.
     working space   the larger of two. The head's backward pass in tiles of 4,096 tokens by 32,768 words: one tile and
                     the hidden states with their gradient, (4 + w) h a token; on a CPU, where torch stands in for the
@@ -82,14 +83,16 @@ def memory(
     h, f, a = model.width, model.inner, model.heads * model.head_dim
     tokens, maps = sequences(profile, method, gpus) * profile.max_length, adapted(model, profile)
 
+    eager = profile.attention == "eager" or model.norms == 4
     autocast = w == 2 and device == "cuda" and not profile.quantize
     if autocast:
         inputs = sum(model.linears[name][0] for name in maps)
     else:
         inputs = h * bool({"q_proj", "k_proj", "v_proj"} & {*maps}) + h * bool({"gate_proj", "up_proj"} & {*maps})
-        inputs += f * ("down_proj" in maps)
-    layer = 4 * model.norms * h + 4 * model.heads
-    layer += w * (4 * a + profile.max_length + 3 * f + inputs + r * len(maps))
+        inputs += f * ("down_proj" in maps) + a * (eager and "o_proj" in maps)
+    scores = 8 * model.heads if eager else w  # a token that is looked at
+    layer = 4 * model.norms * h + 4 * model.heads + scores * profile.max_length
+    layer += w * ((3 if eager else 4) * a + 3 * f + inputs + r * len(maps))
     tile = min(tokens, HEAD[0]) * min(model.vocabulary, HEAD[1]) * (w if device == "cuda" else 8 * 4 + 2)
     backward = tokens * (w * (3 * f + 2 * h) + layer * profile.gradient_checkpointing) + w * h * f * profile.quantize
 
@@ -200,7 +203,6 @@ def verdict(profile: Profile, room: float, gpus: int = 1, sharded: bool = False)
     fault = f"may not fit in {where}, as formulas err by up to" if need <= room else f"does not fit in {where}"
     short = f"It needs {need / GB:.1f} GB and {fault}" + f" {MARGIN - 1:.0%}" * (need <= room)
     other = remedy(profile, room / MARGIN, gpus, sharded)
-    short = f"It needs {need / GB:.1f} GB of {where}"
     if other is None:
         return f"{short}; no setting helps: take a larger card, share the model by FSDP, or take a smaller one."
     flags = " ".join(
