@@ -122,6 +122,25 @@ def test_what_autograd_keeps(tmp_path: Path, kind: str, number: str, checkpointi
     assert sum(size for size, _ in kept.values()) == pytest.approx(expected, rel=0.03)
 
 
+def test_what_an_adapter_costs_under_adam(tmp_path: Path) -> None:
+    import torch
+    from peft import get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    config, folder = written(tmp_path)
+    profile = replace(BIG, model=folder)
+    model = get_peft_model(AutoModelForCausalLM.from_config(config), lora_config(profile))
+    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
+    tokens = torch.randint(0, 500, (1, 8))
+    model(input_ids=tokens, labels=tokens).loss.backward()
+    optimiser.step()
+    held = [p for p in model.parameters() if p.requires_grad]
+    held += [p.grad for p in held] + [s[name] for s in optimiser.state.values() for name in ("exp_avg", "exp_avg_sq")]
+    assert plan.memory(profile)["adapter, gradients, Adam"] == sum(t.nbytes for t in held)
+    frozen = sum(p.nbytes for p in model.parameters() if not p.requires_grad)
+    assert plan.memory(replace(profile, dtype="float32"))["frozen weights"] == frozen
+
+
 def test_four_bit_weights_by_counting_blocks() -> None:
     model = KNOWN["Llama-3.1-8B"]
     packed = 0
