@@ -23,6 +23,9 @@ from __future__ import annotations
 import os
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+# glibc reads it at a process's start, so in the fresh ones alone: tensors go back to the system as soon as they are
+# free, and the resident peak is that of what is in use
+os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "65536")
 
 import argparse
 import json
@@ -50,7 +53,7 @@ from ddpo_utils.stats import mean_interval
 EPOCHS = 3
 SEED = 0
 COMMAND = "python tests/benchmarks/training.py"
-MEMORY_RUNS = 2  # fresh processes an arm: resident memory differs a little from one to the next
+MEMORY_RUNS = {"cuda": 1, "cpu": 2}  # fresh processes an arm: resident memory differs a little from one to the next
 
 # Dense bf16 tensor TFLOP/s (T4: fp16), from NVIDIA's data sheets of these cards; those print twice as much "with
 # sparsity". The first entry whose words all stand in the device's name counts.
@@ -147,7 +150,8 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     checkpointing = profile.gradient_checkpointing
     print(f"{name}: {row.what}; {dtype}", flush=True)
     fresh(write_model, row, folder, dtype, SEED)
-    peaks = {arm: [fresh(peak_memory, name, folder, dtype, arm) for _ in range(MEMORY_RUNS)] for arm in ARMS}
+    runs = MEMORY_RUNS["cuda" if torch.cuda.is_available() else "cpu"]
+    peaks = {arm: [fresh(peak_memory, name, folder, dtype, arm) for _ in range(runs)] for arm in ARMS}
     for arm, values in peaks.items():
         print(f"  peak memory, {arm}: {', '.join(f'{(v or 0) / 2**20:,.0f} MiB' for v in values)}", flush=True)
     bench = Bench(row, profile)
