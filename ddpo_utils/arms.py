@@ -17,7 +17,7 @@ from .corpus import development_prompts, load_prompts, make_pairs
 from .policy import load_policy, load_tokenizer
 from .profiles import CourseError, Profile, work_dir
 from .recipes import response_weights, shuffled_weights, train_pairs, train_sft
-from .runs import process
+from .runs import adapter_digest, is_plain_adapter, process, short_digest
 from .sampling import sample_stories
 from .scoring import token_kl
 from .writing_prompts import stories_of
@@ -33,6 +33,8 @@ SUFFIX = {"both": "", "semantic": "-sem", "style": "-sty"}
 
 def arm_name(method: str, weights: str = "both") -> str:
     """Name and folder of an arm: "ddpo" with weights "semantic" is "ddpo-sem"; sft and dpo have no weights."""
+    if weights not in SUFFIX:
+        raise CourseError(f"weights are made by semantic, style or both; got {weights!r}.")
     return method + SUFFIX[weights] if method in ("ddpo", "shuffled") else method
 
 
@@ -85,10 +87,11 @@ def train_arms(
     """SFT on `stories`, then each arm from that adapter, in folder/sft, folder/dpo and so on; returns the records.
 
     What is finished there is kept, what was broken off goes on; `sft` names another folder for the SFT adapter, to
-    share it. `arms` may be empty, or name "sft" alone.
+    share it. An adapter there that no run of this package made is used as it is, and has no record. `arms` may be
+    empty, or name "sft" alone.
     """
     sft = sft or folder / "sft"
-    records = {"sft": train_sft(profile, stories, sft)}
+    records = {} if is_plain_adapter(sft) else {"sft": train_sft(profile, stories, sft)}
     arms = [arm for arm in arms if arm != "sft"]
     if arms:
         pairs = make_pairs(stories, min_gap=profile.min_gap, seed=profile.seed)
@@ -105,8 +108,9 @@ def _watched(profile: Profile, stories: pd.DataFrame, sft: Path) -> pd.DataFrame
     if profile.data != "bundled":  # prompts like those trained on; none of the test part
         own = stories.drop_duplicates("prompt_id")[["prompt_id", "prompt"]]
         prompts = own.sample(min(8, len(own)), random_state=profile.seed)
+    name = short_digest(adapter_digest(sft), profile.max_new_tokens, profile.sample_batch, profile.seed)
     with process().main_process_first():
-        return sample_adapter(profile, sft, prompts, sft / "watch.jsonl", 2, "sft")
+        return sample_adapter(profile, sft, prompts, sft / f"watch-{name}.jsonl", 2, "sft")
 
 
 def sample_adapter(

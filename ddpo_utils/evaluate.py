@@ -24,10 +24,11 @@ from .corpus import load_prompts
 from .evaluation_results import ROWS, Material, make_results
 from .evaluation_table import make_notes, show_table, write_tables
 from .metrics import words
-from .plausibility import adapter_digest, compare_with_sft, short_digest
+from .model_card import model_card
+from .plausibility import compare_with_sft
 from .policy import load_policy, number_type, public_name
 from .profiles import CourseError, Profile, data_dir, work_dir
-from .runs import model_card, process, write_json, write_text
+from .runs import adapter_digest, process, short_digest, write_json, write_text
 from .sampling import DECODING, read_samples, sample_stories
 from .smollm2 import HUB_NAME
 

@@ -7,11 +7,11 @@ data/results/memory.json (tests/benchmarks/memory.py makes it); hours rest on an
 from __future__ import annotations
 
 import itertools
-import math
 from dataclasses import replace
 
 from .architecture import adapted, architecture, trained_parameters
 from .profiles import CourseError, Profile
+from .runs import divide
 
 __all__ = ["architecture", "flops", "memory", "peak", "reference_ratio", "remedy", "show", "trained_parameters"]
 
@@ -45,8 +45,8 @@ def sequences(profile: Profile, method: str, gpus: int = 1) -> int:
     if gpus < 1 or batch % gpus:
         raise CourseError(f"A batch of {batch} cannot be shared by {gpus} GPUs: choose --gpus that divides it.")
     if sft:
-        return math.gcd(batch // gpus, 2 * profile.micro_batch)
-    return 2 * math.gcd(batch // gpus, profile.micro_batch)
+        return divide(batch // gpus, 2 * profile.micro_batch)
+    return 2 * divide(batch // gpus, profile.micro_batch)
 
 
 def memory(

@@ -6,7 +6,6 @@ after the last whole line. The key is of the stories, the adapters and the numbe
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -18,30 +17,15 @@ import numpy as np
 from .corpus import decisions
 from .policy import load_policy, public_name
 from .profiles import Profile
-from .runs import process, write_text
+from .runs import adapter_digest, process, short_digest, write_text
 from .scoring import mean_logps, token_kl
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["adapter_digest", "compare_with_sft", "short_digest"]
+__all__ = ["compare_with_sft"]
 
 PIECE = 32  # stories whose scores are stored at a time
-
-
-def short_digest(*parts: Any) -> str:
-    """Ten hexadecimal digits of anything that JSON holds."""
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:10]
-
-
-def adapter_digest(adapter: Path | None) -> str:
-    """Sixteen hexadecimal digits of an adapter's content, wherever it lies; "none" for the starting model."""
-    if adapter is None:
-        return "none"
-    digest = hashlib.sha256()
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        digest.update((adapter / name).read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def _missing(path: Path, stories: pd.DataFrame) -> range:

@@ -164,6 +164,9 @@ def load_policy(profile: Profile, adapter: str | Path | None = None, trainable: 
         model = AutoModelForCausalLM.from_pretrained(source, **options)
         if not profile.quantize:
             model = model.to(default_device())
+        for module in model.modules() if profile.quantize else ():
+            if hasattr(module, "support_avx512bf16_for_cpu"):  # weights repacked for inference pass no gradient on
+                module.support_avx512bf16_for_cpu = False
     except CourseError:
         raise
     except Exception as error:

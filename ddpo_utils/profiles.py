@@ -5,6 +5,7 @@ A profile only holds settings. Nothing here looks at the machine: `python -m ddp
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -112,7 +113,29 @@ def get_profile(name: str = "", **overrides: Any) -> Profile:
     for setting in overrides:
         if setting not in known:
             raise CourseError(f"A profile has no setting {setting!r}: the settings are {', '.join(sorted(known))}.")
-    return replace(PROFILES[name], **{setting: _typed(setting, value) for setting, value in overrides.items()})
+    typed = {setting: _typed(setting, value) for setting, value in overrides.items()}
+    for setting, value in typed.items():
+        _check_range(setting, value)
+    return replace(PROFILES[name], **typed)
+
+
+_POSITIVE = {"lora_alpha", "learning_rate", "sft_learning_rate", "beta", "epochs", "sft_epochs"}
+_ONE_AT_LEAST = {"lora_r", "max_length", "batch_size", "micro_batch", "sft_batch_size", "checkpoint_every",
+                 "sample_prompts", "samples", "max_new_tokens", "sample_batch"}  # fmt: skip
+
+
+def _check_range(setting: str, value: Any) -> None:
+    if setting == "weights" and value not in ("both", "semantic", "style"):
+        raise CourseError(f"weights are made by semantic, style or both; got {value!r}.")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    high = {"floor": 1, "seed": 2**32 - 1}.get(setting, math.inf)
+    low = 1 if setting in _ONE_AT_LEAST else 0
+    above = value > 0 if setting in _POSITIVE else value >= low
+    if not (above and value <= high and math.isfinite(value)):  # not a number is in no range
+        least = "more than 0" if setting in _POSITIVE else f"{low} at least"
+        most = f" and {high} at most" if high < math.inf else ""
+        raise CourseError(f"The setting {setting} is {least}{most}; got {value!r}.")
 
 
 def _typed(setting: str, value: Any) -> Any:

@@ -7,9 +7,9 @@ adapter, what made it, and checkpoints from which a killed run goes on.
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,8 @@ from .embedding import embed_corpus
 from .policy import load_policy, lora_config, number_type
 from .profiles import CourseError, Profile
 from .reference import add_reference, watch_kl
-from .runs import last_checkpoint, open_run, process, run_facts, save_run
+from .runs import divide, last_checkpoint, open_run, process, run_facts, save_run
+from .smollm2 import first_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +71,7 @@ def _arguments(config: Any, folder: Path, profile: Profile, batch: int, most: in
         raise CourseError(
             f"A batch of {batch} cannot be shared by {workers} processes: choose a multiple of {workers}."
         )
-    part, gpu, dtype = math.gcd(batch // workers, most), torch.cuda.is_available(), number_type(profile)
+    part, gpu, dtype = divide(batch // workers, most), torch.cuda.is_available(), number_type(profile)
     return config(
         output_dir=str(folder / "checkpoints"), max_length=profile.max_length, seed=profile.seed,
         per_device_train_batch_size=part, gradient_accumulation_steps=batch // workers // part,
@@ -78,8 +79,41 @@ def _arguments(config: Any, folder: Path, profile: Profile, batch: int, most: in
         fp16=gpu and dtype == torch.float16, bf16=gpu and dtype == torch.bfloat16,
         gradient_checkpointing=profile.gradient_checkpointing, logging_steps=1, report_to=profile.report_to,
         save_strategy="steps", save_steps=profile.checkpoint_every, dataloader_pin_memory=gpu,
-        use_cpu=not gpu, ddp_find_unused_parameters=False, **more,
+        use_cpu=not gpu, logging_nan_inf_filter=False, ddp_find_unused_parameters=False, **more,
     )  # fmt: skip
+
+
+def _make(trainer: Any, **parts: Any) -> Any:
+    """The trainer of this class; what the settings cannot give is said in one sentence."""
+    try:
+        return trainer(**parts)
+    except CourseError:
+        raise
+    except (ImportError, RuntimeError, ValueError) as error:
+        if "out of memory" in str(error):
+            raise
+        raise CourseError(
+            f"These settings make no trainer ({first_line(error)}): check lora_targets, and report_to, whose tracker "
+            "must be installed."
+        ) from None
+
+
+class _Finished(Exception):
+    """The last step is done: nothing but saving was left."""
+
+
+def _go_on(args: Any) -> Any:
+    """A callback for a run that goes on: checkpoints at the distance asked for now, and no step beyond the last, which
+    transformers takes when a run ended within an epoch."""
+    from transformers import TrainerCallback
+
+    class GoOn(TrainerCallback):
+        def on_train_begin(self, _: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            state.save_steps = args.save_steps
+            if state.global_step >= state.max_steps:
+                raise _Finished
+
+    return GoOn()
 
 
 def _train(trainer: Any, folder: Path, record: dict[str, Any], started: float) -> dict[str, Any]:
@@ -90,7 +124,9 @@ def _train(trainer: Any, folder: Path, record: dict[str, Any], started: float) -
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     checkpoint = last_checkpoint(folder)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.add_callback(_go_on(trainer.args))  # after the KL's own
+    with suppress(_Finished):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     record["seconds"] = round(time.perf_counter() - started, 1)
     record["resumed_at_step"] = int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0
     return save_run(trainer, folder, record)
@@ -124,9 +160,10 @@ def train_sft(profile: Profile, stories: pd.DataFrame, folder: Path) -> dict[str
         max_steps=profile.sft_steps or -1, num_train_epochs=profile.sft_epochs,
         lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs={"min_lr_rate": 0.5},
     )  # fmt: skip
-    trainer = SFTTrainer(
-        model=model, args=args, train_dataset=data, processing_class=tokenizer, peft_config=lora_config(profile)
-    )
+    trainer = _make(
+        SFTTrainer, model=model, args=args, train_dataset=data, processing_class=tokenizer,
+        peft_config=lora_config(profile),
+    )  # fmt: skip
     return _train(trainer, folder, run_facts(profile, arm="sft", stories=len(stories)), started)
 
 
@@ -164,7 +201,7 @@ def train_pairs(
         raise CourseError(
             f"{len(pairs)} pairs do not fill one batch of {profile.batch_size}: add stories or lower batch_size."
         )
-    if open_run(folder, profile, arm):
+    if open_run(folder, profile, arm, sft):
         return json.loads((folder / "run.json").read_text(encoding="utf-8"))
     pairs = pairs.assign(weight=1.0 if weight is None else np.asarray(weight, dtype=float))
     if 0 < profile.steps * profile.batch_size < len(pairs):  # the reference scores only pairs that will be seen
@@ -179,7 +216,7 @@ def train_pairs(
         **nll,
     )  # fmt: skip
     data = to_dataset(pairs, pairs["weight"]).add_column("key", key.to_numpy())
-    trainer = DDPOTrainer(model=model, args=args, train_dataset=data, processing_class=tokenizer)
+    trainer = _make(DDPOTrainer, model=model, args=args, train_dataset=data, processing_class=tokenizer)
     if profile.precompute_reference:
         add_reference(trainer, sft / f"reference-{profile.max_length}-{str(model.dtype)[6:]}.csv")
     kl: dict[int, float] = {}

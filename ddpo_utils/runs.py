@@ -7,12 +7,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
 import shutil
 import subprocess
-from contextlib import suppress
 from dataclasses import asdict, fields
 from datetime import timedelta
 from pathlib import Path
@@ -20,25 +20,24 @@ from typing import Any
 
 import torch
 
+from .model_card import model_card
 from .policy import public_name
 from .profiles import PROFILES, CourseError, Profile, get_profile
 
-__all__ = ["last_checkpoint", "open_run", "process", "read_config", "run_facts", "save_run", "write_json"]
+__all__ = [
+    "adapter_digest", "divide", "is_plain_adapter", "last_checkpoint", "open_run", "process", "read_config",
+    "run_facts", "save_run", "short_digest", "write_json", "write_text",
+]  # fmt: skip
+
+METHODS = ("sft", "dpo", "ddpo", "shuffled")
 
 # Settings that change nothing about a training run but rounding: it goes on, or stands, whatever they are.
 _FREE = {"name", "judge_semantic", "judge_style", "reward", "report_to", "checkpoint_every", "attention", "micro_batch",
          "gradient_checkpointing", "precompute_reference", "sample_prompts", "samples", "max_new_tokens",
          "sample_batch"}  # fmt: skip
 _WEIGHTS = {"weights", "floor", "semantic", "style"}  # nothing to DPO
-_PAIRS = _WEIGHTS | {
-    "min_gap",
-    "beta",
-    "learning_rate",
-    "batch_size",
-    "steps",
-    "epochs",
-    "nll_weight",
-}  # nothing to SFT
+# nothing to SFT
+_PAIRS = _WEIGHTS | {"min_gap", "beta", "learning_rate", "batch_size", "steps", "epochs", "nll_weight"}
 
 
 def process() -> Any:
@@ -49,6 +48,26 @@ def process() -> Any:
     if PartialState._shared_state:
         return PartialState()
     return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=1))
+
+
+def divide(share: int, most: int) -> int:
+    """The largest equal part, at most `most`, of one process's share of a batch; the rest is accumulation."""
+    return max(part for part in range(1, min(share, most) + 1) if share % part == 0)
+
+
+def short_digest(*parts: Any) -> str:
+    """Ten hexadecimal digits of anything that JSON holds."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:10]
+
+
+def adapter_digest(adapter: Path | None) -> str:
+    """Sixteen hexadecimal digits of an adapter's content, wherever it lies; "none" for the starting model."""
+    if adapter is None:
+        return "none"
+    digest = hashlib.sha256()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        digest.update((adapter / name).read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def write_text(path: Path, text: str) -> None:
@@ -79,7 +98,7 @@ def run_facts(profile: Profile, **more: Any) -> dict[str, Any]:
     ) if (Path(__file__).parent.parent / ".git").exists() else None  # fmt: skip
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores"
     settings = asdict(profile)
-    for name in ("model", "tokenizer", "semantic", "style", "reward", "data"):
+    for name in ("model", "tokenizer", "semantic", "style", "judge_semantic", "judge_style", "reward", "data"):
         if Path(settings[name]).is_absolute():
             settings[name] = Path(settings[name]).name
     return {
@@ -103,27 +122,42 @@ def read_config(path: Path) -> tuple[Profile, str]:
 
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return get_profile(given["profile"], **given["settings"]), str(given.get("arm", "ddpo"))
-    except FileNotFoundError:
-        raise CourseError(f"There is no configuration at {path}: give the config.yaml of a run.") from None
+        profile, arm = get_profile(given["profile"], **given["settings"]), str(given.get("arm", "ddpo"))
+    except OSError as error:
+        raise CourseError(
+            f"There is no configuration at {path} ({error.strerror}): give the config.yaml of a run."
+        ) from None
     except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise CourseError(
             f"{path} is no configuration of a run ({type(error).__name__}): it needs `profile` and `settings`, as in "
             "the config.yaml that a run saves."
         ) from None
+    if arm.partition("-")[0] not in METHODS:
+        raise CourseError(f"{path} names the arm {arm!r}: arms are of {', '.join(METHODS)}.")
+    return profile, arm
 
 
-def open_run(folder: Path, profile: Profile, arm: str) -> bool:
+def is_plain_adapter(folder: Path) -> bool:
+    """Whether the folder holds an adapter that no run of this package made: it is used as it is, never trained over."""
+    runs_own = ("config.yaml", "checkpoints", "run.json")
+    return (folder / "adapter_config.json").is_file() and not any((folder / name).exists() for name in runs_own)
+
+
+def open_run(folder: Path, profile: Profile, arm: str, sft: Path | None = None) -> bool:
     """Write folder/config.yaml, or check that the run begun there has the same settings; True if it is finished.
 
+    Args:
+        sft: folder of the adapter that a preference arm begins from; the run is another one if its content is.
+
     Raises:
-        CourseError: the folder holds a run with other settings.
+        CourseError: the folder holds a run with other settings, or from another SFT adapter.
     """
     import yaml
 
-    path = folder / "config.yaml"
+    path, finished = folder / "config.yaml", (folder / "run.json").is_file()
     free = _FREE | {"sft": _PAIRS, "dpo": _WEIGHTS}.get(arm, set())
-    if path.is_file():
+    origin = adapter_digest(sft) if sft else ""
+    if path.is_file() and (finished or any(folder.glob("checkpoints/*-*"))):  # something has been done by it
         before, _ = read_config(path)
         for field in fields(Profile):
             was, now = getattr(before, field.name), getattr(profile, field.name)
@@ -133,12 +167,16 @@ def open_run(folder: Path, profile: Profile, arm: str) -> bool:
                     f"{folder} holds a run with {field.name} {was!r}, and {now!r} is asked for: name another folder "
                     "(--output) or delete it."
                 )
-    elif process().is_main_process:
+        if yaml.safe_load(path.read_text(encoding="utf-8")).get("sft", origin) != origin:
+            raise CourseError(
+                f"{folder} holds a run from another SFT adapter than {sft}: name another folder (--output) or "
+                "delete it."
+            )
+    elif process().is_main_process and not finished:
         settings = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(profile).items() if k != "name"}
-        name = profile.name if profile.name in PROFILES else "laptop"
-        text = yaml.safe_dump({"profile": name, "arm": arm, "settings": settings}, sort_keys=False)
+        begun = {"profile": profile.name if profile.name in PROFILES else "laptop", "arm": arm}
+        text = yaml.safe_dump(begun | ({"sft": origin} if sft else {}) | {"settings": settings}, sort_keys=False)
         write_text(path, f"# Repeat this run: python -m ddpo_utils train --config {path.name} --output FOLDER\n{text}")
-    finished = (folder / "run.json").is_file()
     process().wait_for_everyone()  # none may start writing before every process has looked
     return finished
 
@@ -147,10 +185,12 @@ def last_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint in folder/checkpoints; half-written ones, left by a kill, are taken away."""
     steps = {}
     for path in (folder / "checkpoints").glob("checkpoint-*"):
-        if (path / "trainer_state.json").is_file():  # written last
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))  # written last
             steps[int(path.name.rsplit("-", 1)[1])] = path
-        elif process().is_main_process:
-            shutil.rmtree(path, ignore_errors=True)
+        except (OSError, ValueError):
+            if process().is_main_process:
+                shutil.rmtree(path, ignore_errors=True)
     process().wait_for_everyone()
     return steps[max(steps)] if steps else None
 
@@ -176,71 +216,4 @@ def save_run(trainer: Any, folder: Path, record: dict[str, Any]) -> dict[str, An
         write_text(folder / "README.md", model_card(record))
         write_json(folder / "run.json", record)  # last: it marks the run as finished
     process().wait_for_everyone()
-    return record
-
-
-def model_card(record: dict[str, Any], results: str = "") -> str:
-    """A model card in Markdown: data, settings and measured results of a run's record.
-
-    Args:
-        record: of run.json.
-        results: an evaluation's table in Markdown, where one was made.
-    """
-    settings, arm = record["settings"], record["arm"]
-    last = record["log"][-8:]
-    names = {
-        "loss": "loss", "rewards/margins": "reward margin (nats)", "rewards/chosen": "reward of the chosen (nats)",
-        "rewards/accuracies": "reward accuracy", "mean_token_accuracy": "token accuracy",
-    }  # fmt: skip
-    measured = []
-    for key, name in names.items():
-        with suppress(ZeroDivisionError):
-            values = [entry[key] for entry in last if key in entry]
-            measured.append(
-                f"| {name}, mean of the last {len(values)} logged steps | {sum(values) / len(values):.3f} |"
-            )
-    for step, kl in record.get("kl", {}).items():
-        measured.append(f"| KL from the SFT model at step {step}, along its own stories (nats a story) | {kl:.2f} |")
-    count = f"{record['pairs']} preference pairs" if "pairs" in record else f"{record['stories']} stories"
-    what = {"sft": "supervised fine-tuning", "dpo": "DPO (every weight 1)"}.get(arm) or (
-        "DPO with shuffled deviation weights (a control)" if arm.startswith("shuffled") else
-        f"Diversified DPO (deviation weights: {settings['weights']})"
-    )  # fmt: skip
-    rows = "\n".join(f"| {key} | {value} |" for key, value in settings.items())
-    table = "\n".join(measured)
-    return f"""---
-base_model: {record["model"]}
-library_name: peft
-tags: [creative-writing, {arm}]
----
-
-# {record["model"].rsplit("/", 1)[-1]}, {arm}
-
-A LoRA adapter made by {what}, with `ddpo_utils` (arXiv 2503.17126). Load it with plain PEFT:
-
-```python
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{record["model"]}"), "this folder")
-```
-
-## Data
-
-{count}; data set: {settings["data"]}. A model trained on them may repeat what they contain.
-
-## Measured
-
-| in training | |
-| --- | --- |
-{table}
-
-{results or "It has not been evaluated: a margin is not diversity, and a training curve is not a test."}
-
-Trained in {record["seconds"] / 60:.0f} minutes on {record["hardware"]}, {record["processes"]} process(es), by code
-{record["code"]}; torch {record["versions"]["torch"]}, transformers {record["versions"]["transformers"]}, trl
-{record["versions"]["trl"]}, peft {record["versions"]["peft"]}. The KL is that of the next-token distributions.
-
-## Settings
-
-| setting | value |
-| --- | --- |
-{rows}
-"""
+    return json.loads(json.dumps(record))  # as a later call reads it

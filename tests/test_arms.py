@@ -43,7 +43,6 @@ def test_an_arm_is_named_by_what_it_does(method: str, weights: str, name: str) -
         assert of_arm(name, profile) == profile
 
 
-@pytest.mark.xfail(strict=True, raises=KeyError, reason="the name of the arm is made before the setting is checked")
 def test_weights_by_something_else_are_refused() -> None:
     with pytest.raises(CourseError) as caught:
         arm_name("ddpo", "votes")
@@ -123,8 +122,8 @@ def test_one_sft_adapter_is_shared_by_all_arms(profile: Profile, tmp_path: Path)
     assert (shared / "adapter_model.safetensors").stat().st_mtime_ns == made
     assert records["sft"]["log"] == first["sft"]["log"]
     assert sorted(path.name for path in (tmp_path / "first").iterdir()) == ["ddpo-sem", "dpo"]
-    assert len(list(shared.glob("reference-*.csv"))) == 1 and (shared / "watch.jsonl").is_file()
-    assert records["ddpo-sem"]["settings"]["weights"] == "semantic" and list(records["dpo"]["kl"]) == [2]
+    assert len(list(shared.glob("reference-*.csv"))) == 1 and len(list(shared.glob("watch-*.jsonl"))) == 1
+    assert records["ddpo-sem"]["settings"]["weights"] == "semantic" and list(records["dpo"]["kl"]) == ["2"]
     assert records["ddpo-sem"]["log"][0]["loss"] == pytest.approx(
         records["dpo"]["log"][0]["loss"] * records["ddpo-sem"]["log"][0]["weight"], rel=1e-5
     )  # at the first step every pair's loss is log 2
@@ -134,7 +133,9 @@ def test_the_divergence_is_watched_along_training_prompts(profile: Profile, tmp_
     profile = replace(profile, data=str(small_posts(tmp_path / "posts.parquet", posts=20)), max_length=1024)
     train = training_stories(profile)
     train_arms(profile, train, tmp_path / "arms", ["dpo"])
-    watched = [json.loads(line) for line in (tmp_path / "arms" / "sft" / "watch.jsonl").read_text().splitlines()]
+    watched = [
+        json.loads(line) for line in next((tmp_path / "arms" / "sft").glob("watch-*.jsonl")).read_text().splitlines()
+    ]
     assert {record["prompt"] for record in watched} <= set(train["prompt"])
     assert len(watched) == 16 and len({record["prompt"] for record in watched}) == 8
 
@@ -157,14 +158,12 @@ def test_what_is_finished_is_kept(profile: Profile, tmp_path: Path) -> None:
     assert (tmp_path / "sft" / "run.json").stat().st_mtime_ns == stamp
 
 
-@pytest.mark.xfail(strict=True, raises=CourseError, reason="the watched stories are sampled once for an SFT adapter")
 @pytest.mark.parametrize("setting", ["max_new_tokens", pytest.param("sample_batch", marks=pytest.mark.slow)])
 def test_a_setting_of_sampling_may_change_between_two_arms(profile: Profile, tmp_path: Path, setting: str) -> None:
     train_arms(profile, STORIES, tmp_path, ["dpo"])
     train_arms(replace(profile, **{setting: 5}), STORIES, tmp_path, ["ddpo"])
 
 
-@pytest.mark.xfail(strict=True, reason="an arm's run does not name the SFT adapter that it began from")
 def test_an_arm_of_another_sft_adapter_does_not_stand_for_this_one(profile: Profile, tmp_path: Path) -> None:
     before = train_arms(profile, STORIES, tmp_path / "arms", ["dpo"], tmp_path / "one")["dpo"]
     longer = replace(profile, sft_steps=4)

@@ -47,9 +47,13 @@ def assert_same_run(arm: str, record: dict[str, Any], folder: Path, unbroken: di
         assert curve(record, name) == pytest.approx(curve(before, name), rel=within, abs=within), name
     assert [entry["step"] for entry in record["log"]] == [1, 2, 3, 4, 5]
     if arm != "sft":
-        assert record["kl"] == pytest.approx(before["kl"], rel=within, abs=within) and list(record["kl"]) == [2, 4, 5]
+        assert record["kl"] == pytest.approx(before["kl"], rel=within, abs=within) and list(record["kl"]) == [
+            "2",
+            "4",
+            "5",
+        ]
         kept = json.loads((folder / arm / "run.json").read_text(encoding="utf-8"))["kl"]
-        assert {int(step): kl for step, kl in kept.items()} == record["kl"]
+        assert kept == record["kl"]
     assert_same_adapter(folder / arm, unbroken["folder"] / arm, within)
 
 
@@ -119,14 +123,13 @@ def test_a_run_goes_on_in_other_parts_or_with_other_arithmetic(change, profile, 
     assert_same_run("ddpo", record, tmp_path, unbroken, within=1e-3)
 
 
-@pytest.mark.xfail(strict=True, reason="transformers goes on with the distance that the checkpoint names")
 def test_a_changed_distance_of_checkpoints_holds_from_then_on(profile, unbroken, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         break_off(patch, 3)
         with pytest.raises(BrokenOff):
             run("dpo", profile, tmp_path, unbroken["folder"])
     record = run("dpo", replace(profile, checkpoint_every=1), tmp_path, unbroken["folder"])
-    assert list(record["kl"]) == [2, 3, 4, 5] and curve(record) == curve(unbroken["dpo"])
+    assert list(record["kl"]) == ["2", "3", "4", "5"] and curve(record) == curve(unbroken["dpo"])
 
 
 @pytest.mark.parametrize("arm", ["ddpo", pytest.param("sft", marks=pytest.mark.slow)])
@@ -150,7 +153,6 @@ def test_a_checkpoint_that_was_being_written_is_passed_over(arm, profile, unbrok
     assert_same_run(arm, record, tmp_path, unbroken)
 
 
-@pytest.mark.xfail(strict=True, reason="transformers trains one step more from the checkpoint of the last step")
 @pytest.mark.parametrize("arm", ["sft", pytest.param("ddpo", marks=pytest.mark.slow)])
 def test_a_run_that_dies_after_its_last_step_is_saved_without_another(arm, profile, unbroken, tmp_path, monkeypatch):
     """run.json comes last, so whatever happens before it leaves a run that goes on."""

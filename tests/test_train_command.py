@@ -169,8 +169,6 @@ def test_a_fault_is_one_sentence(train, made, flags, says, capsys):
         ({"report_to": "nonsense"}, "report_to"),
     ],
 )
-@pytest.mark.slow  # as long as SFT is trained before the fault is met
-@pytest.mark.xfail(strict=True, reason="the range of a setting is not checked before work begins")
 def test_a_setting_out_of_range_is_one_sentence(train, place, flags, says, capsys, tmp_path):
     assert train(tmp_path / "out", "ddpo", **flags) == 1
     assert says in said(capsys)
@@ -190,13 +188,11 @@ def test_a_tracker_gets_the_curve_where_it_is_installed(train, made, place, caps
 
 
 @pytest.mark.skipif(find_spec("tensorboard") is not None, reason="tensorboard is installed")
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="transformers' own error is not made a sentence")
 def test_a_tracker_that_is_missing_is_one_sentence(train, made, place, capsys):
     assert train(place / "untracked", "dpo", sft=made / "sft", report_to="tensorboard") == 1
     assert "tensorboard" in said(capsys)
 
 
-@pytest.mark.xfail(strict=True, reason="a folder without run.json counts as an SFT run that has yet to be trained")
 def test_an_adapter_of_ones_own_is_never_trained_over(train, made, place):
     own = place / "own"
     own.mkdir()
@@ -207,7 +203,6 @@ def test_an_adapter_of_ones_own_is_never_trained_over(train, made, place):
     assert (own / "adapter_model.safetensors").read_bytes() == before
 
 
-@pytest.mark.xfail(strict=True, reason="config.yaml is written for a finished run that has none")
 def test_a_finished_run_without_a_configuration_gets_no_invented_one(train, made, place):
     """data/adapters/sft is such a folder."""
     published = place / "published"
@@ -219,14 +214,11 @@ def test_a_finished_run_without_a_configuration_gets_no_invented_one(train, made
     assert not path.exists() or yaml.safe_load(path.read_text())["settings"]["sft_steps"] == 2
 
 
-@pytest.mark.xfail(strict=True, reason="config.yaml is kept although nothing has been done by it")
 def test_a_run_that_never_began_may_be_called_with_other_settings(train, place, tmp_path):
-    with pytest.raises(Exception, match="nowhere"):
-        train(tmp_path / "out", "sft", lora_targets="nowhere")
+    assert train(tmp_path / "out", "sft", lora_targets="nowhere") == 1
     assert train(tmp_path / "out", "sft", lora_targets="q_proj") == 0
 
 
-@pytest.mark.xfail(strict=True, reason="any name is taken for an arm")
 def test_a_configuration_of_an_unknown_arm_is_refused(made, place, capsys, tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text((made / "ddpo-sem" / "config.yaml").read_text().replace("arm: ddpo-sem", "arm: dddpo-sem"))

@@ -37,7 +37,6 @@ def model(tiny_folder: Path, tmp_path: Path) -> Path:
     return tmp_path / "llama"
 
 
-@pytest.mark.xfail(reason="bitsandbytes passes no gradient on CPUs with AVX512-BF16 once a model has been in eval mode")
 def test_four_bit_weights_train_are_saved_and_go_on(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, Trainer
