@@ -90,7 +90,7 @@ def test_what_autograd_keeps(tmp_path: Path, kind: str, number: str, checkpointi
 
     config, folder = written(tmp_path, kind)
     profile = replace(
-        BIG, model=folder, dtype=number, lora_r=3, lora_targets=targets, max_length=100, micro_batch=1,
+        BIG, model=folder, dtype=number, lora_r=16, lora_targets=targets, max_length=100, micro_batch=1,
         gradient_checkpointing=checkpointing,
     )  # fmt: skip
     torch.manual_seed(0)
