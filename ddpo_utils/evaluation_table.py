@@ -55,7 +55,7 @@ def make_notes(results: Mapping[str, Any]) -> list[str]:
         notes.append(f"Of {number} differences in diversity one in twenty excludes 0 by chance.")
     if verdicts := results["verdicts"]:
         kl = {row: rows[row]["means"]["kl"]["mean"] for row in ("ddpo", verdicts["control"])}
-        notes += [f"{name}: {text}" for name, text in verdicts["measures"].items()]
+        notes += [f"Verdict, {name}: {text}" for name, text in verdicts["measures"].items()]
         notes.append(
             f"The verdicts' DPO is {_names([verdicts['control']])}, {kl[verdicts['control']]:.2f} nats from SFT; "
             f"DDPO-both stands at {kl['ddpo']:.2f}. Its other control are shuffled weights."

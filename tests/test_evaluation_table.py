@@ -85,7 +85,7 @@ def test_the_verdict_is_the_course_s_rule_with_the_nearest_dpo_as_control(run, p
                     for m in (name, "usable")]  # fmt: skip
             plain = re.sub(r"\d\.\d+", "", verdict(*sets, margin)["verdict"])
             said = got["verdicts"]["measures"][name]
-            assert re.sub(r"\d\.\d+", "", said) == plain and f"{name}: {said}" in got["notes"]
+            assert re.sub(r"\d\.\d+", "", said) == plain and f"Verdict, {name}: {said}" in got["notes"]
         kl = (got["rows"][control]["means"]["kl"]["mean"], got["rows"]["ddpo"]["means"]["kl"]["mean"])
         label = got["rows"][control]["label"]
         assert f"DPO is {label}, {kl[0]:.2f} nats from SFT; DDPO-both stands at {kl[1]:.2f}" in " ".join(got["notes"])

@@ -1,0 +1,63 @@
+"""An evaluation by two processes, killed and begun again, says what one process says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import psutil
+import pytest
+from evaluated import contents, same
+
+from ddpo_utils import Profile
+from ddpo_utils.evaluate import evaluate_adapters
+
+pytest_plugins = ["evaluation_fixtures"]
+pytestmark = pytest.mark.slow
+
+PLAIN = ("model", "tokenizer", "data", "semantic", "style", "dtype", "sample_prompts", "samples", "max_new_tokens",
+         "sample_batch")  # fmt: skip
+
+
+def samples(folder: Path, row: str) -> list[Path]:
+    return [path for path in folder.glob(f"{row}-*.jsonl") if path.name.count(".") == 1]
+
+
+def command(profile: Profile, adapters: Path, folder: Path, processes: int) -> list[str]:
+    settings = [f"--{name.replace('_', '-')}={asdict(profile)[name]}" for name in PLAIN]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    what = ["-m", "ddpo_utils", "evaluate", "--profile", "8b", *settings]
+    return [sys.executable, *launch, *what, "--adapters", str(adapters), "--output", str(folder)]
+
+
+def test_two_processes_killed_and_begun_again_say_what_one_says(
+    profile: Profile, adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile = replace(profile, max_new_tokens=120, sample_batch=3)  # five batches a row
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    one, right = evaluate_adapters(profile, adapters, tmp_path / "one"), contents(tmp_path / "one")
+    folder = tmp_path / "two"
+    line = command(profile, adapters, folder, 2)
+    run = psutil.Popen(line, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while run.poll() is None and not any(samples(folder, row) for row in ("dpo", "shuffled")):
+        time.sleep(0.02)
+    processes = [run, *run.children(recursive=True)]  # torch's launcher gives each worker a group of its own
+    for each in processes:
+        each.kill()
+    psutil.wait_procs(processes)
+    assert not (folder / "results.json").exists()
+    whole = {
+        path: path.stat().st_mtime_ns for path in samples(folder, "*") if path.read_bytes() == right.get(path.name)
+    }
+    assert whole
+    again = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert again.stdout.count("5 prompts by 3 samples") == 1  # one process prints
+    assert same(json.loads((folder / "results.json").read_text()), one)
+    assert contents(folder) == right and {p.suffix for p in folder.iterdir()} <= {".json", ".jsonl", ".csv", ".md"}
+    assert all(path.stat().st_mtime_ns == before for path, before in whole.items())  # nothing was sampled twice
