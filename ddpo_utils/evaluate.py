@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["adapters_of", "evaluate", "evaluate_adapters", "evaluation_prompts", "find_adapters"]
 
 POOL = 1000  # prompts among which a story must find its own, where the data have so many
-RANGE = 1000  # training stories whose log-probs under SFT say what is plausible
+RANGE = (50, 1000)  # training stories whose log-probs under SFT say what is plausible: four times a row's, but so many
 
 
 def evaluation_prompts(profile: Profile, stories: pd.DataFrame) -> pd.DataFrame:
@@ -211,7 +211,8 @@ def evaluate(
     if gold["prompt_id"].nunique() > 1:
         frames = {"gold": gold, **frames}
     train = training_stories(profile, stories)
-    material = Material(frames, train.sample(min(RANGE, len(train)), random_state=profile.seed), missing)
+    number = min(len(train), int(np.clip(4 * len(prompts) * profile.samples, *RANGE)))
+    material = Material(frames, train.sample(number, random_state=profile.seed), missing)
     if "sft" in found:
         logp, material.kl, material.plausible = compare_with_sft(profile, found, frames, material.train, folder)
         material.frames = {row: frame.assign(logp=logp[row]) for row, frame in frames.items()}

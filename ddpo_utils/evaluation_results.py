@@ -182,7 +182,8 @@ def make_results(profile: Profile, material: Material, prompts: int, reward: Pat
     return run_facts(
         profile, command=f"python -m ddpo_utils evaluate --profile {profile.name}", prompts=prompts,
         samples=profile.samples, decoding=DECODING, quality=quality, missing=list(material.missing),
-        plausible=material.plausible, pool=len(material.pool or ()) or 70, encoders=encoders,
+        plausible=material.plausible, training_stories=len(material.train),
+        pool=len(material.pool or ()) or 70, encoders=encoders,
         cut_by_encoders=_cut_by_encoders(encoders, material.frames),
         rows={row: {"label": ROWS.get(row, row), "stories": len(material.frames[row]), "prompts": len(table),
                     "means": {name: _plain(table[name]) for name in table}} for row, table in tables.items()},

@@ -27,8 +27,8 @@ def make_notes(results: Mapping[str, Any]) -> list[str]:
     arms = [row for row in rows if row.partition("-")[0] == "ddpo"]
     likely = "whether SFT finds it plausible is not checked: there is no SFT adapter."
     if results["plausible"]:
-        low, high = results["plausible"]
-        likely = f"and between {low} and {high} nats a token under SFT, as training stories are."
+        (low, high), number = results["plausible"], results["training_stories"]
+        likely = f"and between {low} and {high} nats a token under SFT, by {number} training stories."
     notes = [
         results["quality"],
         "One training run of each arm: whatever shows here is said of these adapters, not of the methods.",

@@ -126,7 +126,7 @@ def test_a_killed_evaluation_goes_on_and_ends_with_the_same_files(
 def test_scores_go_on_after_the_last_whole_line(run, copy, profile, adapters, stories, monkeypatch):
     train = next(copy.glob("train-*.logp.jsonl"))
     lines = train.read_text().splitlines(keepends=True)
-    assert len(lines) > 2 and len(json.loads(lines[0])) == 32
+    assert [len(json.loads(line)) for line in lines] == [32, 28]
     train.write_text(lines[0] + lines[1][:30])
     asked = []
     monkeypatch.setattr(
@@ -164,7 +164,7 @@ def test_log_probs_and_kl_are_those_of_the_sft_adapter(run, profile, adapters, s
     results, folder = run
     frame = read_samples(samples_of(folder, "ddpo"))
     model, tokenizer = load_policy(profile, adapters / "sft")
-    train = stories[stories["split"] == "train"]
+    train = stories[stories["split"] == "train"].sample(60, random_state=42)  # four times a row's 15
     low, high = np.quantile(mean_logps(model, tokenizer, train), [q := decisions()["logprob_quantile"], 1 - q])
     logp = mean_logps(model, tokenizer, frame)
     outside = pd.Series((logp < low) | (logp > high)).groupby(frame["prompt_id"]).mean()
