@@ -1,7 +1,8 @@
 """What a training run needs, from formulas, before anything is fetched: memory, tokens, FLOPs and hours.
 
 Everything here is an estimate, except the counts of parameters. How near memory comes to what was measured stands in
-data/results/memory.json (tests/benchmarks/memory.py makes it); hours rest on an assumed utilisation.
+data/results/memory.json (tests/benchmarks/memory.py makes it), on a CPU alone so far: it is what tensors take, and a C
+library that keeps freed memory holds more. Hours rest on an assumed utilisation.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ GB = 1e9
 HEAD = 4096, 32768  # TRL's fused head works through tiles of so many tokens by so many words of the vocabulary
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a number: 4 bits, one byte a block of 64, 4 bytes for each 256 of those
 OVERHEAD = {"cuda": 1.0 * GB, "cpu": 0.05 * GB}  # from no formula: CUDA's context and rounding; a trainer's workspaces
-MARGIN = 1.15  # how far the formulas may be off; what has been measured lies within
+MARGIN = 1.15  # assumed: how far the formulas may be off on a GPU, where nothing has been measured yet
 REMEDIES = ("max_length", "quantize", "micro_batch", "gradient_checkpointing")  # from the costliest to the mildest
 METHODS = {"sft": "SFT", "ddpo": "DPO, DDPO"}
 

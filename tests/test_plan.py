@@ -185,16 +185,19 @@ def recorded() -> list[dict[str, Any]]:
     return json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
 
 
-@pytest.mark.parametrize("row", recorded(), ids=lambda row: "-".join(map(str, row["case"].values())))
-def test_memory_is_within_15_percent_of_what_was_measured(row: dict[str, Any]) -> None:
+# Rows with glibc's allocator as it is are left out: it keeps freed blocks, the plan lies more than 15% below them, and
+# the notebook and the benchmark print that error.
+@pytest.mark.parametrize(
+    "row",
+    [row for row in recorded() if "allocator" not in row["case"]],
+    ids=lambda row: "-".join(map(str, row["case"].values())),
+)
+def test_memory_is_within_15_percent_of_what_tensors_were_measured_to_take(row: dict[str, Any]) -> None:
     sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
     from memory import profile_of
 
     planned = sum(plan.memory(profile_of(row["case"]), row["case"]["method"], "cpu").values())
-    if "allocator" in row["case"]:  # glibc also keeps what was freed, which no formula knows: that is never less
-        assert planned < 1.15 * row["measured"]
-    else:
-        assert planned == pytest.approx(row["measured"], rel=0.15)
+    assert planned == pytest.approx(row["measured"], rel=0.15)
 
 
 def test_memory_grows_and_shrinks_with_its_settings() -> None:
@@ -207,8 +210,8 @@ def test_memory_grows_and_shrinks_with_its_settings() -> None:
     assert plan.peak(replace(BIG, quantize=True)) < base
     assert plan.peak(BIG, gpus=6, sharded=True) < base < plan.peak(BIG, gpus=6)  # which adds buckets for the gradients
     assert plan.memory(BIG, "sft")["reference adapter"] == 0 < plan.memory(BIG)["reference adapter"]
-    # a batch of 12 over 4 GPUs leaves 3 pairs each, one at a time; SFT 3 stories at once, which divide by no 2 or 4
-    assert plan.sequences(BIG, "ddpo", 4) == 2 and plan.sequences(BIG, "sft", 4) == 1
+    # a batch of 12 over 4 GPUs leaves 3 on each: pairs one at a time, since 2 do not divide them; stories all at once
+    assert plan.sequences(BIG, "ddpo", 4) == 2 and plan.sequences(BIG, "sft", 4) == 3
 
 
 @pytest.mark.parametrize("room", [141, 80, 40, 24, 16, 12, 10])

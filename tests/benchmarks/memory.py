@@ -5,10 +5,10 @@ in a fresh process: the peak of its resident memory less what it held before the
 `ddpo_utils.plan.memory`. Each micro-batch holds one sequence that fills max_length and one much shorter, so there is
 padding, as in real data.
 
-A formula counts tensors. glibc's allocator keeps freed blocks for later and finds them in pieces, which adds a few
-hundred megabytes that differ from run to run; so the cases are measured with blocks given back at once
-(MALLOC_MMAP_THRESHOLD_), and some again with the allocator as it is, which is what `free` would show. Linux alone keeps
-the peak that is read here.
+A formula counts tensors. glibc's allocator keeps freed blocks for later and finds them in pieces, which adds up to a
+gigabyte here and differs from run to run; so the cases are measured with blocks given back at once
+(MALLOC_MMAP_THRESHOLD_), and some again with the allocator as it is, which is what a user's process holds: there the
+plan is too low by more than 15%, and says nothing of it. Linux alone keeps the peak that is read here.
 
 The result is data/results/memory.json, written after every case; a run that was broken off goes on, and cases that are
 there are not measured again: delete the file for that. Not collected by pytest; tests/test_plan.py compares.
