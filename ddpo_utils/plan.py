@@ -201,7 +201,7 @@ def verdict(profile: Profile, room: float, gpus: int = 1, sharded: bool = False)
     need, where = peak(profile, gpus=gpus, sharded=sharded), f"{room / GB:g} GB"
     if need * MARGIN <= room:
         return f"It fits in {where}: it needs {need / GB:.1f} GB."
-    fault = f"may not fit in {where}, as formulas err by up to" if need <= room else f"does not fit in {where}"
+    fault = f"may not fit in {where}, with a margin of" if need <= room else f"does not fit in {where}"
     short = f"It needs {need / GB:.1f} GB and {fault}" + f" {MARGIN - 1:.0%}" * (need <= room)
     other = remedy(profile, room / MARGIN, gpus, sharded)
     if other is None:
