@@ -221,7 +221,7 @@ def test_the_settings_that_it_names_do_fit(room: float, capsys: pytest.CaptureFi
         assert plan.peak(BIG) * 1.15 <= room * 1e9
         return
     assert plan.peak(BIG) * 1.15 > room * 1e9
-    flags = said.split("with ")[1].split(" it fits")[0].split()
+    flags = said.split("; with ")[1].split(" it fits")[0].split()
     assert cli.main(["plan", "--profile", "8b", "--gpu-memory", str(room), *flags]) == 0
     assert f"It fits in {room} GB" in capsys.readouterr().out
 
