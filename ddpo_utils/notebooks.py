@@ -74,16 +74,19 @@ def find_notebooks(root: Path, names: Iterable[str] = ()) -> list[Path]:
     return [path for path in found if not names or any(path.name.startswith(name) for name in names)]
 
 
+UNREAD = {"results/benchmarks.json", "results/training.json"}  # no notebook reads them: a new row makes none stale
+
+
 @lru_cache(maxsize=8)
 def data_digest(folder: Path) -> str:
-    """SHA-256 of the names and contents of all files below `folder`, README.md and hidden files apart.
+    """SHA-256 of the names and contents of all files below `folder`, README.md, hidden files and UNREAD ones apart.
 
     Neither git's line endings nor the file system's order changes it. Kept for the life of the process.
     """
     digest = hashlib.sha256()
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     for name in sorted(files):
-        if files[name].name == "README.md" or any(part.startswith(".") for part in name.split("/")):
+        if files[name].name == "README.md" or name in UNREAD or any(part.startswith(".") for part in name.split("/")):
             continue
         content = files[name].read_bytes()
         if files[name].suffix in TEXT:

@@ -241,6 +241,7 @@ def test_digest_of_the_data_heeds_contents_and_names_alone(data: Path) -> None:
     (data / "b.jsonl").write_bytes((data / "b.jsonl").read_bytes().replace(b"\n", b"\r\n"))
     (data / "README.md").write_text("a card")
     (data / ".DS_Store").write_bytes(b"rubbish")
+    (data / "results" / "training.json").write_text("{}")
     assert fresh() == first
     (data / "fit.npz").write_bytes(b"\x00\n\x01")  # in a binary file every byte counts
     assert fresh() != first
