@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 import training
@@ -73,6 +74,7 @@ def test_arms_differ_in_trainer_and_reference_alone(tmp_path):
     row = training_arms.ROWS["tiny"]
     training_arms.write_model(row, tmp_path / "tiny", "float32")
     bench = training_arms.Bench(row, training_arms.row_profile(row, tmp_path / "tiny", "float32"))
+    flops: dict[str, FlopCounterMode] = {}
     rows: dict[tuple[str, str], int] = {}  # sequences that went through the model, by arm and adapter
     for arm, (ours, _) in training_arms.ARMS.items():
         trainer, _ = bench.trainer(ours)
@@ -84,7 +86,8 @@ def test_arms_differ_in_trainer_and_reference_alone(tmp_path):
             assert kwargs["attention_mask"].sum() == kwargs["input_ids"].numel() == 128 * bench.profile.batch_size
 
         handle = trainer.model.get_base_model().register_forward_pre_hook(count, with_kwargs=True)
-        clock, processor = bench.step(arm)
+        with FlopCounterMode(display=False) as flops[arm]:
+            clock, processor = bench.step(arm)
         handle.remove()
         assert clock > 0 and processor > 0
     sequences = 2 * bench.count
@@ -92,7 +95,12 @@ def test_arms_differ_in_trainer_and_reference_alone(tmp_path):
         (arm, "default"): sequences for arm in training_arms.ARMS
     }
     assert rows == {("ddpo, in the loop", "ref"): sequences, ("trl, in the loop", "ref"): sequences}
-    assert bench.reference()[0] > 0
+    with FlopCounterMode(display=False) as reference:
+        assert bench.reference()[0] > 0
+    counted = {arm: counter.get_total_flops() for arm, counter in flops.items()}  # products alone, the same on any load
+    assert counted["ddpo, precomputed"] == counted["trl, precomputed"] > 0
+    assert counted["ddpo, in the loop"] == counted["trl, in the loop"]
+    assert counted["ddpo, in the loop"] - counted["ddpo, precomputed"] == reference.get_total_flops() > 0
 
 
 def test_record_marks_what_was_not_measured(tmp_path):

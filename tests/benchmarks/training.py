@@ -101,19 +101,22 @@ def interval(ratios: np.ndarray) -> dict[str, float]:
     return {key: round(float(np.exp(getattr(mean, key))), 4) for key in ("mean", "low", "high")}
 
 
-def time_arms(bench: Bench, turns: int) -> dict[str, np.ndarray]:
-    """Seconds a pair, (turns, 2): on the clock and of the processor; for each arm and for the reference alone."""
+def time_arms(bench: Bench, turns: int) -> tuple[dict[str, np.ndarray], float]:
+    """Seconds a pair, (turns, 2): on the clock and of the processor; for each arm and for the reference alone. And
+    the machine's mean load, 1 where nothing but this process runs."""
     tasks = {arm: lambda arm=arm: bench.step(arm) for arm in ARMS} | {"reference": bench.reference}
     for task in tasks.values():  # loading, compiling, first allocations
         task()
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in tasks}
+    loads = []
     for turn in range(turns):
-        print(f"  turn {turn + 1} of {turns}, load {os.getloadavg()[0]:.1f}:", end="", flush=True)
+        loads.append(os.getloadavg()[0])
+        print(f"  turn {turn + 1} of {turns}, load {loads[-1]:.1f}:", end="", flush=True)
         for name in list(tasks)[:: -1 if turn % 2 else 1]:
             times[name].append(tasks[name]())
             print(f" {name} {times[name][-1][0]:.2f} s;", end="", flush=True)
         print()
-    return {name: np.array(values) for name, values in times.items()}
+    return {name: np.array(values) for name, values in times.items()}, round(float(np.mean(loads)), 1)
 
 
 def ratios(times: dict[str, np.ndarray], checkpointing: bool, head: float) -> dict[str, Any]:
@@ -155,7 +158,7 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     for arm, values in peaks.items():
         print(f"  peak memory, {arm}: {', '.join(f'{(v or 0) / 2**20:,.0f} MiB' for v in values)}", flush=True)
     bench = Bench(row, profile)
-    times = time_arms(bench, row.turns)
+    times, load = time_arms(bench, row.turns)
     product, card = matmul_peak(dtype), None
     if torch.cuda.is_available():
         card = card_peak(torch.cuda.get_device_name())
@@ -163,7 +166,7 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     head = model.vocabulary * model.width
     arms = {}
     for arm, (_, precomputed) in ARMS.items():
-        seconds = float(np.median(times[arm][:, 0]))
+        seconds, processor = np.median(times[arm], axis=0).tolist()
         useful, done = (
             flops(replace(profile, precompute_reference=precomputed, gradient_checkpointing=again))[0]
             * tokens
@@ -172,6 +175,7 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
         )
         arms[arm] = {
             "seconds_a_pair": round(seconds, 4),
+            "processor_seconds_a_pair": round(processor, 4),
             "tokens_a_second": round(tokens / seconds, 1),
             "model_flops_a_second": float(f"{useful:.4g}"),
             "model_flop_utilisation": round(useful / card, 4) if card else None,
@@ -189,7 +193,7 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     return run_facts(
         profile, command=f"{COMMAND} --rows {name}", seed=SEED, threads=torch.get_num_threads(), number_type=dtype,
         cpu=torch.backends.cpu.get_cpu_capability(), parameters=parameters,
-        tokens_a_pair=tokens, pairs_a_step=profile.batch_size, steps_a_turn=row.steps, turns=row.turns,
+        tokens_a_pair=tokens, pairs_a_step=profile.batch_size, steps_a_turn=row.steps, turns=row.turns, load=load,
         peak={"matmul_flops_a_second": float(f"{product:.4g}"), "card_flops_a_second": card}, arms=arms,
         reference_seconds_a_pair=round(float(np.median(times["reference"][:, 0])), 4),
         time=ratios(times, checkpointing, head / model.multiplied), memory=memory | {"target": "at most 1"},
