@@ -29,8 +29,9 @@ from .shards import claim, contents, gather, shard_path, text_key, write_shard
 __all__ = ["embed_corpus"]
 
 SHARD = 256  # texts in a shard, which is what a kill can cost each process
-# Tokens in a batch: a CPU is fastest while a batch stays in its cache (tests/benchmarks/embedding.py), a GPU with many.
-BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
+# Tokens in a batch times bytes of a number: a CPU is fastest while a batch stays in its cache
+# (tests/benchmarks/embedding.py), a GPU with many tokens at once.
+BATCH_BYTES = {"cpu": 2**13, "cuda": 2**17}
 
 
 def _number_type(half: bool) -> torch.dtype:
@@ -49,8 +50,15 @@ def _encode(name: str, half: bool, texts: list[str]) -> tuple[np.ndarray, np.nda
         return encoder.encode(texts), np.zeros(len(texts), dtype=int)
     model = shared_model(encoder.name, encoder.content, _number_type(half))
     tokens, limit = model.token_counts(texts), model.limit
-    batch = BATCH_TOKENS.get(model.device, BATCH_TOKENS["cpu"]) // max(1, min(tokens.max(), limit))
-    return model.rows(texts, max(1, int(batch))), np.where(tokens > limit, limit, 0).astype(int)
+    read = np.maximum(1, np.minimum(tokens, limit))
+    budget = BATCH_BYTES.get(model.device, BATCH_BYTES["cpu"]) // model.dtype.itemsize
+    # by tokens: of batches made by characters a seventh would be padding
+    order, rows, start = np.argsort(-tokens, kind="stable"), [], 0
+    while start < len(order):
+        size = max(1, int(budget // read[order[start]]))
+        rows.append(model.rows([texts[i] for i in order[start : start + size]], size))
+        start += size
+    return np.concatenate(rows)[np.argsort(order)], np.where(tokens > limit, limit, 0).astype(int)
 
 
 def _do(name: str, half: bool, store: Path, texts: list[str]) -> bool:

@@ -24,7 +24,7 @@ from keep import keep
 from ddpo_utils import deviation_weights, load_stories
 from ddpo_utils.embedding import _number_type, embed_corpus
 
-TURNS = 5
+TURNS = 3
 
 
 def timed(function: Callable[[], object]) -> tuple[float, float]:
