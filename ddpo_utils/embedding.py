@@ -169,7 +169,7 @@ def embed_corpus(
     shards = [[missing[key] for key in order[i : i + SHARD]] for i in range(0, len(order), SHARD)]
     with tqdm(
         total=sum(map(len, missing.values())), desc=f"embedding, {encoder}", unit="char", unit_scale=True, leave=False,
-        disable=not progress or rank > 0,
+        disable=not progress or rank > 0 or not missing,
     ) as bar:  # fmt: skip
         _do_all(partial(_do, encoder, half, store), shards, min(processes, len(shards)), bar)
 
