@@ -174,6 +174,8 @@ def show(profile: Profile, gpu_memory: float = 80.0, gpus: int = 1) -> None:
     Raises:
         CourseError: the model's sizes are not known offline, or the batch cannot be shared.
     """
+    if not gpu_memory > 0:
+        raise CourseError(f"--gpu-memory is a number of GB, more than 0; got {gpu_memory:g}.")
     model, trained = architecture(profile), trained_parameters(architecture(profile), profile)
     targets = "all linear maps" if profile.lora_targets == "all-linear" else ", ".join(adapted(model, profile))
     ways = {"": False} if gpus == 1 else {" (DDP)": False} | ({} if profile.quantize else {" (FSDP)": True})
