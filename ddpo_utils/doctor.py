@@ -194,7 +194,7 @@ def doctor() -> bool:
     """Print the report; True if the default profile (DDPO_PROFILE, else laptop) can run here. Never a traceback."""
     for title, part in (
         ("This machine", _machine), ("Packages", _packages), ("torch", _torch), ("Models", _models),
-        ("Profiles (memory at the peak of training on this machine, estimated by the formulas of ddpo_utils/plan.py)", _profiles),
+        ("Profiles (peak memory of training on this machine, estimated by ddpo_utils/plan.py)", _profiles),
     ):  # fmt: skip
         print(title)
         try:
