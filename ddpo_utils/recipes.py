@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -141,6 +142,8 @@ def train_sft(profile: Profile, stories: pd.DataFrame, folder: Path) -> dict[str
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
+    if 0 < profile.sft_steps <= profile.sft_warmup_steps:
+        warnings.warn(f"All {profile.sft_steps} SFT steps are warm-up: lower sft_warmup_steps.", stacklevel=2)
     if open_run(folder, profile, "sft"):
         return json.loads((folder / "run.json").read_text(encoding="utf-8"))
     started = time.perf_counter()

@@ -222,3 +222,9 @@ def test_half_precision_training_is_for_cards_without_bf16(profile, tmp_path, mo
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *a, c=capability: c)
         _arguments(lambda **options: seen.update(options), tmp_path, profile, 4, 2)
         assert (seen["fp16"], seen["bf16"]) == (fp16, not fp16)
+
+
+def test_sft_that_never_leaves_its_warm_up_is_warned_of(tmp_path: Path) -> None:
+    profile = get_profile("8b", sft_steps=300, model=str(tmp_path / "nowhere"), tokenizer="")
+    with pytest.warns(UserWarning, match="All 300 SFT steps are warm-up"), pytest.raises(CourseError):
+        train_sft(profile, None, tmp_path / "sft")
