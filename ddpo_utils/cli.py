@@ -11,7 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from .profiles import CourseError, Profile, get_profile, work_dir
+from .profiles import PROFILES, CourseError, Profile, get_profile, work_dir
 
 __all__ = ["fetch", "main", "run", "train"]
 
@@ -121,7 +121,9 @@ def _parser() -> argparse.ArgumentParser:
     group = settings.add_argument_group("settings", "each overrides the profile's (ddpo_utils/profiles.py)")
     for field in fields(Profile):
         if field.name != "name":
-            group.add_argument(f"--{field.name.replace('_', '-')}", metavar=field.type.split(" ")[0].upper())
+            values = " | ".join(f"{name}: {getattr(PROFILES[name], field.name)}" for name in ("laptop", "8b"))
+            flag, kind = f"--{field.name.replace('_', '-')}", field.type.split(" ")[0].upper()
+            group.add_argument(flag, metavar=kind, help=values)
 
     one = commands.add_parser("run", parents=[profile], help="run the notebooks; results go to build/<profile>")
     one.add_argument("--notebooks", nargs="+", default=[], metavar="NN", help="some of them, such as 01 03")
