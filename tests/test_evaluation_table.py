@@ -104,6 +104,11 @@ def test_gold_is_what_people_wrote_and_needs_two_responses(run, stories, profile
     assert results["rows"]["gold"]["stories"] == len(gold) and results["rows"]["gold"]["prompts"] == 4
     assert "1 prompts with fewer than two are left out" in " ".join(results["notes"])
     assert not any(results["by_prompt"]["gold"]["cut"])
+    short = diversity(
+        load_encoder("minilm").encode(gold["text"].map(first_words).tolist()), gold["prompt_id"].to_numpy()
+    )
+    assert results["by_prompt"]["gold"]["semantic (25 words)"] == pytest.approx(short.tolist(), abs=1e-4)
+    assert np.abs(short - values).min() > 1e-3  # they are longer than that
     rows = load_encoder("minilm").encode(gold["text"][gold["prompt_id"] == sorted(prompts[1:])[0]].tolist())
     assert len(rows) == 4  # sets of another size: the mean over all subsets is the same
     assert values[0] == pytest.approx(np.mean([diversity(rows[list(s)]) for s in combinations(range(4), 3)]), abs=1e-6)
