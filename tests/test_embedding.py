@@ -163,8 +163,7 @@ def test_a_claimed_shard_is_waited_for(tmp_path, counting, monkeypatch):
     (path,) = tmp_path.glob("*/*.npz")
     content = path.read_bytes()
     path.unlink()
-    counting.asked.clear()
-    # while this run sleeps the other ends
+    counting.asked.clear()  # while this run sleeps the other ends
     monkeypatch.setattr(embedding.time, "sleep", lambda seconds: path.write_bytes(content))
     with claim(path):
         with claim(path) as second:
