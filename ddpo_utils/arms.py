@@ -15,7 +15,7 @@ import numpy as np
 
 from .corpus import development_prompts, load_prompts, make_pairs
 from .policy import load_policy, load_tokenizer
-from .profiles import CourseError, Profile, work_dir
+from .profiles import CourseError, Profile, weight_kinds, work_dir
 from .recipes import response_weights, shuffled_weights, train_pairs, train_sft
 from .runs import adapter_digest, is_plain_adapter, process, short_digest
 from .sampling import sample_stories
@@ -33,8 +33,7 @@ SUFFIX = {"both": "", "semantic": "-sem", "style": "-sty"}
 
 def arm_name(method: str, weights: str = "both") -> str:
     """Name and folder of an arm: "ddpo" with weights "semantic" is "ddpo-sem"; sft and dpo have no weights."""
-    if weights not in SUFFIX:
-        raise CourseError(f"weights are made by semantic, style or both; got {weights!r}.")
+    weight_kinds(weights)  # refuses what there is not
     return method + SUFFIX[weights] if method in ("ddpo", "shuffled") else method
 
 

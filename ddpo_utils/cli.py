@@ -11,7 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from .profiles import PROFILES, CourseError, Profile, get_profile, work_dir
+from .profiles import METHODS, PROFILES, CourseError, Profile, get_profile, work_dir
 
 __all__ = ["fetch", "main", "run", "train"]
 
@@ -130,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--write-back", action="store_true", help="store the outputs in notebooks/ too")
     one.add_argument("--set", nargs="+", default=[], metavar="SETTING=VALUE", help="override settings of the profile")
     one = commands.add_parser("train", parents=[profile, settings], help="train adapters, alone or by accelerate")
-    one.add_argument("--method", nargs="+", choices=["sft", "dpo", "ddpo", "shuffled"], help="default: ddpo")
+    one.add_argument("--method", nargs="+", choices=METHODS, help="default: ddpo")
     one.add_argument("--config", type=Path, help="a run's config.yaml: its profile, settings and method")
     one.add_argument("--output", type=Path, help="folder of the adapters (build/<profile>/adapters)")
     one.add_argument("--sft", type=Path, help="folder of an SFT adapter to start from (<output>/sft)")

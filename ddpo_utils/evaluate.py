@@ -28,6 +28,7 @@ from .model_card import model_card
 from .plausibility import compare_with_sft
 from .policy import load_policy, number_type, public_name
 from .profiles import CourseError, Profile, data_dir, work_dir
+from .record import matched_step
 from .runs import adapter_digest, process, short_digest, write_json, write_text
 from .sampling import DECODING, read_samples, sample_stories
 from .smollm2 import HUB_NAME
@@ -107,14 +108,18 @@ def _matched(folder: Path) -> Path | None:
     the same stories; None where that is DPO's last, or the KLs are not known."""
     try:
         records = {arm: json.loads((folder / arm / "run.json").read_text(encoding="utf-8")) for arm in ("dpo", "ddpo")}
-        dpo, ddpo = ({int(step): kl for step, kl in records[arm]["kl"].items()} for arm in ("dpo", "ddpo"))
-        target, last = ddpo[max(ddpo)], max(dpo)
+        dpo, ddpo = (records[arm]["kl"] for arm in ("dpo", "ddpo"))
+        last = max(dpo, key=int)
     except (OSError, ValueError, LookupError):
         return None
     place = folder / "dpo" / "checkpoints"
-    kept = [step for step in dpo if step == last or (place / f"checkpoint-{step}" / "adapter_config.json").is_file()]
-    nearest = min(kept, key=lambda step: abs(dpo[step] - target))
-    return None if nearest == last else place / f"checkpoint-{nearest}"
+    kept = {
+        step: kl
+        for step, kl in dpo.items()
+        if step == last or (place / f"checkpoint-{step}" / "adapter_config.json").is_file()
+    }
+    nearest = matched_step(kept, ddpo) if ddpo else int(last)
+    return None if nearest == int(last) else place / f"checkpoint-{nearest}"
 
 
 def find_adapters(folder: Path) -> dict[str, Path | None]:

@@ -105,6 +105,13 @@ def cannot_load(what: str, name: str, error: Exception) -> CourseError:
     )
 
 
+def make_room() -> None:
+    """What precedes the loading of any model that may be trained."""
+    gc.collect()  # trainers hold their models in reference cycles: the last one's memory is needed now
+    # transformers renames these settings while trl still uses their old names: nothing a reader could mend
+    warnings.filterwarnings("ignore", message=".*(gradient|activation)_checkpointing", category=FutureWarning)
+
+
 def load_tokenizer(profile: Profile) -> Any:
     """Tokenizer with a chat template, left padding and a pad token: the profile's `tokenizer`, else the model's own.
 
@@ -149,9 +156,7 @@ def load_policy(profile: Profile, adapter: str | Path | None = None, trainable: 
 
     if adapter is not None and not (Path(adapter) / "adapter_config.json").is_file():
         raise CourseError(f"There is no adapter in {adapter}: run notebook 04 first, or use those in data/adapters.")
-    gc.collect()  # trainers hold their models in reference cycles: the last one's memory is needed now
-    # transformers renames these settings while trl still uses their old names: nothing a reader could mend
-    warnings.filterwarnings("ignore", message=".*(gradient|activation)_checkpointing", category=FutureWarning)
+    make_room()
     logging.getLogger("transformers.modeling_gguf_pytorch_utils").setLevel(logging.ERROR)
     name = os.environ.get("DDPO_MODEL") or profile.model
     tokenizer = load_tokenizer(profile)

@@ -11,7 +11,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PROFILES", "CourseError", "Profile", "cache_dir", "data_dir", "get_profile", "work_dir"]
+__all__ = [
+    "METHODS", "PROFILES", "CourseError", "Profile", "cache_dir", "data_dir", "get_profile", "weight_kinds", "work_dir",
+]  # fmt: skip
+
+METHODS = ("sft", "dpo", "ddpo", "shuffled")
 
 
 class CourseError(RuntimeError):
@@ -119,14 +123,22 @@ def get_profile(name: str = "", **overrides: Any) -> Profile:
     return replace(PROFILES[name], **typed)
 
 
+def weight_kinds(weights: str) -> tuple[str, ...]:
+    """The settings that name the encoders by which weights are made; CourseError for a setting that there is not."""
+    kinds = {"both": ("semantic", "style"), "semantic": ("semantic",), "style": ("style",)}
+    if weights not in kinds:
+        raise CourseError(f"weights are made by semantic, style or both; got {weights!r}.")
+    return kinds[weights]
+
+
 _POSITIVE = {"lora_alpha", "learning_rate", "sft_learning_rate", "beta", "epochs", "sft_epochs"}
 _ONE_AT_LEAST = {"lora_r", "max_length", "batch_size", "micro_batch", "sft_batch_size", "checkpoint_every",
                  "sample_prompts", "samples", "max_new_tokens", "sample_batch"}  # fmt: skip
 
 
 def _check_range(setting: str, value: Any) -> None:
-    if setting == "weights" and value not in ("both", "semantic", "style"):
-        raise CourseError(f"weights are made by semantic, style or both; got {value!r}.")
+    if setting == "weights":
+        weight_kinds(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
     high = {"floor": 1, "seed": 2**32 - 1}.get(setting, math.inf)

@@ -21,7 +21,7 @@ from .corpus import as_messages, to_dataset
 from .deviation import deviation_weights
 from .embedding import embed_corpus
 from .policy import load_policy, lora_config, number_type
-from .profiles import CourseError, Profile
+from .profiles import CourseError, Profile, weight_kinds
 from .reference import add_reference, watch_kl
 from .runs import divide, last_checkpoint, open_run, process, run_facts, save_run
 from .smollm2 import first_line
@@ -42,18 +42,9 @@ def response_weights(stories: pd.DataFrame, pairs: pd.DataFrame, profile: Profil
 
     rows = stories.loc[sorted({*pairs["chosen_row"], *pairs["rejected_row"]})]
     texts, half = rows["text"].tolist(), len(rows) > 10_000
-    embeddings = [embed_corpus(texts, getattr(profile, kind), half=half) for kind in weight_kinds(profile)]
-
+    embeddings = [embed_corpus(texts, getattr(profile, kind), half=half) for kind in weight_kinds(profile.weights)]
     weight = deviation_weights(*embeddings, groups=rows["prompt_id"].to_numpy(), floor=profile.floor)
     return pd.Series(weight, index=rows.index, name="weight")
-
-
-def weight_kinds(profile: Profile) -> list[str]:
-    """The encoders that the weights are made by: "semantic", "style", or both."""
-    kinds = {"both": ["semantic", "style"], "semantic": ["semantic"], "style": ["style"]}
-    if profile.weights not in kinds:
-        raise CourseError(f"weights are made by semantic, style or both; got {profile.weights!r}.")
-    return kinds[profile.weights]
 
 
 def shuffled_weights(pairs: pd.DataFrame, weight: Sequence[float], seed: int) -> np.ndarray:

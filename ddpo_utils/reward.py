@@ -6,7 +6,6 @@ may speak about quality is decided by `reward_trial`, on prompts and writers tha
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import warnings
 from collections.abc import Iterable
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 
 from .encoders import CachedEncoder
-from .policy import cannot_load, default_device, model_source, number_type
+from .policy import cannot_load, default_device, make_room, model_source, number_type
 from .profiles import CourseError, Profile, cache_dir
 from .smollm2 import HUB_NAME
 
@@ -127,9 +126,7 @@ def load_reward(profile: Profile, folder: Path | None = None) -> tuple[Any, Any]
 
     if folder is not None and not (folder / "adapter_config.json").is_file():
         raise CourseError(f"There is no reward in {folder}: train one with `python -m ddpo_utils reward`.")
-    gc.collect()  # trainers hold their models in reference cycles
-    # transformers renames these settings while trl still uses their old names: nothing a reader could mend
-    warnings.filterwarnings("ignore", message=".*(gradient|activation)_checkpointing", category=FutureWarning)
+    make_room()
     source, dtype = model_source(profile.reward), number_type(profile)
     # sdpa is what transformers takes by itself where a model can; Gemma 2 cannot and refuses it by name
     attention = {} if profile.attention == "sdpa" else {"attn_implementation": profile.attention}

@@ -22,14 +22,12 @@ import torch
 
 from .model_card import model_card
 from .policy import public_name
-from .profiles import PROFILES, CourseError, Profile, get_profile
+from .profiles import METHODS, PROFILES, CourseError, Profile, get_profile
 
 __all__ = [
     "adapter_digest", "divide", "is_plain_adapter", "last_checkpoint", "open_run", "process", "read_config",
     "run_facts", "save_run", "short_digest", "write_json", "write_text",
 ]  # fmt: skip
-
-METHODS = ("sft", "dpo", "ddpo", "shuffled")
 
 # Settings that change nothing about a training run but rounding: it goes on, or stands, whatever they are.
 _FREE = {"name", "judge_semantic", "judge_style", "reward", "report_to", "checkpoint_every", "attention", "micro_batch",

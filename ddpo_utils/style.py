@@ -135,6 +135,11 @@ def fit_style(texts: list[str], path: Path | None = None) -> tuple[StylometricEn
 def frozen_style(name: str) -> tuple[StylometricEncoder | DeltaEncoder, str]:
     """The encoder `name` of data/style.npz, and a key that names this fit."""
     path = data_dir() / "style.npz"
+    return _frozen(name, path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=4)  # a corpus asks for it at every shard
+def _frozen(name: str, path: Path, stamp: int) -> tuple[StylometricEncoder | DeltaEncoder, str]:
     fit = np.load(path)
     if name == "delta":
         encoder = DeltaEncoder(fit["tokens"].tolist(), fit["mean"], fit["std"])

@@ -1,4 +1,5 @@
-"""Where benchmarks keep what they measured: data/results/benchmarks.json, one entry a benchmark."""
+"""What the benchmarks share: where they keep what they measured (data/results/benchmarks.json, one entry a benchmark),
+and what they ask the machine."""
 
 from __future__ import annotations
 
@@ -13,6 +14,12 @@ import torch
 
 from ddpo_utils.profiles import data_dir, get_profile
 from ddpo_utils.runs import run_facts, write_json
+
+
+def status(key: str) -> int:
+    """Bytes of one line of Linux's /proc/self/status: VmRSS, what is resident, or VmHWM, its peak."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(key))
 
 
 def processor() -> str:

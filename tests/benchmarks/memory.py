@@ -28,6 +28,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from keep import status
+
 from ddpo_utils.plan import memory
 from ddpo_utils.profiles import Profile, data_dir, get_profile
 from ddpo_utils.runs import run_facts, write_json
@@ -54,12 +56,6 @@ def profile_of(case: dict[str, Any]) -> Profile:
         "laptop", dtype="float32", steps=2, sft_steps=2, checkpoint_every=100, batch_size=case["micro_batch"],
         sft_batch_size=2 * case["micro_batch"], **settings,
     )  # fmt: skip
-
-
-def status(key: str) -> int:
-    """Bytes of one line of /proc/self/status: VmRSS, what is resident, or VmHWM, its peak."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(key))
 
 
 def measure(case: dict[str, Any], folder: Path) -> None:

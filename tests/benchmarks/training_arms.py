@@ -14,27 +14,38 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from keep import status
 
+from ddpo_utils.architecture import KNOWN
 from ddpo_utils.policy import choose_dtype, default_device, load_policy, lora_config
 from ddpo_utils.profiles import Profile, get_profile
 from ddpo_utils.recipes import _arguments
 from ddpo_utils.reference import add_reference
 
-# The published configurations of meta-llama/Llama-3.1-8B and HuggingFaceTB/SmolLM2-135M (their config.json).
+# Beyond the sizes, what the published configurations say of positions (their config.json); it decides no speed.
+ROPE = {
+    "Llama-3.1-8B": {
+        "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    },
+    "SmolLM2-135M": {"rope_type": "default", "rope_theta": 100000.0},
+}  # fmt: skip
+
+
+def _sizes(name: str) -> dict[str, Any]:
+    """Of the package's table of architectures, as LlamaConfig calls them."""
+    known = KNOWN[name]
+    return {
+        "vocab_size": known.vocabulary, "hidden_size": known.width, "intermediate_size": known.inner,
+        "num_hidden_layers": known.layers, "num_attention_heads": known.heads, "num_key_value_heads": known.kv_heads,
+        "tie_word_embeddings": known.tied, "rms_norm_eps": 1e-5, "rope_parameters": ROPE[name],
+        "max_position_embeddings": 131072 if name == "Llama-3.1-8B" else 8192,
+    }  # fmt: skip
+
+
 ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "llama-3.1-8b": {
-        "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
-        "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5,
-        "tie_word_embeddings": False, "rope_parameters": {
-            "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
-        },
-    },
-    "smollm2-135m": {
-        "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
-        "num_attention_heads": 9, "num_key_value_heads": 3, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5,
-        "tie_word_embeddings": True, "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0},
-    },
+    "llama-3.1-8b": _sizes("Llama-3.1-8B"),
+    "smollm2-135m": _sizes("SmolLM2-135M"),
     "tiny": {
         "vocab_size": 300, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
@@ -236,6 +247,5 @@ def peak_memory(name: str, folder: Path, dtype: str, arm: str) -> int | None:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     with suppress(OSError, StopIteration):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+        return status("VmHWM")
     return None
