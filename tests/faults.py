@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+import pytest
 
 from ddpo_utils import CourseError
 
@@ -13,3 +16,10 @@ def sentence(caught: Any) -> str:
     assert isinstance(error, CourseError) and "\n" not in message and message.endswith(".")
     assert error.__context__ is None or error.__suppress_context__
     return message
+
+
+def refusal(call: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
+    """The sentence with which the call refuses its arguments."""
+    with pytest.raises(CourseError) as caught:
+        call(*args, **kwargs)
+    return sentence(caught)
