@@ -13,16 +13,18 @@ from awkward_posts import small_posts
 
 from ddpo_utils import Profile, cli, get_profile, load_stories
 
+SMALL = {  # settings of the profile 8b on a tiny model: float32, few steps, encoders that need no network
+    "tokenizer": "", "semantic": "stylometric", "style": "delta", "dtype": "float32", "gradient_checkpointing": False,
+    "lora_r": 4, "sft_steps": 2, "sft_batch_size": 4, "sft_warmup_steps": 0, "sft_learning_rate": 1e-2,
+    "learning_rate": 1e-2, "max_new_tokens": 4,
+}  # fmt: skip
+
 
 def tiny_profile(model: Path, **overrides: Any) -> Profile:
-    """The profile 8b on a tiny model: float32, few steps, encoders that need no network."""
-    settings = {
-        "model": str(model), "tokenizer": "", "data": "bundled", "min_gap": 0, "semantic": "stylometric",
-        "style": "delta", "dtype": "float32", "gradient_checkpointing": False, "lora_r": 4, "max_length": 128,
-        "sft_steps": 2, "sft_batch_size": 4, "sft_warmup_steps": 0, "sft_learning_rate": 1e-2, "steps": 4,
-        "batch_size": 2, "micro_batch": 2, "learning_rate": 1e-2, "checkpoint_every": 2, "max_new_tokens": 4,
-    }  # fmt: skip
-    return get_profile("8b", **settings | overrides)
+    """The small settings on the bundled stories, cut short, with a checkpoint every other step."""
+    bundled = {"data": "bundled", "min_gap": 0, "max_length": 128}
+    steps = {"steps": 4, "batch_size": 2, "micro_batch": 2, "checkpoint_every": 2}
+    return get_profile("8b", **SMALL | {"model": str(model)} | bundled | steps | overrides)
 
 
 def few_stories() -> pd.DataFrame:
@@ -75,22 +77,14 @@ def record_of(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "run.json").read_text(encoding="utf-8"))
 
 
-SMALL = {
-    "--profile": "8b", "--tokenizer": "", "--semantic": "stylometric", "--style": "delta", "--max-length": "768",
-    "--max-new-tokens": "4", "--dtype": "float32", "--lora-r": "4", "--lora-alpha": "8", "--sft-steps": "2",
-    "--sft-batch-size": "4", "--sft-warmup-steps": "0", "--sft-learning-rate": "1e-2", "--steps": "2",
-    "--batch-size": "4", "--micro-batch": "4", "--learning-rate": "1e-2", "--gradient-checkpointing": "false",
-}  # fmt: skip
-
-
 class Command:
-    """`python -m ddpo_utils train` on a tiny model and small posts; the flags given override."""
+    """`python -m ddpo_utils train` with the small settings on small posts; the flags given override."""
 
     def __init__(self, model: Path, folder: Path):
         self.folder = folder
-        self.base = SMALL | {"--model": str(model), "--data": str(small_posts(folder / "posts.parquet", posts=10))}
+        posts = {"data": small_posts(folder / "posts.parquet", posts=10), "max_length": 768, "lora_alpha": 8}
+        self.base = SMALL | {"profile": "8b", "model": model, "steps": 2, "batch_size": 4, "micro_batch": 4} | posts
 
     def __call__(self, output: Path | str, *methods: str, **flags: Any) -> int:
-        given = self.base | {f"--{name.replace('_', '-')}": str(value) for name, value in flags.items()}
-        words = [f"{name}={value}" for name, value in given.items()]
+        words = [f"--{name.replace('_', '-')}={value}" for name, value in (self.base | flags).items()]
         return cli.main(["train", *words, f"--output={output}", *(["--method", *methods] if methods else [])])
