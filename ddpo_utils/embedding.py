@@ -24,6 +24,7 @@ import torch
 
 from .encoders import SentenceModel, load_encoder, shared_model
 from .profiles import CourseError, cache_dir
+from .progress import progress_bar
 from .shards import claim, contents, gather, shard_path, text_key, write_shard
 
 __all__ = ["embed_corpus"]
@@ -144,8 +145,6 @@ def embed_corpus(
         CourseError: a text that is none, an encoder that cannot be loaded, a folder that is full or cannot be
             written, a damaged shard, a worker that was ended. What was finished is kept.
     """
-    from tqdm.auto import tqdm
-
     texts = list(texts)
     for i, text in enumerate(texts):
         if not isinstance(text, str):
@@ -167,9 +166,9 @@ def embed_corpus(
     # is whole shards, falls into the same shards again.
     order = sorted(missing, key=lambda key: (-len(missing[key]), key))
     shards = [[missing[key] for key in order[i : i + SHARD]] for i in range(0, len(order), SHARD)]
-    with tqdm(
-        total=sum(map(len, missing.values())), desc=f"embedding, {encoder}", unit="char", unit_scale=True, leave=False,
-        disable=not progress or rank > 0 or not missing,
+    with progress_bar(
+        shown=progress and rank == 0 and bool(missing), total=sum(map(len, missing.values())),
+        desc=f"embedding, {encoder}", unit="char", unit_scale=True, leave=False,
     ) as bar:  # fmt: skip
         _do_all(partial(_do, encoder, half, store), shards, min(processes, len(shards)), bar)
 

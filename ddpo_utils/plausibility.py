@@ -17,6 +17,7 @@ import numpy as np
 from .corpus import decisions
 from .policy import load_policy, public_name
 from .profiles import Profile
+from .progress import progress_bar
 from .runs import adapter_digest, process, short_digest, write_text
 from .scoring import mean_logps, token_kl
 
@@ -37,10 +38,8 @@ def _missing(path: Path, stories: pd.DataFrame) -> range:
 
 
 def _store(path: Path, stories: pd.DataFrame, score: Callable[[pd.DataFrame], np.ndarray]) -> None:
-    from tqdm.auto import tqdm
-
     starts, main = _missing(path, stories), process().is_main_process
-    for start in tqdm(starts, desc=path.name.partition("-")[0], leave=False, disable=len(starts) < 4 or not main):
+    for start in progress_bar(starts, shown=len(starts) >= 4 and main, desc=path.name.partition("-")[0], leave=False):
         values = [round(float(v), 4) for v in score(stories.iloc[start : start + PIECE])]
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")

@@ -19,6 +19,7 @@ import numpy as np
 
 from .corpus import as_messages
 from .profiles import WRITING_PROMPTS, CourseError
+from .progress import progress_bar
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -118,7 +119,6 @@ def read_rows(source: str | Path, streaming: bool = False, progress: bool = True
         CourseError: the source cannot be reached or read, or a column is missing or of another type.
     """
     import pyarrow.parquet as pq
-    from tqdm.auto import tqdm
 
     files, total = parquet_files(source), None
     name = Path(source).name if files else str(source)
@@ -135,7 +135,7 @@ def read_rows(source: str | Path, streaming: bool = False, progress: bool = True
             data = load_dataset(source, split="train", streaming=streaming).with_format("arrow")
             total = None if streaming else len(data)
             tables = data.iter(BATCH)
-        with tqdm(desc="posts", unit=" posts", total=total, disable=not progress) as bar:
+        with progress_bar(shown=progress, desc="posts", unit=" posts", total=total) as bar:
             for number, table in enumerate(tables):
                 if not files and not number:
                     _check(table.schema, name)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from .progress import progress_bar
 from .runs import write_json
 from .scoring import token_kl
 
@@ -29,7 +30,6 @@ def add_reference(trainer: Any, known: Path) -> None:
     """
     import pandas as pd
     from torch.utils.data import DataLoader
-    from tqdm.auto import tqdm
 
     names = ["ref_chosen_logps", "ref_rejected_logps"]
     data, state = trainer.train_dataset, trainer.accelerator
@@ -40,9 +40,8 @@ def add_reference(trainer: Any, known: Path) -> None:
     columns = [data[name][:] for name in ("prompt_ids", "chosen_ids", "rejected_ids")]
     lengths = [sum(len(column[i]) for column in columns) for i in missing.index]
     order = missing.index[np.argsort(lengths, kind="stable")[::-1]]  # longest first: memory runs out at once or never
-    for start in tqdm(
-        range(0, len(order), SCORED_AT_ONCE), desc="reference log-probs", disable=not state.is_main_process
-    ):
+    starts = range(0, len(order), SCORED_AT_ONCE)
+    for start in progress_bar(starts, shown=state.is_main_process, desc="reference log-probs"):
         part, scores = order[start : start + SCORED_AT_ONCE].tolist(), []
         loader = DataLoader(
             data.select(part), batch_size=trainer.args.per_device_train_batch_size, collate_fn=trainer.data_collator

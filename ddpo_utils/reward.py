@@ -20,6 +20,7 @@ import torch
 from .encoders import CachedEncoder
 from .policy import cannot_load, default_device, make_room, model_source, number_type
 from .profiles import CourseError, Profile, cache_dir
+from .progress import progress_bar
 from .smollm2 import HUB_NAME
 
 if TYPE_CHECKING:
@@ -202,8 +203,6 @@ def score_stories(profile: Profile, folder: Path, stories: pd.DataFrame, cache: 
     Raises:
         CourseError: there is no reward, or it does not fit or gives no numbers.
     """
-    from tqdm.auto import tqdm
-
     weights = folder / "adapter_model.safetensors"
     if not weights.is_file():
         raise CourseError(f"There is no reward in {folder}: train one with `python -m ddpo_utils reward`.")
@@ -215,7 +214,7 @@ def score_stories(profile: Profile, folder: Path, stories: pd.DataFrame, cache: 
     block = 4 * profile.sample_batch  # what a killed run may lose
     starts = range(0, len(distinct), block)
     found: dict[str, float] = {}
-    for start in tqdm(starts, desc="reward", leave=False, disable=len(starts) < 2):
+    for start in progress_bar(starts, shown=len(starts) > 1, desc="reward", leave=False):
         part = distinct[start : start + block]
         found.update(zip(part, encoder.encode(part)[:, 0].tolist(), strict=True))
     return np.array([found[text] for text in texts], dtype=np.float64)

@@ -18,6 +18,7 @@ import numpy as np
 from .corpus import decisions
 from .encoders import load_encoder
 from .profiles import CourseError, Profile, data_dir, get_profile, work_dir
+from .progress import progress_bar
 from .reward import Target, public_backbone, score_stories
 from .reward_training import OBJECTIVES, train_reward
 from .reward_trial import choose_reward, reward_accuracy, reward_calibration, trial_splits
@@ -78,8 +79,6 @@ def record_reward(
     Raises:
         CourseError: too few stories for a trial, or what `train_reward` and `score_stories` raise.
     """
-    from tqdm.auto import tqdm
-
     from .arms import training_stories
 
     recorded = profile == get_profile("laptop")
@@ -100,7 +99,7 @@ def record_reward(
         plain["writer"] = _ridge(np.eye(stories["writer"].nunique())[stories["writer"].factorize()[0]], values)
     scores: dict[str, list[list[float]]] = {name: [] for name in (*plain, *objectives)}
     training: dict[str, list[dict[str, Any]]] = {name: [] for name in objectives}
-    for number, split in enumerate(tqdm(splits, desc="folds")):
+    for number, split in enumerate(progress_bar(splits, desc="folds")):
         for name, fitted in plain.items():
             scores[name].append(_rounded(fitted(~split[0] & ~split[1], split[0])))
         for name in objectives:

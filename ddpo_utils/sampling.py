@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .profiles import CourseError
+from .progress import progress_bar
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -136,7 +137,6 @@ def sample_stories(
     Source of the defaults: arXiv 2503.17126, section 4 (4 samples, 2,048 new tokens, the decoding above).
     """
     import pandas as pd
-    from tqdm.auto import tqdm
     from transformers import set_seed
 
     if samples < 1 or not len(prompts):
@@ -158,7 +158,7 @@ def sample_stories(
     missing = [number for number in range(rank, len(batches), ranks) if number not in done]
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
-    for number in tqdm(missing, desc=f"sampling {source}", disable=not progress or rank > 0, leave=False):
+    for number in progress_bar(missing, shown=progress and rank == 0, desc=f"sampling {source}", leave=False):
         batch = batches[number]
         chats = [[{"role": "user", "content": prompt}] for _, prompt, _ in batch]
         texts = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)

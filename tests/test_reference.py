@@ -72,11 +72,13 @@ def stored(path: Path) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("max_length", [128, 1024])  # stories cut, and whole
-def test_they_are_those_that_trl_computes(profile, sft, tmp_path, max_length):
+def test_they_are_those_that_trl_computes(profile, sft, tmp_path, capsys, max_length):
     profile = replace(profile, max_length=max_length)
     theirs = trainer_of(DPOTrainer, profile, sft, tmp_path / "trl", PAIRS, precompute_ref_log_probs=True).train_dataset
     ours = trainer_of(DDPOTrainer, profile, sft, tmp_path / "ours", PAIRS)
+    capsys.readouterr()
     reference.add_reference(ours, tmp_path / "reference.csv")
+    assert "reference log-probs" not in capsys.readouterr().err  # TQDM_DISABLE is set
     kept = stored(tmp_path / "reference.csv")
     for name in COLUMNS:
         expected = np.array(theirs[name][:])
