@@ -127,6 +127,11 @@ def load_tokenizer(profile: Profile) -> Any:
     except CourseError:
         raise
     except Exception as error:
+        if Path(name).is_dir():
+            raise CourseError(
+                f"The folder {name} gives no tokenizer ({first_line(error)}): copy one of the model's family into it, "
+                "or name one with the setting `tokenizer` (--tokenizer; DDPO_MODEL, where it is set, goes before it)."
+            ) from None
         raise cannot_load("tokenizer", name, error) from None
     if tokenizer.chat_template is None:
         raise CourseError(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from dataclasses import replace
+
 import pytest
 import torch
 from faults import sentence
@@ -28,10 +32,22 @@ def test_a_local_model_is_loaded_ready_for_sampling(monkeypatch, tiny_folder):
     assert load_policy(get_profile("smoke", dtype="bfloat16"))[0].dtype == torch.bfloat16
 
 
-def test_a_missing_pad_token_becomes_the_end_of_text(tiny_folder, tmp_path):
-    import json
-    import shutil
+def test_a_folder_without_a_tokenizer_is_said_with_the_way_out(tiny_folder, tmp_path, monkeypatch):
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(tiny_folder / name, tmp_path)
+    profile = get_profile("smoke", model=str(tmp_path), dtype="float32")
+    with pytest.raises(CourseError) as caught:
+        load_policy(profile)
+    assert f"{tmp_path} gives no tokenizer" in sentence(caught) and "--tokenizer" in sentence(caught)
+    _, tokenizer = load_policy(replace(profile, tokenizer=str(tiny_folder)))
+    assert tokenizer.chat_template
+    monkeypatch.setenv("DDPO_MODEL", str(tmp_path))  # goes before both, as the sentence says
+    with pytest.raises(CourseError) as caught:
+        load_policy(replace(profile, tokenizer=str(tiny_folder)))
+    assert "DDPO_MODEL" in sentence(caught)
 
+
+def test_a_missing_pad_token_becomes_the_end_of_text(tiny_folder, tmp_path):
     shutil.copytree(tiny_folder, tmp_path / "m")
     config = json.loads((tmp_path / "m" / "tokenizer_config.json").read_text())
     config.pop("pad_token")
@@ -48,8 +64,6 @@ def test_an_adapter_is_put_on_top_under_the_name_that_training_needs(tiny_folder
 
 
 def test_a_missing_or_unfitting_adapter_is_said_in_one_sentence(tiny_folder, adapter_folder, tmp_path, monkeypatch):
-    import shutil
-
     profile = get_profile("smoke", model=str(tiny_folder), dtype="float32")
     with monkeypatch.context() as patch, pytest.raises(CourseError) as caught:
         patch.setattr("transformers.AutoModelForCausalLM.from_pretrained", None)  # said before the model is loaded
