@@ -218,7 +218,8 @@ def verdict(profile: Profile, room: float, gpus: int = 1, sharded: bool = False)
 
 def _show_work(profile: Profile, gpu_memory: float, gpus: int) -> None:
     responses, pairs, tokens, source = data_size(profile)
-    name, rate = CARDS[max((size for size in CARDS if size <= gpu_memory), default=min(CARDS))]
+    size = max((size for size in CARDS if size <= gpu_memory), default=min(CARDS))
+    name, rate = CARDS[size]
     (sft, _), (step, once) = flops(profile, "sft"), flops(profile)
     told = profile.sft_steps * profile.sft_batch_size / responses if profile.sft_steps else profile.sft_epochs
     seen = min(pairs, profile.steps * profile.batch_size) if profile.steps else pairs  # the reference scores no others
@@ -235,4 +236,6 @@ def _show_work(profile: Profile, gpu_memory: float, gpus: int) -> None:
         hours = [total / (gpus * rate * share * 3600) for share in (high, low)]
         print(f"{what:<30}{count * tokens:>10.2g}{total:>10.2g}" + f"{hours[0]:,.1f} to {hours[1]:,.1f}".rjust(20))
     print(f"Hours: {gpus} x {name} at {low:.0%} to {high:.0%} of {rate / 1e12:.0f} TFLOP/s (assumed), without padding.")
+    if size != gpu_memory:
+        print(f"The table has no card of {gpu_memory:g} GB: these are the hours of its {name}.")
     print(f"Data: {source}.")

@@ -257,6 +257,18 @@ def test_hours_are_flops_over_the_assumed_rate(capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize(
+    ("room", "taken"), [(8, 16), (47.5, 40), (48, 40), (200, 141), *((size, size) for size in plan.CARDS)]
+)
+def test_a_speed_that_is_another_card_s_is_said_to_be(
+    room: float, taken: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan.show(BIG, room)
+    said, name = capsys.readouterr().out, plan.CARDS[taken][0]
+    assert f"\nHours: 1 x {name} at" in said
+    assert (f"no card of {room:g} GB: these are the hours of its {name}." in said) == (room != taken)
+
+
+@pytest.mark.parametrize(
     ("flags", "way_out"),
     [
         (["--model", "someone/model-7B"], "config.json"),
