@@ -133,7 +133,7 @@ def embed_corpus(
             and the texts' hashes, so corpora and encoders may share a folder.
         half: compute in bfloat16 or float16 where the processor has such arithmetic, and keep float16 rows: with
             MiniLM in bfloat16 cosines move by up to 0.006 and weights by up to 0.04 (tests/benchmarks/embedding.py).
-            Without it all is float32.
+            A batch that overflows float16 is computed in float32. Without `half` all is float32.
         processes: worker processes, which share this process's threads; None: one for each GPU, or none on CPU.
         progress: show the remaining time.
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from .profiles import CourseError, cache_dir
 from .style import DeltaEncoder, StylometricEncoder, fit_style, frozen_style, mask_content, unit_rows
@@ -130,13 +131,17 @@ class SentenceModel:
         return np.array([len(ids) for ids in tokens], dtype=int)
 
     def rows(self, texts: Sequence[str], batch_size: int = 32, progress: bool = False) -> np.ndarray:
-        """(N, d) float32 unit rows, whatever was cut."""
+        """(N, d) float32 unit rows, whatever was cut; computed anew in float32 where a smaller type overflows, and a
+        CourseError where that gives no numbers either."""
         texts = _printable(texts)
         rows = self._model.encode(
             texts or ["."], batch_size=batch_size, normalize_embeddings=True, show_progress_bar=progress
         )
-        if not np.isfinite(rows).all():  # float16 overflows in some models
-            raise CourseError(f"{self.name} gives no numbers in {self.dtype}: call it with half=False.")
+        if not np.isfinite(rows).all():
+            if self.dtype == torch.float32:
+                raise CourseError(f"{self.name} gives no numbers: name another encoder (--semantic, --style).")
+            exact = shared_model(self.name, self.content, torch.float32)  # float16 overflows in some models
+            return exact.rows(texts, max(1, batch_size // 2), progress)
         return rows[: len(texts)] if self.dtype is None else unit_rows(rows[: len(texts)])
 
     def encode(self, sentences: list[str], normalize_embeddings: bool = True) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import shutil
 import sqlite3
@@ -11,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
-from ddpo_utils import deviation_weights, load_encoder, load_stories
+from ddpo_utils import CourseError, deviation_weights, load_encoder, load_stories
 from ddpo_utils.corpus import development_prompts
-from ddpo_utils.encoders import CachedEncoder, DeltaEncoder, StylometricEncoder, fit_style, mask_content
+from ddpo_utils.encoders import CachedEncoder, DeltaEncoder, StylometricEncoder, fit_style, mask_content, shared_model
 from ddpo_utils.profiles import data_dir
 
 TEXTS = [
@@ -184,6 +187,22 @@ def test_a_local_folder_is_known_by_its_content_not_its_path(tmp_path, model_fol
         changed.encode(["word " * 30])
 
 
+@pytest.mark.parametrize("factor", [1e5, math.nan])  # beyond float16, and no number in any type
+def test_what_overflows_float16_is_computed_in_float32(tmp_path, model_folder, factor):
+    folder = Path(shutil.copytree(model_folder, tmp_path / "large"))
+    tensors = load_file(folder / "model.safetensors")
+    tensors["encoder.layer.0.intermediate.dense.weight"] *= factor
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    half = shared_model(str(folder), f"{factor}", torch.float16)
+    if math.isnan(factor):
+        with pytest.raises(CourseError, match="gives no numbers: name another encoder"):
+            half.rows(TEXTS[:2])
+        return
+    assert np.isnan(half._model.encode(TEXTS[:2])).any()
+    assert np.array_equal(half.rows(TEXTS[:2]), shared_model(str(folder), f"{factor}", torch.float32).rows(TEXTS[:2], 16))
+    assert is_unit(half.rows(TEXTS[:2]))
+
+
 def test_a_model_of_the_hub_is_known_by_its_commit(tmp_path, model_folder, monkeypatch):
     commit = "0123456789abcdef0123456789abcdef01234567"
     folder = tmp_path / "models--somebody--mine"
@@ -265,8 +284,6 @@ def test_two_processes_may_share_a_cache(tmp_path):
 
 
 def test_an_encoder_that_cannot_be_loaded_is_said_in_one_sentence():
-    from ddpo_utils import CourseError
-
     encoder = load_encoder("nobody/no-such-encoder")  # the tests run without a hub
     with pytest.raises(CourseError, match=r"'nobody/no-such-encoder' cannot be loaded .*'minilm'") as caught:
         encoder.encode(["a"])
