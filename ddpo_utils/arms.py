@@ -1,22 +1,26 @@
-"""The arms of an experiment: stories in, one SFT adapter and the preference arms that start from it out.
+"""The arms of an experiment: stories in, one SFT adapter and the preference arms out.
 
-An arm is named by what it does: sft, dpo, ddpo (deviation by both encoders), ddpo-sem, ddpo-sty (by one), and
-shuffled (ddpo's weights dealt at random among the winners of each prompt: the control).
+An arm is named by what it does: sft, dpo, ddpo (deviation by both encoders), ddpo-sem, ddpo-sty (by one), shuffled
+(ddpo's weights dealt at random among the winners of each prompt: the control), divpo (DPO on pairs that deviation
+chose) with divpo-sem and divpo-sty; and from the starting model in place of SFT orpo, dorpo, dorpo-sem, dorpo-sty.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .corpus import development_prompts, load_prompts, make_pairs
+from .divpo import divpo_pairs
+from .orpo import train_orpo
 from .policy import load_policy, load_tokenizer
 from .profiles import CourseError, Profile, weight_kinds, work_dir
-from .recipes import response_weights, shuffled_weights, train_pairs, train_sft
+from .recipes import group_weights, response_weights, shuffled_weights, train_pairs, train_sft
 from .runs import adapter_digest, is_plain_adapter, process, short_digest
 from .sampling import sample_stories
 from .scoring import token_kl
@@ -32,9 +36,9 @@ SUFFIX = {"both": "", "semantic": "-sem", "style": "-sty"}
 
 
 def arm_name(method: str, weights: str = "both") -> str:
-    """Name and folder of an arm: "ddpo" with weights "semantic" is "ddpo-sem"; sft and dpo have no weights."""
+    """Name and folder of an arm: "ddpo" with weights "semantic" is "ddpo-sem"; sft, dpo and orpo have no weights."""
     weight_kinds(weights)  # refuses what there is not
-    return method + SUFFIX[weights] if method in ("ddpo", "shuffled") else method
+    return method if method in ("sft", "dpo", "orpo") else method + SUFFIX[weights]
 
 
 def of_arm(arm: str, profile: Profile) -> Profile:
@@ -64,12 +68,12 @@ def training_stories(profile: Profile, stories: pd.DataFrame | None = None) -> p
 def arm_weights(
     stories: pd.DataFrame, pairs: pd.DataFrame, profile: Profile, arms: Sequence[str] = ARMS
 ) -> dict[str, np.ndarray | None]:
-    """Weights of the pairs by arm: None for DPO, the winners' deviation for DDPO, the same dealt anew within each
-    prompt for shuffled weights."""
+    """Weights of the pairs by arm: None for DPO and ORPO (and DivPO, whose pairs are others), the winners' deviation
+    for DDPO and DORPO, the same dealt anew within each prompt for shuffled weights."""
     out: dict[str, np.ndarray | None] = {}
     made: dict[str, np.ndarray] = {}
     for arm in arms:
-        if arm == "dpo":
+        if arm.partition("-")[0] in ("dpo", "orpo", "divpo"):
             out[arm] = None
             continue
         own = of_arm(arm, profile)
@@ -85,19 +89,29 @@ def train_arms(
 ) -> dict[str, Any]:
     """SFT on `stories`, then each arm from that adapter, in folder/sft, folder/dpo and so on; returns the records.
 
-    What is finished there is kept, what was broken off goes on; `sft` names another folder for the SFT adapter, to
-    share it. An adapter there that no run of this package made is used as it is, and has no record. `arms` may be
-    empty, or name "sft" alone.
+    ORPO and DORPO begin from the starting model: where `arms` names nothing else, SFT is not trained. What is finished
+    there is kept, what was broken off goes on; `sft` names another folder for the SFT adapter, to share it. An adapter
+    there that no run of this package made is used as it is, and has no record. `arms` may be empty, or name "sft".
     """
     sft = sft or folder / "sft"
-    records = {} if is_plain_adapter(sft) else {"sft": train_sft(profile, stories, sft)}
+    needed = not arms or any(arm.partition("-")[0] not in ("orpo", "dorpo") for arm in arms)
+    records = {"sft": train_sft(profile, stories, sft)} if needed and not is_plain_adapter(sft) else {}
     arms = [arm for arm in arms if arm != "sft"]
     if arms:
         pairs = make_pairs(stories, min_gap=profile.min_gap, seed=profile.seed)
         weights = arm_weights(stories, pairs, profile, arms)
-        watch = _watched(profile, stories, sft)
+        there = is_plain_adapter(sft) or (sft / "run.json").is_file()
+        watch = _watched(profile, stories, sft) if there else None
     for arm in arms:
-        records[arm] = train_pairs(of_arm(arm, profile), pairs, weights[arm], folder / arm, sft, arm, watch)
+        own, method = of_arm(arm, profile), arm.partition("-")[0]
+        if method in ("orpo", "dorpo"):
+            records[arm] = train_orpo(own, pairs, weights[arm], folder / arm, arm, sft, watch)
+        elif method == "divpo":
+            few, unused = divpo_pairs(stories, partial(group_weights, profile=own), profile.seed)
+            left = {"unused_responses": unused, "unused_pairs": len(pairs) - len(few)}
+            records[arm] = train_pairs(own, few, None, folder / arm, sft, arm, watch, **left)
+        else:
+            records[arm] = train_pairs(own, pairs, weights[arm], folder / arm, sft, arm, watch)
     return records
 
 

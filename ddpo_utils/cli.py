@@ -88,11 +88,11 @@ def fetch(profile: Profile) -> None:
 
 
 def train(profile: Profile, methods: Sequence[str], output: Path | None = None, sft: Path | None = None) -> None:
-    """Train the arms named, SFT first where it is missing; one line each for what was made.
+    """Train the arms named, SFT first where it is missing and needed; one line each for what was made.
 
     Args:
         profile: every setting. Under `accelerate launch` each process calls this and takes its share of each batch.
-        methods: of sft, dpo, ddpo, shuffled; the profile's `weights` says what deviation is measured by.
+        methods: of profiles.METHODS; the profile's `weights` says what deviation is measured by.
         output: folder of the adapters, by default build/<profile>/adapters.
         sft: folder of an SFT adapter to start from, by default <output>/sft.
 
@@ -110,6 +110,9 @@ def train(profile: Profile, methods: Sequence[str], output: Path | None = None, 
             place = sft if sft and arm == "sft" else folder / arm
             steps = record["log"][-1]["step"] if record["log"] else 0
             print(f"{arm}: {steps} steps in {record['seconds'] / 60:.1f} minutes; adapter in {os.path.relpath(place)}")
+            if "unused_responses" in record:
+                print(f"{arm}: {record['unused_responses']} responses are in no pair; {record['unused_pairs']} pairs "
+                      "fewer than the other arms have")  # fmt: skip
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -163,19 +163,9 @@ def make_pairs(stories: pd.DataFrame, min_gap: float = 0.0, seed: int = 42) -> p
 
     Source: arXiv 2503.17126, section 4 (pairs of the training data).
     """
-    import pandas as pd
-
-    if stories["score"].isna().any():
-        row = stories.index[stories["score"].isna()][0]
-        raise CourseError(f"The story in row {row} has no score: pairs need a number for every response.")
-    if not stories.index.is_unique:
-        raise CourseError("The frame's index repeats: call reset_index(drop=True) on it before making pairs.")
     rng = np.random.default_rng(seed)
-    rows = []
-    # groups as row positions: a frame for each of 95,000 prompts would take most of the time
-    number, score = stories.groupby("prompt_id", sort=True).ngroup().to_numpy(), stories["score"].tolist()
-    order = np.argsort(number, kind="stable")
-    for group in np.split(order, np.flatnonzero(np.diff(number[order])) + 1):
+    score, rows = stories["score"].tolist(), []
+    for group in score_groups(stories):
         free = group[rng.permutation(len(group))].tolist()
         for gap in dict.fromkeys((min_gap, 0.0)):
             left = []
@@ -189,6 +179,28 @@ def make_pairs(stories: pd.DataFrame, min_gap: float = 0.0, seed: int = 42) -> p
                 free.remove(j)
                 rows.append((i, j) if score[i] > score[j] else (j, i))
             free = left
+    return pair_frame(stories, rows)
+
+
+def score_groups(stories: pd.DataFrame) -> list[np.ndarray]:
+    """Positions of each prompt's rows, the prompts in order of their ids; CourseError where pairs cannot be made.
+
+    Positions, since a frame for each of 95,000 prompts would take most of the time.
+    """
+    if stories["score"].isna().any():
+        row = stories.index[stories["score"].isna()][0]
+        raise CourseError(f"The story in row {row} has no score: pairs need a number for every response.")
+    if not stories.index.is_unique:
+        raise CourseError("The frame's index repeats: call reset_index(drop=True) on it before making pairs.")
+    number = stories.groupby("prompt_id", sort=True).ngroup().to_numpy()
+    order = np.argsort(number, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(number[order])) + 1)
+
+
+def pair_frame(stories: pd.DataFrame, rows: list[tuple[int, int]]) -> pd.DataFrame:
+    """The frame of `make_pairs` from positions of (chosen, rejected); CourseError where there are none."""
+    import pandas as pd
+
     if not rows:
         raise CourseError(
             "No preference pair can be made: at least one prompt needs two responses whose scores differ."

@@ -125,11 +125,12 @@ def _matched(folder: Path) -> Path | None:
 def find_adapters(folder: Path) -> dict[str, Path | None]:
     """The table's sampled rows with their adapters' places in `folder`: the starting model (None), SFT, the arms.
 
-    Shuffled weights of one encoder are a row where they were trained, and DPO at DDPO's KL where it is not DPO's last.
+    Shuffled weights of one encoder, DivPO and ORPO's arms are rows where they were trained, and DPO at DDPO's KL where
+    it is not DPO's last.
     """
     places = {row: folder / row for row in ROWS if row != "gold"} | {"start": None, "dpo-matched": _matched(folder)}
-    extra = {"shuffled-sem", "shuffled-sty", "dpo-matched"}
-    return {row: place for row, place in places.items() if row not in extra or (place and place.is_dir())}
+    always = {"start", "sft", "dpo", "shuffled", "ddpo-sem", "ddpo-sty", "ddpo"}
+    return {row: place for row, place in places.items() if row in always or (place and place.is_dir())}
 
 
 def _settled(profile: Profile, folder: Path) -> Profile:

@@ -32,6 +32,8 @@ ROWS = {
     "gold": "Gold", "start": "starting model", "sft": "SFT", "dpo": "DPO", "dpo-matched": "DPO at DDPO-both's KL",
     "shuffled": "DPO, shuffled weights", "shuffled-sem": "DPO, shuffled sem weights",
     "shuffled-sty": "DPO, shuffled sty weights", "ddpo-sem": "DDPO-sem", "ddpo-sty": "DDPO-sty", "ddpo": "DDPO-both",
+    "divpo": "DivPO-both", "divpo-sem": "DivPO-sem", "divpo-sty": "DivPO-sty", "orpo": "ORPO",
+    "dorpo-sem": "DORPO-sem", "dorpo-sty": "DORPO-sty", "dorpo": "DORPO-both",
 }  # fmt: skip
 MEASURES = {  # of diversity, with the setting that names the encoder; the second of each kind made no weights
     "semantic": "semantic", "style": "style", "semantic, 2nd": "judge_semantic", "style, 2nd": "judge_style",
@@ -85,12 +87,14 @@ def _plain(values: pd.Series) -> dict[str, Any] | None:
 
 
 def _differences(tables: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Any]]:
-    """Each DDPO row minus Gold, both DPOs and its own shuffled weights, paired by prompt: {"ddpo - dpo": {measure:
-    interval}}. Prompts that one of the two lacks are left out."""
+    """Each DDPO row minus Gold, both DPOs, its own shuffled weights and DivPO, each DORPO row minus Gold and ORPO,
+    paired by prompt: {"ddpo - dpo": {measure: interval}}. Prompts that one of the two lacks are left out."""
     out = {}
-    for row in (row for row in tables if row.partition("-")[0] == "ddpo"):
+    for row in (row for row in tables if row.partition("-")[0] in ("ddpo", "dorpo")):
         matched = ["dpo-matched"] if row == "ddpo" else []  # the checkpoint is matched to DDPO-both
-        for control in ("gold", "dpo", *matched, "shuffled" + row.removeprefix("ddpo")):
+        kind = row.removeprefix("ddpo")
+        controls = ("dpo", *matched, "shuffled" + kind, "divpo" + kind) if row.startswith("ddpo") else ("orpo",)
+        for control in ("gold", *controls):
             if control in tables:
                 gap = tables[row] - tables[control].reindex(index=tables[row].index, columns=tables[row].columns)
                 out[f"{row} - {control}"] = {name: _plain(gap[name]) for name in gap}

@@ -24,7 +24,7 @@ def make_notes(results: Mapping[str, Any]) -> list[str]:
         results: of `make_results`.
     """
     rows, by, own = results["rows"], results["encoders"], results["settings"]["data"] == "bundled"
-    arms = [row for row in rows if row.partition("-")[0] == "ddpo"]
+    arms = [row for row in rows if row.partition("-")[0] in ("ddpo", "dorpo")]
     likely = "whether SFT finds it plausible is not checked: there is no SFT adapter."
     if results["plausible"]:
         (low, high), number = results["plausible"], results["training_stories"]

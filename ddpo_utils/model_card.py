@@ -20,7 +20,8 @@ def model_card(record: dict[str, Any], results: str = "") -> str:
     last = record["log"][-8:]
     names = {
         "loss": "loss", "rewards/margins": "reward margin (nats)", "rewards/chosen": "reward of the chosen (nats)",
-        "rewards/accuracies": "reward accuracy", "mean_token_accuracy": "token accuracy",
+        "rewards/accuracies": "reward accuracy", "log_odds_chosen": "log odds ratio (nats)",
+        "mean_token_accuracy": "token accuracy",
     }  # fmt: skip
     measured = []
     for key, name in names.items():
@@ -32,10 +33,12 @@ def model_card(record: dict[str, Any], results: str = "") -> str:
     for step, kl in record.get("kl", {}).items():
         measured.append(f"| KL from the SFT model at step {step}, along its own stories (nats a story) | {kl:.2f} |")
     count = f"{record['pairs']} preference pairs" if "pairs" in record else f"{record['stories']} stories"
-    what = {"sft": "supervised fine-tuning", "dpo": "DPO (every weight 1)"}.get(arm) or (
-        "DPO with shuffled deviation weights (a control)" if arm.startswith("shuffled") else
-        f"Diversified DPO (deviation weights: {settings['weights']})"
-    )  # fmt: skip
+    what = {
+        "sft": "supervised fine-tuning", "dpo": "DPO (every weight 1)", "orpo": "ORPO (every weight 1)",
+        "shuffled": "DPO with shuffled deviation weights (a control)",
+        "dorpo": f"Diversified ORPO (deviation weights: {settings['weights']})",
+        "divpo": f"DPO on DivPO's pairs (chosen by deviation: {settings['weights']})",
+    }.get(arm.partition("-")[0], f"Diversified DPO (deviation weights: {settings['weights']})")  # fmt: skip
     rows = "\n".join(f"| {key} | {value} |" for key, value in settings.items())
     table = "\n".join(measured)
     return f"""---

@@ -15,7 +15,7 @@ __all__ = [
     "METHODS", "PROFILES", "CourseError", "Profile", "cache_dir", "data_dir", "get_profile", "weight_kinds", "work_dir",
 ]  # fmt: skip
 
-METHODS = ("sft", "dpo", "ddpo", "shuffled")
+METHODS = ("sft", "dpo", "ddpo", "orpo", "dorpo", "divpo", "shuffled")
 
 
 class CourseError(RuntimeError):
@@ -63,7 +63,10 @@ class Profile:
     steps: int = 12  # 0: epochs decides
     epochs: float = 3.0
     checkpoint_every: int = 4
-    nll_weight: float = 0.0  # a chosen-side NLL term, in every arm alike
+    nll_weight: float = 0.0  # a chosen-side NLL term in DPO and its kin, in every arm alike
+    orpo_beta: float = 0.25  # weight of the odds ratio, the paper's lambda
+    orpo_learning_rate: float = 3e-4  # ORPO and DORPO begin from the starting model, as SFT does
+    orpo_epochs: float = 4.0  # where steps is 0
     report_to: str = "none"  # any tracker that transformers knows: tensorboard, wandb, trackio, ...
     sample_prompts: int = 6  # evaluation: prompts, and samples a prompt
     samples: int = 4
@@ -85,19 +88,20 @@ PROFILES: dict[str, Profile] = {
         style="AnnaWegmann/Style-Embedding", reward="HuggingFaceTB/SmolLM2-360M-Instruct",
         data=WRITING_PROMPTS, prompts=1000, min_gap=5, lora_r=32, lora_alpha=64, max_length=1024,
         gradient_checkpointing=True, sft_learning_rate=1e-4, sft_steps=300, learning_rate=2e-5, steps=300,
-        checkpoint_every=60, sample_prompts=40, max_new_tokens=512,
+        orpo_learning_rate=1e-4, checkpoint_every=60, sample_prompts=40, max_new_tokens=512,
     ),
     # The paper's settings (Chung et al., arXiv 2503.17126, its training details): base model under the Instruct
     # tokenizer's chat template; LoRA r 128, alpha 256 on q_proj and v_proj; SFT at 3e-5, 500 warm-up steps; DPO and
-    # DDPO at beta 0.1, 5e-6, 3 epochs, 2 pairs on each of 6 GPUs; vote gap 5. The SFT batch is given per GPU alone,
+    # DDPO at beta 0.1, 5e-6, 3 epochs, 2 pairs on each of 6 GPUs; ORPO and DORPO at lambda 0.25, 5e-6, 4 epochs, here
+    # with as many pairs a step and nothing cut; vote gap 5. The SFT batch is given per GPU alone,
     # so its number of GPUs is taken to be the same.
     "8b": Profile(
         "8b", model="meta-llama/Llama-3.1-8B", tokenizer="meta-llama/Llama-3.1-8B-Instruct",
         semantic="jinaai/jina-embeddings-v3", style="AnnaWegmann/Style-Embedding", reward="google/gemma-2-2b",
         data=WRITING_PROMPTS, min_gap=5, lora_r=128, lora_alpha=256, lora_targets=("q_proj", "v_proj"),
         gradient_checkpointing=True, max_length=2048, batch_size=12, sft_learning_rate=3e-5, sft_batch_size=12,
-        sft_steps=0, sft_warmup_steps=500, learning_rate=5e-6, steps=0, checkpoint_every=500,
-        sample_prompts=1000, max_new_tokens=2048, sample_batch=64,
+        sft_steps=0, sft_warmup_steps=500, learning_rate=5e-6, steps=0, orpo_learning_rate=5e-6,
+        checkpoint_every=500, sample_prompts=1000, max_new_tokens=2048, sample_batch=64,
     ),
 }  # fmt: skip
 
@@ -131,7 +135,8 @@ def weight_kinds(weights: str) -> tuple[str, ...]:
     return kinds[weights]
 
 
-_POSITIVE = {"lora_alpha", "learning_rate", "sft_learning_rate", "beta", "epochs", "sft_epochs"}
+_POSITIVE = {"lora_alpha", "learning_rate", "sft_learning_rate", "beta", "epochs", "sft_epochs", "orpo_beta",
+             "orpo_learning_rate", "orpo_epochs"}  # fmt: skip
 _ONE_AT_LEAST = {"lora_r", "max_length", "batch_size", "micro_batch", "sft_batch_size", "checkpoint_every",
                  "sample_prompts", "samples", "max_new_tokens", "sample_batch"}  # fmt: skip
 

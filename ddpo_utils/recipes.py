@@ -1,4 +1,5 @@
-"""The training runs of the course: SFT, then the preference arms, each from the same SFT adapter.
+"""The training runs of the course: SFT, then the preference arms, each from the same SFT adapter (ORPO's, which need
+none, are in orpo.py).
 
 Notebook 04 and the command line call these on every profile, alone or under `accelerate launch`; each run saves its
 adapter, what made it, and checkpoints from which a killed run goes on.
@@ -29,22 +30,30 @@ from .smollm2 import first_line
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["response_weights", "shuffled_weights", "train_pairs", "train_sft"]
+__all__ = [
+    "group_weights", "make_trainer", "response_weights", "seen_pairs", "shuffled_weights", "train_and_save",
+    "train_pairs", "train_sft", "trainer_arguments", "weight_facts",
+]  # fmt: skip
 
 
 def response_weights(stories: pd.DataFrame, pairs: pd.DataFrame, profile: Profile) -> pd.Series:
     """Deviation weight of every response that takes part in a pair, by its row in `stories` (sums to K per prompt).
 
-    The profile says by what: its semantic encoder, its style encoder, or both; and the floor. Of up to 10,000
-    responses the weights are those of float32 rows, as on record; a corpus is embedded in half precision.
+    The profile says by what (see `group_weights`), and the floor.
     """
     import pandas as pd
 
     rows = stories.loc[sorted({*pairs["chosen_row"], *pairs["rejected_row"]})]
+    weight = group_weights(rows, rows["prompt_id"].to_numpy(), profile, profile.floor)
+    return pd.Series(weight, index=rows.index, name="weight")
+
+
+def group_weights(rows: pd.DataFrame, groups: Sequence[Any], profile: Profile, floor: float = 0.0) -> np.ndarray:
+    """Deviation weights (N,) of stories within their groups, by the profile's semantic encoder, its style encoder, or
+    both. Up to 10,000 stories are embedded in float32, as on record, and a corpus in half precision."""
     texts, half = rows["text"].tolist(), len(rows) > 10_000
     embeddings = [embed_corpus(texts, getattr(profile, kind), half=half) for kind in weight_kinds(profile.weights)]
-    weight = deviation_weights(*embeddings, groups=rows["prompt_id"].to_numpy(), floor=profile.floor)
-    return pd.Series(weight, index=rows.index, name="weight")
+    return deviation_weights(*embeddings, groups=groups, floor=floor)
 
 
 def shuffled_weights(pairs: pd.DataFrame, weight: Sequence[float], seed: int) -> np.ndarray:
@@ -55,7 +64,7 @@ def shuffled_weights(pairs: pd.DataFrame, weight: Sequence[float], seed: int) ->
     return out
 
 
-def _arguments(config: Any, folder: Path, profile: Profile, batch: int, most: int, **more: Any) -> Any:
+def trainer_arguments(config: Any, folder: Path, profile: Profile, batch: int, most: int, **more: Any) -> Any:
     """What SFT and the preference arms have in common. `batch` is over all processes, in equal parts of at most `most`
     whose gradients are accumulated, so the steps are the same ones on any number of processes."""
     workers = process().num_processes
@@ -75,7 +84,7 @@ def _arguments(config: Any, folder: Path, profile: Profile, batch: int, most: in
     )  # fmt: skip
 
 
-def _make(trainer: Any, **parts: Any) -> Any:
+def make_trainer(trainer: Any, **parts: Any) -> Any:
     """The trainer of this class; what the settings cannot give is said in one sentence."""
     try:
         return trainer(**parts)
@@ -108,7 +117,7 @@ def _go_on(args: Any) -> Any:
     return GoOn()
 
 
-def _train(trainer: Any, folder: Path, record: dict[str, Any], started: float) -> dict[str, Any]:
+def train_and_save(trainer: Any, folder: Path, record: dict[str, Any], started: float) -> dict[str, Any]:
     """Train, from the last whole checkpoint if there is one, and save."""
     if trainer.args.fp16:  # TRL casts QLoRA's adapter to bf16, which such a card lacks; fp16 needs float32 masters
         for parameter in trainer.model.parameters():
@@ -148,17 +157,36 @@ def train_sft(profile: Profile, stories: pd.DataFrame, folder: Path) -> dict[str
             "completion": [as_messages("assistant", t) for t in stories["text"]],
         }
     )
-    args = _arguments(
+    args = trainer_arguments(
         SFTConfig, folder, profile, profile.sft_batch_size, 2 * profile.micro_batch, completion_only_loss=True,
         learning_rate=profile.sft_learning_rate, warmup_steps=profile.sft_warmup_steps,
         max_steps=profile.sft_steps or -1, num_train_epochs=profile.sft_epochs,
         lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs={"min_lr_rate": 0.5},
     )  # fmt: skip
-    trainer = _make(
+    trainer = make_trainer(
         SFTTrainer, model=model, args=args, train_dataset=data, processing_class=tokenizer,
         peft_config=lora_config(profile),
     )  # fmt: skip
-    return _train(trainer, folder, run_facts(profile, arm="sft", stories=len(stories)), started)
+    return train_and_save(trainer, folder, run_facts(profile, arm="sft", stories=len(stories)), started)
+
+
+def seen_pairs(profile: Profile, pairs: pd.DataFrame, weight: Sequence[float] | None) -> pd.DataFrame:
+    """The pairs that a run of the profile's steps sees, with their weights (None: 1 each) as a column."""
+    pairs = pairs.assign(weight=1.0 if weight is None else np.asarray(weight, dtype=float))
+    if profile.steps and len(pairs) < profile.batch_size:
+        raise CourseError(
+            f"{len(pairs)} pairs do not fill one batch of {profile.batch_size}: add stories or lower batch_size."
+        )
+    if 0 < profile.steps * profile.batch_size < len(pairs):  # the reference scores only pairs that will be seen
+        pairs = pairs.sample(profile.steps * profile.batch_size, random_state=profile.seed)
+    return pairs
+
+
+def weight_facts(pairs: pd.DataFrame) -> dict[str, Any]:
+    """What a record says of the pairs and their weights."""
+    weights = pairs["weight"].to_numpy()
+    effective = float(weights.sum() ** 2 / (weights**2).sum()) if weights.any() else 0.0
+    return {"pairs": len(pairs), "mean_weight": float(weights.mean()), "effective_pairs": effective}
 
 
 def train_pairs(
@@ -169,6 +197,7 @@ def train_pairs(
     sft: Path,
     arm: str,
     watch: pd.DataFrame | None = None,
+    **facts: Any,
 ) -> dict[str, Any]:
     """One preference arm from the SFT adapter: DPO where `weight` is None, else DDPO with these weights.
 
@@ -185,40 +214,31 @@ def train_pairs(
         arm: name for the record.
         watch: sampled stories of the SFT model; at each checkpoint the policy's KL from the reference along them
             is recorded (nats a story).
+        facts: what else the record shall say.
     """
     import pandas as pd
     from trl import DPOConfig
 
     from .trainers import DDPOTrainer
 
-    if profile.steps and len(pairs) < profile.batch_size:
-        raise CourseError(
-            f"{len(pairs)} pairs do not fill one batch of {profile.batch_size}: add stories or lower batch_size."
-        )
+    pairs = seen_pairs(profile, pairs, weight)
     if open_run(folder, profile, arm, sft):
         return json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    pairs = pairs.assign(weight=1.0 if weight is None else np.asarray(weight, dtype=float))
-    if 0 < profile.steps * profile.batch_size < len(pairs):  # the reference scores only pairs that will be seen
-        pairs = pairs.sample(profile.steps * profile.batch_size, random_state=profile.seed)
     key = pd.util.hash_pandas_object(pairs[["prompt", "chosen", "rejected"]], index=False)
     started = time.perf_counter()
     model, tokenizer = load_policy(profile, adapter=sft, trainable=True)
     nll = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, profile.nll_weight]} if profile.nll_weight else {}
-    args = _arguments(
+    args = trainer_arguments(
         DPOConfig, folder, profile, profile.batch_size, profile.micro_batch, learning_rate=profile.learning_rate,
         beta=profile.beta, num_train_epochs=profile.epochs, max_steps=profile.steps or -1, lr_scheduler_type="linear",
         **nll,
     )  # fmt: skip
     data = to_dataset(pairs, pairs["weight"]).add_column("key", key.to_numpy())
-    trainer = _make(DDPOTrainer, model=model, args=args, train_dataset=data, processing_class=tokenizer)
+    trainer = make_trainer(DDPOTrainer, model=model, args=args, train_dataset=data, processing_class=tokenizer)
     if profile.precompute_reference:
         add_reference(trainer, sft / f"reference-{profile.max_length}-{str(model.dtype)[6:]}.csv")
     kl: dict[int, float] = {}
     if watch is not None:
         trainer.add_callback(watch_kl(trainer, watch, folder / "kl.json", kl))
-    weights = pairs["weight"].to_numpy()
-    record = run_facts(
-        profile, arm=arm, pairs=len(pairs), kl=kl, mean_weight=float(weights.mean()),
-        effective_pairs=float(weights.sum() ** 2 / (weights**2).sum()) if weights.any() else 0.0,
-    )  # fmt: skip
-    return _train(trainer, folder, record, started)
+    record = run_facts(profile, arm=arm, kl=kl, **weight_facts(pairs), **facts)
+    return train_and_save(trainer, folder, record, started)

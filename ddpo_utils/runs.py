@@ -33,9 +33,13 @@ __all__ = [
 _FREE = {"name", "judge_semantic", "judge_style", "reward", "report_to", "checkpoint_every", "attention", "micro_batch",
          "gradient_checkpointing", "precompute_reference", "sample_prompts", "samples", "max_new_tokens",
          "sample_batch"}  # fmt: skip
-_WEIGHTS = {"weights", "floor", "semantic", "style"}  # nothing to DPO
-# nothing to SFT
-_PAIRS = _WEIGHTS | {"min_gap", "beta", "learning_rate", "batch_size", "steps", "epochs", "nll_weight"}
+_WEIGHTS = {"weights", "floor", "semantic", "style"}
+_DPO, _ORPO = {"beta", "learning_rate", "epochs", "nll_weight"}, {"orpo_beta", "orpo_learning_rate", "orpo_epochs"}
+# What is nothing to a method; to those that begin from SFT, ORPO's settings.
+_NOTHING = {
+    "sft": _WEIGHTS | _DPO | _ORPO | {"min_gap", "batch_size", "steps"}, "dpo": _WEIGHTS | _ORPO,
+    "orpo": _WEIGHTS | _DPO, "dorpo": _DPO, "divpo": _ORPO | {"floor", "min_gap"},
+}  # fmt: skip
 
 
 def process() -> Any:
@@ -153,7 +157,7 @@ def open_run(folder: Path, profile: Profile, arm: str, sft: Path | None = None) 
     import yaml
 
     path, finished = folder / "config.yaml", (folder / "run.json").is_file()
-    free = _FREE | {"sft": _PAIRS, "dpo": _WEIGHTS}.get(arm, set())
+    free = _FREE | _NOTHING.get(arm.partition("-")[0], _ORPO)
     origin = adapter_digest(sft) if sft else ""
     if path.is_file() and (finished or any(folder.glob("checkpoints/*-*"))):  # something has been done by it
         before, _ = read_config(path)

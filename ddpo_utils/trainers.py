@@ -12,7 +12,7 @@ from trl import DPOTrainer
 
 from .losses import check_weights, pair_losses
 
-__all__ = ["DDPOTrainer", "WeightedCollator"]
+__all__ = ["DDPOTrainer", "WeightedCollator", "check_columns"]
 
 
 class WeightedCollator:
@@ -51,10 +51,7 @@ class DDPOTrainer(DPOTrainer):
         odd = [name for name, value in plain.items() if args is not None and getattr(args, name) != value]
         if odd or not set(loss_types) <= {"sigmoid", "sft"}:
             raise ValueError(f"DDPOTrainer weights the losses 'sigmoid' and 'sft' alone; drop {odd or loss_types}.")
-        for name in ("train_dataset", "eval_dataset"):
-            data = kwargs.get(name)
-            for part in data.values() if isinstance(data, dict) else [data] if data is not None else []:
-                _check_column(part, name)
+        check_columns(kwargs)
         super().__init__(model, ref_model, args, **kwargs)
         if self.aux_loss_enabled:
             raise ValueError("DDPOTrainer does not weight a router's auxiliary loss: set router_aux_loss_coef=0.")
@@ -110,9 +107,14 @@ class DDPOTrainer(DPOTrainer):
         self._metrics[mode][name].append(self.accelerator.gather_for_metrics(values).float().mean().item())
 
 
-def _check_column(dataset: Any, name: str) -> None:
-    columns = dataset.column_names or list(next(iter(dataset)))
-    if "weight" not in columns:
-        raise ValueError(f"{name} has no column 'weight': add one number a pair (1.0 everywhere is DPO).")
-    if hasattr(dataset, "__len__"):  # a streamed set is checked batch by batch in the collator
-        check_weights(dataset["weight"][:], f"{name}'s weight")
+def check_columns(parts: dict[str, Any]) -> None:
+    """Refuse, by ValueError, a train_dataset or eval_dataset among a trainer's arguments that lacks good weights."""
+    for name in ("train_dataset", "eval_dataset"):
+        data = parts.get(name)
+        for part in data.values() if isinstance(data, dict) else [data] if data is not None else []:
+            if "weight" not in (part.column_names or list(next(iter(part)))):
+                raise ValueError(
+                    f"{name} has no column 'weight': add one number a pair (1.0 for all leaves the loss as it is)."
+                )
+            if hasattr(part, "__len__"):  # a streamed set is checked batch by batch in the collator
+                check_weights(part["weight"][:], f"{name}'s weight")

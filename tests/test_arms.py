@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from tiny_runs import assert_same_adapter, curve, few_stories, tiny_profile
 from ddpo_utils import CourseError, Profile, deviation_weights, get_profile, load_encoder, load_stories, make_pairs
 from ddpo_utils.arms import ARMS, all_stories, arm_name, arm_weights, of_arm, train_arms, training_stories
 from ddpo_utils.corpus import development_prompts, load_prompts
+from ddpo_utils.orpo import train_orpo
 from ddpo_utils.recipes import train_pairs
 
 STORIES = few_stories()
@@ -32,12 +34,14 @@ def profile(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("method", "weights", "name"),
     [("sft", "semantic", "sft"), ("dpo", "style", "dpo"), ("ddpo", "both", "ddpo"), ("ddpo", "semantic", "ddpo-sem"),
-     ("ddpo", "style", "ddpo-sty"), ("shuffled", "both", "shuffled"), ("shuffled", "style", "shuffled-sty")],
+     ("ddpo", "style", "ddpo-sty"), ("orpo", "style", "orpo"), ("dorpo", "both", "dorpo"),
+     ("dorpo", "style", "dorpo-sty"), ("divpo", "both", "divpo"), ("divpo", "semantic", "divpo-sem"),
+     ("shuffled", "both", "shuffled"), ("shuffled", "style", "shuffled-sty")],
 )  # fmt: skip
 def test_an_arm_is_named_by_what_it_does(method: str, weights: str, name: str) -> None:
     assert arm_name(method, weights) == name
     profile = get_profile("laptop", weights="style" if weights == "both" else "both")
-    if name not in ("sft", "dpo") and weights != "both":
+    if name not in ("sft", "dpo", "orpo") and weights != "both":
         assert of_arm(name, profile).weights == weights  # the name decides, whatever the profile says
     else:
         assert of_arm(name, profile) == profile
@@ -90,9 +94,22 @@ def by_hand(stories: pd.DataFrame, pairs: pd.DataFrame, encoders: Sequence[str],
 
 
 def test_weights_of_each_arm_are_the_winners_deviation(profile: Profile) -> None:
-    arms = ["dpo", "ddpo", "ddpo-sem", "ddpo-sty", "shuffled", "shuffled-sem"]
+    arms = [
+        "dpo",
+        "ddpo",
+        "ddpo-sem",
+        "ddpo-sty",
+        "shuffled",
+        "shuffled-sem",
+        "orpo",
+        "dorpo",
+        "dorpo-sty",
+        "divpo-sem",
+    ]
     weights = arm_weights(STORIES, PAIRS, profile, arms)
-    assert list(weights) == arms and weights["dpo"] is None
+    assert list(weights) == arms and {arm for arm in arms if weights[arm] is None} == {"dpo", "orpo", "divpo-sem"}
+    assert np.array_equal(weights["dorpo"], weights["ddpo"])
+    assert np.array_equal(weights["dorpo-sty"], weights["ddpo-sty"])
     encoders = {"ddpo": ["stylometric", "delta"], "ddpo-sem": ["stylometric"], "ddpo-sty": ["delta"]}
     for arm, names in encoders.items():
         assert np.allclose(weights[arm], by_hand(STORIES, PAIRS, names)), arm
@@ -173,3 +190,79 @@ def test_an_arm_of_another_sft_adapter_does_not_stand_for_this_one(profile: Prof
         assert "sft" in str(fault).lower()  # refused, or trained anew
     else:
         assert curve(after) != curve(before)
+
+
+def test_orpo_needs_no_sft_and_watches_the_divergence_where_there_is_one(profile: Profile, tmp_path: Path) -> None:
+    """The KL is looked at beside training: losses and adapter are the same ones."""
+    alone = train_arms(profile, STORIES, tmp_path / "alone", ["orpo", "dorpo-sty"])
+    assert list(alone) == ["orpo", "dorpo-sty"]
+    assert sorted(path.name for path in (tmp_path / "alone").iterdir()) == ["dorpo-sty", "orpo"]
+    assert alone["orpo"]["kl"] == {} and alone["dorpo-sty"]["settings"]["weights"] == "style"
+    beside = train_arms(profile, STORIES, tmp_path / "beside", ["sft", "dorpo-sty", "orpo"])
+    assert list(beside) == ["sft", "dorpo-sty", "orpo"] and list(beside["orpo"]["kl"]) == ["2"]
+    assert beside["orpo"]["kl"]["2"] > 0
+    for arm in ("orpo", "dorpo-sty"):
+        assert curve(beside[arm]) == curve(alone[arm]) and curve(beside[arm], "grad_norm") == curve(
+            alone[arm], "grad_norm"
+        )
+        assert_same_adapter(tmp_path / "beside" / arm, tmp_path / "alone" / arm)
+    assert curve(alone["orpo"]) != curve(alone["dorpo-sty"])
+    for step in (0, 1):  # of weight 1 and of deviation
+        orpo, dorpo = (alone[arm]["log"][step] for arm in ("orpo", "dorpo-sty"))
+        assert orpo["loss"] == pytest.approx(orpo["nll_loss"] - 0.25 * orpo["log_odds_ratio"], rel=1e-5)
+        assert orpo["weight"] == 1 != dorpo["weight"]
+
+
+def test_an_sft_adapter_of_another_model_is_one_sentence(
+    profile: Profile, tmp_path: Path, adapter_folder: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    strange = tmp_path / "strange"
+    shutil.copytree(adapter_folder, strange)
+    tensors = load_file(strange / "adapter_model.safetensors")
+    save_file({name: t.repeat(2, 2) for name, t in tensors.items()}, strange / "adapter_model.safetensors")
+    watch = STORIES[["prompt", "text"]].head(2)
+    with pytest.raises(CourseError) as caught:
+        train_orpo(profile, PAIRS, None, tmp_path / "orpo", "orpo", strange, watch)
+    assert "from which the KL is watched, does not fit" in sentence(caught)
+
+
+def test_with_weights_of_one_dorpo_is_orpo(profile: Profile, tmp_path: Path) -> None:
+    orpo = train_orpo(profile, PAIRS, None, tmp_path / "orpo", "orpo")
+    ones = train_orpo(profile, PAIRS, np.ones(len(PAIRS)), tmp_path / "ones", "dorpo")
+    assert curve(ones) == curve(orpo)
+    assert_same_adapter(tmp_path / "ones", tmp_path / "orpo")
+
+
+def test_orpo_s_texts_end_once_at_the_end_of_turn(profile: Profile, tmp_path: Path, monkeypatch) -> None:
+    """The tokens of prompt and response are those by which SFT's log-probs are taken; nothing begins or ends twice."""
+    from transformers import Trainer
+
+    seen = []
+    monkeypatch.setattr(Trainer, "train", lambda trainer, **_: seen.append(trainer) or trainer.save_state())
+    train_orpo(replace(profile, max_length=700), PAIRS, None, tmp_path / "orpo", "orpo")
+    (trainer,) = seen
+    tokenizer, data = trainer.processing_class, trainer.train_dataset
+    assert len(data) == 8 and trainer.args.max_length == 700 and trainer.args.beta == profile.orpo_beta
+    for row in data:
+        ids, answer = row["chosen_input_ids"], [t for t in row["chosen_labels"] if t != -100]
+        text = tokenizer.decode(answer)
+        assert (
+            text.endswith("<|end|>") and text.count("<|end|>") == 1 and text[: -len("<|end|>")] in set(PAIRS["chosen"])
+        )
+        start = tokenizer.decode(ids[: len(ids) - len(answer)])
+        assert (
+            start.startswith("<|start|>user")
+            and start.endswith("<|start|>assistant\n")
+            and start.count("<|start|>") == 2
+        )
+
+
+def test_divpo_is_dpo_on_fewer_pairs(profile: Profile, tmp_path: Path) -> None:
+    records = train_arms(profile, STORIES, tmp_path, ["divpo-sem"])
+    record = records["divpo-sem"]
+    assert list(records) == ["sft", "divpo-sem"] and record["settings"]["weights"] == "semantic"
+    assert record["pairs"] == 4 and record["mean_weight"] == 1.0  # two prompts, two pairs each
+    assert record["unused_responses"] == 2 * 12 - 8 and record["unused_pairs"] == len(PAIRS) - 4
+    assert curve(record)[0] == pytest.approx(np.log(2), rel=1e-4)

@@ -213,14 +213,14 @@ def test_too_few_pairs_are_said_before_anything_is_loaded(profile, stories, tmp_
 
 def test_half_precision_training_is_for_cards_without_bf16(profile, tmp_path, monkeypatch):
     """is_bf16_supported() says yes to a T4, which emulates it; the card's capability decides, as for the weights."""
-    from ddpo_utils.recipes import _arguments
+    from ddpo_utils.recipes import trainer_arguments
 
     seen: dict[str, Any] = {}
     profile = dataclasses.replace(profile, dtype="auto")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for capability, fp16 in (((7, 5), True), ((8, 0), False)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *a, c=capability: c)
-        _arguments(lambda **options: seen.update(options), tmp_path, profile, 4, 2)
+        trainer_arguments(lambda **options: seen.update(options), tmp_path, profile, 4, 2)
         assert (seen["fp16"], seen["bf16"]) == (fp16, not fp16)
 
 

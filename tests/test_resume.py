@@ -11,12 +11,14 @@ import pytest
 from tiny_runs import BrokenOff, assert_same_adapter, break_off, curve, few_stories, tiny_profile
 
 from ddpo_utils import Profile, make_pairs
+from ddpo_utils.orpo import train_orpo
 from ddpo_utils.recipes import train_pairs, train_sft
 
 STORIES = few_stories()
 PAIRS = make_pairs(STORIES)
 WATCH = STORIES[["prompt", "text"]].head(2)
-WEIGHTS = {"dpo": None, "ddpo": [0.25 * (1 + i % 5) for i in range(len(PAIRS))]}
+DEALT = [0.25 * (1 + i % 5) for i in range(len(PAIRS))]
+WEIGHTS = {"dpo": None, "ddpo": DEALT, "dorpo": DEALT}
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +39,8 @@ def unbroken(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> dict
 def run(arm: str, profile: Profile, folder: Path, base: Path) -> dict[str, Any]:
     if arm == "sft":
         return train_sft(profile, STORIES, folder / "sft")
+    if arm == "dorpo":
+        return train_orpo(profile, PAIRS, WEIGHTS[arm], folder / arm, arm, base / "sft", WATCH)
     return train_pairs(profile, PAIRS, WEIGHTS[arm], folder / arm, base / "sft", arm, WATCH)
 
 
@@ -63,6 +67,7 @@ def assert_same_run(arm: str, record: dict[str, Any], folder: Path, unbroken: di
         ("sft", 3, 2),
         ("dpo", 1, 0),
         ("ddpo", 3, 2),
+        ("dorpo", 3, 2),
         pytest.param("sft", 1, 0, marks=pytest.mark.slow),
         pytest.param("dpo", 3, 2, marks=pytest.mark.slow),
         pytest.param("ddpo", 5, 4, marks=pytest.mark.slow),

@@ -19,7 +19,7 @@ from keep import status
 from ddpo_utils.architecture import KNOWN
 from ddpo_utils.policy import choose_dtype, default_device, load_policy, lora_config
 from ddpo_utils.profiles import Profile, get_profile
-from ddpo_utils.recipes import _arguments
+from ddpo_utils.recipes import trainer_arguments
 from ddpo_utils.reference import add_reference
 
 # Beyond the sizes, what the published configurations say of positions (their config.json); it decides no speed.
@@ -174,7 +174,7 @@ class Bench:
             profile = self.profile
             model, tokenizer = load_policy(profile, adapter=Path(profile.model) / "adapter", trainable=True)
             data = to_dataset(*pairs_of_length(profile.max_length, self.count)).add_column("key", range(self.count))
-            args = _arguments(
+            args = trainer_arguments(
                 DPOConfig, Path(tempfile.gettempdir()) / "ddpo-benchmark", profile, profile.batch_size,
                 profile.micro_batch, learning_rate=profile.learning_rate, beta=profile.beta,
                 num_train_epochs=1, lr_scheduler_type="linear", disable_tqdm=True,
