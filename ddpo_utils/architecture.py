@@ -61,9 +61,9 @@ class Architecture:
 KNOWN = {
     "Llama-3.1-8B": Architecture(32, 4096, 14336, 32, 8, 128, 128256, False),
     "Mistral-7B-v0.3": Architecture(32, 4096, 14336, 32, 8, 128, 32768, False),
-    # Its vocabulary is not confirmed: the base's own config.json was not at hand. 49,155 is what these sizes need to give
-    # the instruct model's 8,170,848,256 parameters (safetensors, by its generated card of September 2026), and what
-    # IBM's foundation-model-stack has for Granite 8B (fms/models/granite.py).
+    # Its vocabulary is not confirmed: the base's own config.json was not at hand. With 49,155 these sizes give the
+    # 8,170,848,256 parameters of the instruct model (its safetensors, by a generated card of September 2026), and
+    # IBM's foundation-model-stack has the same for Granite 8B (fms/models/granite.py).
     "granite-3.1-8b-base": Architecture(40, 4096, 12800, 32, 8, 128, 49155, True),
     "SmolLM2-135M": Architecture(30, 576, 1536, 9, 3, 64, 49152, True),
     "SmolLM2-360M": Architecture(32, 960, 2560, 15, 5, 64, 49152, True),
