@@ -1,0 +1,51 @@
+"""What calls to an endpoint can cost before they are made, and what they did use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Estimate", "cost", "count_tokens", "used"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Upper bounds of what the calls that are still to be made use, each answer as long as is allowed."""
+
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float | None  # in the currency of the prices; None without prices
+
+    def __str__(self) -> str:
+        price = "" if self.cost is None else f", which cost {self.cost:,.4f} at the prices given"
+        return (
+            f"{self.calls} calls to make; estimate: at most about {self.prompt_tokens:,} prompt tokens and "
+            f"{self.completion_tokens:,} completion tokens{price}; repeats after errors may come on top"
+        )
+
+
+def cost(prompt_tokens: float, completion_tokens: float, prices: Sequence[float] | None) -> float | None:
+    """Cost in the currency of `prices`: of a million prompt tokens, of a million completion tokens."""
+    return None if prices is None else (prompt_tokens * prices[0] + completion_tokens * prices[1]) / 1e6
+
+
+def count_tokens(text: str, tokenizer: Any = None) -> int:
+    """Tokens of a text; without a tokenizer an estimate by 4 characters a token, which is near for English."""
+    return len(tokenizer(text)["input_ids"]) if tokenizer is not None else -(-len(text) // 4)
+
+
+def used(records: Iterable[Mapping[str, Any]], prices: Sequence[float] | None = None) -> str:
+    """One sentence: what the calls of these records used, by the endpoint's own count."""
+    calls = [record for record in records if record["calls"]]  # a call's first story carries its figures
+    counted = [record for record in calls if record["prompt_tokens"] is not None]
+    sent, received = (sum(record[name] for record in counted) for name in ("prompt_tokens", "completion_tokens"))
+    said = f"{len(calls)} calls used {sent:,} prompt tokens and {received:,} completion tokens"
+    if prices is not None:
+        said += f", which cost {cost(sent, received, prices):,.4f} at the prices given"
+    if len(counted) < len(calls):
+        said += f"; {len(calls) - len(counted)} calls came without a count"
+    if repeats := sum(record["repeats"] for record in calls):
+        said += f"; calls were sent again {repeats} times after errors, which the endpoint may charge for"
+    return said

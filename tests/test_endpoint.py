@@ -1,0 +1,397 @@
+"""Endpoints: nothing received is lost or paid for twice, whatever breaks; no key gets out. The server is a real one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from flaky_proxy import FlakyProxy
+
+from ddpo_utils import CourseError
+from ddpo_utils.calls import find_key
+from ddpo_utils.endpoint import sample_endpoint
+from ddpo_utils.prompting import SYSTEM, request, stories
+from ddpo_utils.sampling import read_samples
+
+KEY = "sk-distinctive-4f1d9c07"
+PROMPTS = pd.DataFrame(
+    {
+        "prompt_id": [f"p{i}" for i in range(5)],
+        "prompt": ["Sea.", "A clock 🙂 stops", "Élodie — laughed", "x", "Nobody"],
+    }
+)
+FAST = {"samples": 3, "max_tokens": 50, "retries": 4, "timeout": 5.0, "progress": False}
+Answer = Callable[[dict[str, Any], int], tuple[int, Any]]
+
+
+def completion(text: str, reason: str = "stop", usage: bool = True) -> dict[str, Any]:
+    used = {"usage": {"prompt_tokens": 10, "completion_tokens": 7, "total_tokens": 17}} if usage else {}
+    message = {"index": 0, "finish_reason": reason, "message": {"role": "assistant", "content": text}}
+    return {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [message], **used}
+
+
+class Teller:
+    """An HTTP server that answers chat completions by a function of the request and its number."""
+
+    def __init__(self) -> None:
+        self.requests: list[dict[str, Any]] = []
+        self.answer: Answer = lambda body, number: (200, completion(f"Story {number} 🙂"))
+        teller = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            wbufsize = -1  # head and body in one packet
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with teller.lock:
+                    number = len(teller.requests)
+                    teller.requests.append(body | {"authorization": self.headers["Authorization"]})
+                status, reply = teller.answer(body, number)
+                data = reply.encode() if isinstance(reply, str) else json.dumps(reply).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "text/html" if isinstance(reply, str) else "application/json")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.lock = threading.Lock()
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+
+
+@pytest.fixture
+def teller(monkeypatch: pytest.MonkeyPatch) -> Iterator[Teller]:
+    for name in ("OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_LOG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    teller = Teller()
+    yield teller
+    teller.server.shutdown()
+    teller.server.server_close()
+
+
+@pytest.fixture
+def sample(teller: Teller, tmp_path: Path) -> Callable[..., pd.DataFrame]:
+    def call(**changes: Any) -> pd.DataFrame:
+        settings = {"prompts": PROMPTS, "path": tmp_path / "s.jsonl", "model": "m", "base_url": teller.url, **FAST}
+        return sample_endpoint(**{**settings, **changes})
+
+    return call
+
+
+def test_the_file_holds_one_record_a_sample_as_sample_stories_writes_them(teller, sample, tmp_path):
+    frame = sample()
+    assert frame["prompt_id"].tolist() == [p for p in PROMPTS["prompt_id"] for _ in range(3)]
+    assert (
+        frame["sample"].tolist() == [0, 1, 2] * 5 and (frame["source"] == "m plain").all() and frame["finished"].all()
+    )
+    assert set(frame["text"]) == {f"Story {n} 🙂" for n in range(15)} and (frame["tokens"] == 7).all()
+    stored = read_samples(tmp_path / "s.jsonl").sort_values(["prompt_id", "sample"], ignore_index=True)
+    pd.testing.assert_frame_equal(frame, stored)
+    for body in teller.requests:
+        assert (body["temperature"], body["top_p"], body["max_tokens"], body["model"]) == (1.0, 0.95, 50, "m")
+        assert body["messages"][0] == {"role": "system", "content": SYSTEM}
+    assert sorted(body["messages"][1]["content"] for body in teller.requests) == sorted([*PROMPTS["prompt"]] * 3)
+
+
+def test_none_sends_no_sampling_settings(teller, sample):
+    sample(temperature=None, top_p=None)
+    assert not any({"temperature", "top_p"} & set(body) for body in teller.requests)
+
+
+def test_only_openai_gets_the_newer_name_of_the_limit_and_the_default_key(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("OTHER", "another")
+    assert find_key("https://api.openai.com/v1", None) == KEY
+    for address in ("http://localhost:8000/v1", "https://openai.com.example.org/v1", "https://example.org/openai.com"):
+        assert find_key(address, None) == "none"
+        assert find_key(address, "OTHER") == "another"
+
+
+@pytest.mark.parametrize("value", [None, "", "  ", "two words", "ümlaut", "line\nbreak"])
+def test_an_unusable_key_is_named_but_not_shown(monkeypatch, value):
+    """Whoever gives the key itself for its name does not find it on the screen either."""
+    monkeypatch.delenv(KEY, raising=False)
+    if value is not None:
+        monkeypatch.setenv(KEY, value)
+    with pytest.raises(CourseError, match="never the key") as caught:
+        find_key("http://localhost/v1", KEY)
+    assert KEY not in str(caught.value) and (not value or not value.strip() or value not in str(caught.value))
+
+
+def test_an_iterative_request_carries_the_earlier_stories_of_its_prompt(teller, sample):
+    teller.answer = lambda body, number: (200, completion(f"Piece of {body['messages'][1]['content'][:6]} {number}"))
+    frame = sample(condition="iterative")
+    texts = frame.groupby("prompt_id")["text"].agg(list)
+    expected = [
+        request(prompt, "iterative", earlier=texts[prompt_id][:n])
+        for prompt_id, prompt in PROMPTS.itertuples(index=False) for n in range(3)
+    ]  # fmt: skip
+    assert sorted(body["messages"][1]["content"] for body in teller.requests) == sorted(expected)
+    assert all(text in expected[2] for text in texts["p0"][:2]) and "far" in expected[2]
+
+
+def test_a_verbalised_call_gives_all_stories_and_counts_what_cannot_be_read(teller, sample, tmp_path):
+    form = "<response><text>One</text><probability>0.2</probability></response>"
+    answers = [form * 3, form * 5, form, "I would rather not.", form + "<response><text>Cut in the mid"]
+    teller.answer = lambda body, number: (200, completion(answers[number], "length" if number == 4 else "stop"))
+    frame = sample(condition="verbalised", concurrency=1)
+    assert len(teller.requests) == 5 and teller.requests[0]["max_tokens"] == 150
+    assert frame.groupby("prompt_id")["unreadable"].sum().tolist() == [0, 0, 2, 3, 1]
+    assert frame["text"].tolist()[9:] == ["", "", "", "One", "Cut in the mid", ""]
+    assert frame["finished"].tolist()[12:] == [True, False, False]
+    assert frame["calls"].sum() == 5 and frame["completion_tokens"].sum() == 35  # a call is paid for once
+    assert frame["raw"].dropna().tolist() == answers
+    assert len(read_samples(tmp_path / "s.jsonl")) == 15
+
+
+@pytest.mark.parametrize(
+    "answer, expected",
+    [
+        ("<response><text>a\nb</text><probability>0.25</probability></response>", [("a\nb", 0.25)]),
+        ("```xml\n<RESPONSE id=1>\n<Text> a </Text>\n<probability> 25% </probability>\n</RESPONSE>```", [("a", 0.25)]),
+        ("<response><probability>.5</probability><text>a</text></response>", [("a", 0.5)]),
+        ("<response><text>a<probability>1e-2</probability><response><text>b</text>", [("a", 0.01), ("b", None)]),
+        ("<response>bare <probability>0.1</probability></response>", [("bare", 0.1)]),
+        ("<response><text>a</text><probability>likely</probability></response>", [("a", None)]),
+        ("<response><text>a</text><probability>7</probability></response>", [("a", None)]),
+        ("<response><text></text><probability>0.3</probability></response>", []),
+        ("<think><response><text>no</text></response></think><response><text>a</text></response>", [("a", None)]),
+        ("<think>never ends <response><text>no</text></response>", []),
+        ("no form", []),
+        ("", []),
+    ],
+)
+def test_verbalised_answers_are_read_as_models_write_them(answer, expected):
+    found = stories(answer, True, "verbalised", 3)
+    assert [(s["text"], s["probability"]) for s in found if not s["unreadable"]] == expected
+    assert len(found) == 3 and all(not s["text"] for s in found[len(expected):])  # fmt: skip
+
+
+def test_every_fault_is_repeated_and_nothing_is_paid_twice_but_what_was_cut(teller, sample, capsys):
+    faults = ["429", "429 retry-after", "500", "503", "drop", "cut", "hang", None, "cut", "drop"]
+    with FlakyProxy(teller.url, faults) as proxy:
+        frame = sample(base_url=proxy.url, timeout=0.7, concurrency=5)
+    assert {fault: proxy.met[fault] for fault in proxy.met if fault} == {
+        "429": 1, "429 retry-after": 1, "500": 1, "503": 1, "drop": 2, "cut": 2, "hang": 1,
+    }  # fmt: skip
+    assert sorted(frame["text"]) == sorted(a["choices"][0]["message"]["content"] for a in proxy.delivered)
+    assert proxy.answered == len(teller.requests) == 15 + 2  # the protocol has no way to ask for a lost answer again
+    assert frame["repeats"].sum() == 9 and proxy.busiest <= 5
+    assert "calls were sent again 9 times" in capsys.readouterr().out
+
+
+def test_the_server_s_retry_after_is_kept_to(teller, sample):
+    with FlakyProxy(teller.url, ["429 retry-after"]) as proxy:
+        sample(base_url=proxy.url, prompts=PROMPTS[:1], samples=1)
+    assert proxy.times[1] - proxy.times[0] >= 1.0  # the library's own first pause is half as long
+
+
+def test_the_number_of_calls_at_once_is_kept(teller, sample):
+    barrier, most, open_calls = threading.Lock(), [0], [0]
+
+    def slow(body: dict[str, Any], number: int) -> tuple[int, Any]:
+        with barrier:
+            open_calls[0] += 1
+            most[0] = max(most[0], open_calls[0])
+        threading.Event().wait(0.05)
+        with barrier:
+            open_calls[0] -= 1
+        return 200, completion("Story")
+
+    teller.answer = slow
+    sample(concurrency=3)
+    assert most[0] == 3
+
+
+@pytest.mark.parametrize(
+    "status, words",
+    [(400, "400.*Change what it refuses"), (401, "key was refused"), (403, "may not use 'm'"), (404, "no model 'm'"),
+     (422, "Change"), (429, "also after the retries"), (500, "also after the retries")],
+)  # fmt: skip
+def test_a_call_that_fails_for_good_is_said_and_what_came_before_is_kept(
+    teller, sample, monkeypatch, tmp_path, status, words
+):
+    """The server repeats the key in its error, as some do."""
+    monkeypatch.setenv("MY_KEY", KEY)
+    error = {"error": {"message": f"what is {KEY}? {'x' * 130} {KEY}", "code": "1"}}
+    teller.answer = lambda body, number: (200, completion(f"Story {number}")) if number < 4 else (status, error)
+    with pytest.raises(CourseError, match=words) as caught:
+        sample(key_variable="MY_KEY", concurrency=2, retries=0)
+    assert "stored" in str(caught.value) and KEY[:12] not in str(caught.value)
+    assert len(read_samples(tmp_path / "s.jsonl")) == 4
+    assert len(teller.requests) <= 6  # no further calls are begun
+    before = len(teller.requests)
+    teller.answer = lambda body, number: (200, completion(f"Late {number}"))
+    frame = sample(key_variable="MY_KEY")
+    assert len(teller.requests) - before == 11 and frame["text"].str.startswith("Story").sum() == 4
+
+
+@pytest.mark.parametrize(
+    "reply", ["<html>Sign in</html>", {"error": {"message": "upstream"}}, {"choices": []}, {"choices": None}, []]
+)
+def test_an_answer_that_is_no_completion_is_said(teller, sample, reply):
+    teller.answer = lambda body, number: (200, reply)
+    with pytest.raises(CourseError, match="something else than a chat completion"):
+        sample(retries=0)
+
+
+def test_an_endpoint_that_is_not_there_is_said(sample):
+    with pytest.raises(CourseError, match=r"Connection error.*also after the retries"):
+        sample(base_url="http://127.0.0.1:9/v1", retries=0)
+
+
+def test_a_hung_endpoint_is_given_up(teller, sample):
+    with FlakyProxy(teller.url, ["hang"] * 9) as proxy, pytest.raises(CourseError, match="timed out"):
+        sample(base_url=proxy.url, retries=1, timeout=0.2, concurrency=1)
+    assert len(proxy.times) == 2 and not teller.requests
+
+
+@pytest.mark.parametrize("condition", ["plain", "iterative", "verbalised"])
+def test_a_run_broken_off_anywhere_pays_for_the_missing_calls_alone(teller, sample, tmp_path, condition):
+    form = "<response><text>Sea 🙂 {}</text><probability>0.2</probability></response>"
+    teller.answer = lambda body, number: (200, completion(form.format(number) * 3))
+    path, k = tmp_path / "s.jsonl", 3 if condition == "verbalised" else 1
+    sample(condition=condition, concurrency=1)
+    data = path.read_bytes()
+    ends = [0] + [i + 1 for i, byte in enumerate(data) if byte == ord("\n")]
+    emoji = data.index("🙂".encode(), ends[6]) + 2
+    for cut in (0, 1, 12, ends[1] - 1, ends[1], ends[5] + 40, emoji, len(data) - 1, len(data)):
+        path.write_bytes(data[:cut])
+        whole = data[:cut].count(b"\n") // k  # calls that are there
+        before = len(teller.requests)
+        frame = sample(condition=condition, concurrency=1)
+        assert len(teller.requests) - before == 15 // k - whole, cut
+        assert path.read_bytes()[: ends[whole * k]] == data[: ends[whole * k]]
+        assert len(frame) == len(read_samples(path)) == 15 and not frame.duplicated(["prompt_id", "sample"]).any()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"model": "n", "source": "m plain"}, {"condition": "iterative", "source": "m plain"}, {"temperature": 0.9},
+     {"top_p": None}, {"max_tokens": 51}, {"source": "x"}, {"prompts": PROMPTS.assign(prompt="another")}],
+    ids=str,
+)  # fmt: skip
+def test_other_settings_are_refused_and_the_file_is_left_alone(teller, sample, tmp_path, change):
+    sample()
+    before, asked = (tmp_path / "s.jsonl").read_bytes(), len(teller.requests)
+    with pytest.raises(CourseError, match=r"s\.jsonl .*delete it, or sample into another file"):
+        sample(**change)
+    assert (tmp_path / "s.jsonl").read_bytes() == before and len(teller.requests) == asked
+
+
+@pytest.mark.parametrize("content", [b"My diary\n", b'{"note": 1}\n', b"no newline", b"[1]\n", b"\xff\xfe\n", b"\n"])
+def test_a_foreign_file_is_refused(teller, sample, tmp_path, content):
+    (tmp_path / "s.jsonl").write_bytes(content)
+    with pytest.raises(CourseError, match="something else"):
+        sample()
+    assert (tmp_path / "s.jsonl").read_bytes() == content and not teller.requests
+
+
+def test_more_prompts_and_more_samples_pay_for_what_is_new(teller, sample):
+    first = sample(prompts=PROMPTS[1:3], samples=2)
+    frame = sample()
+    assert len(teller.requests) == 15
+    kept = frame[frame["prompt_id"].isin(["p1", "p2"]) & (frame["sample"] < 2)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(kept, first)
+    assert len(sample(prompts=PROMPTS[:1], samples=1)) == 1 and len(teller.requests) == 15
+
+
+def test_two_processes_do_not_pay_for_one_file(teller, sample, tmp_path):
+    teller.answer = lambda body, number: (200, completion("Story")) if finish.wait(10) else (500, {})
+    finish, other = threading.Event(), threading.Thread(target=sample)
+    other.start()
+    while not teller.requests:
+        threading.Event().wait(0.01)
+    with pytest.raises(CourseError, match="Another process is sampling into"):
+        sample()
+    finish.set()
+    other.join()
+    assert len(teller.requests) == 15 and len(read_samples(tmp_path / "s.jsonl")) == 15
+
+
+def test_the_estimate_stands_before_the_first_call_and_the_use_after_the_last(teller, sample, capsys):
+    seen: list[Any] = []
+    with pytest.raises(CourseError, match="Nothing was sent"):
+        sample(confirm=lambda estimate: seen.append(estimate) or False, prices=(2.0, 8.0))
+    assert not teller.requests
+    prompt = sum(-(-len(SYSTEM) // 4) - (-len(p) // 4) for p in PROMPTS["prompt"]) * 3
+    assert (seen[0].calls, seen[0].prompt_tokens, seen[0].completion_tokens) == (15, prompt, 15 * 50)
+    assert seen[0].cost == pytest.approx((2 * prompt + 8 * 750) / 1e6)
+    said = capsys.readouterr().out
+    assert "15 calls to make; estimate" in said and f"{seen[0].cost:.4f}" in said
+    sample(confirm=lambda estimate: True, prices=(2.0, 8.0))
+    assert "15 calls used 150 prompt tokens and 105 completion tokens, which cost 0.0011" in capsys.readouterr().out
+    sample(confirm=lambda estimate: pytest.fail("there is nothing to agree to"))
+
+
+def test_the_estimate_of_an_iterative_run_bounds_what_its_requests_carry(teller, sample, capsys):
+    """Stories of exactly the length allowed, in the estimate's own measure: the bound holds, and is not loose."""
+    teller.answer = lambda body, number: (200, completion("x" * 200))
+    seen: list[Any] = []
+    sample(condition="iterative", confirm=lambda estimate: seen.append(estimate) or True)
+    sent = sum(-(-len(m["content"]) // 4) for body in teller.requests for m in body["messages"])
+    assert 0.75 * sent < seen[0].prompt_tokens <= sent * 1.02
+
+
+def test_an_endpoint_that_does_not_count_is_said_to_be_uncounted(teller, sample, capsys):
+    teller.answer = lambda body, number: (200, completion("Story", usage=number % 3 > 0))
+    frame = sample()
+    assert frame["prompt_tokens"].isna().sum() == 5
+    assert (
+        "15 calls used 100 prompt tokens and 70 completion tokens; 5 calls came without a count"
+        in capsys.readouterr().out
+    )
+
+
+def test_answers_that_are_cut_or_withheld_are_stored_as_such(teller, sample):
+    kinds = [("Once", "length"), (None, "content_filter"), (" Whole \n", "stop")]
+    teller.answer = lambda body, number: (200, completion(*kinds[number]))
+    frame = sample(prompts=PROMPTS[:1], concurrency=1)
+    assert frame["text"].tolist() == ["Once", "", "Whole"] and frame["finished"].tolist() == [False, False, True]
+
+
+def test_the_key_is_sent_and_appears_nowhere_else(teller, sample, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("MY_KEY", KEY)
+    monkeypatch.setenv("OPENAI_API_KEY", "not-for-this-server")
+    sample(key_variable="MY_KEY")
+    assert {body["authorization"] for body in teller.requests} == {f"Bearer {KEY}"}
+    said = capfd.readouterr()
+    files = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert files and not any(KEY.encode() in data for data in files) and KEY not in said.out + said.err
+    sample(path=tmp_path / "without.jsonl")
+    assert {body["authorization"] for body in teller.requests[15:]} == {"Bearer none"}
+
+
+def test_it_runs_where_an_event_loop_runs_already(sample):
+    """As in a notebook."""
+
+    async def cell() -> pd.DataFrame:
+        return sample(prompts=PROMPTS[:1])
+
+    assert len(asyncio.run(cell())) == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"condition": "other"}, {"samples": 0}, {"prompts": PROMPTS[:0]}, {"prompts": PROMPTS.assign(prompt_id="p")},
+     {"concurrency": 0}, {"timeout": 0.0}, {"max_tokens": 0}, {"retries": -1}],
+    ids=str,
+)  # fmt: skip
+def test_bad_arguments_are_refused_before_any_call(teller, sample, change):
+    with pytest.raises(CourseError):
+        sample(**change)
+    assert not teller.requests
