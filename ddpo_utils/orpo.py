@@ -42,9 +42,8 @@ def train_orpo(
         sft, watch: folder of the SFT adapter and its sampled stories, both or neither.
     """
     from datasets import Dataset
-    from trl.experimental.orpo import ORPOConfig
 
-    from .orpo_trainer import DORPOTrainer
+    from .orpo_trainer import DORPOTrainer, ORPOConfig
 
     pairs = seen_pairs(profile, pairs, weight)
     if open_run(folder, profile, arm):
@@ -73,6 +72,8 @@ def train_orpo(
     if sft is not None and watch is not None:
         try:
             trainer.model.load_adapter(str(sft), adapter_name="ref")
+            adapters = trainer.model.peft_config  # PEFT looks the base model up whenever it saves: here, not on the Hub
+            adapters["ref"].base_model_name_or_path = adapters["default"].base_model_name_or_path
         except (RuntimeError, ValueError) as error:
             raise CourseError(
                 f"The SFT adapter in {sft}, from which the KL is watched, does not fit ({first_line(error)}): name "

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from peft import PeftModel
-from trl.experimental.orpo import ORPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 from .losses import log_odds
 from .trainers import WeightedCollator, check_columns
 
-__all__ = ["DORPOTrainer"]
+with warnings.catch_warnings():  # it says that the experimental part may change: hence the pin, and the contract test
+    warnings.simplefilter("ignore")
+    from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+__all__ = ["DORPOTrainer", "ORPOConfig"]
 
 
 class DORPOTrainer(ORPOTrainer):

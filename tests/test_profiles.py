@@ -54,6 +54,7 @@ def test_the_8b_profile_holds_the_paper_s_settings():
     paper = get_profile("8b")
     assert (paper.lora_r, paper.lora_alpha, paper.beta) == (128, 256, 0.1)
     assert (paper.sft_learning_rate, paper.learning_rate, paper.batch_size) == (3e-5, 5e-6, 12)
+    assert (paper.orpo_beta, paper.orpo_learning_rate, paper.orpo_epochs, paper.steps) == (0.25, 5e-6, 4, 0)
 
 
 def test_folders_follow_the_variables(monkeypatch, tmp_path):

@@ -27,8 +27,12 @@ WEIGHTS = ["weights", "floor", "semantic", "style"]
 NOTHING = ["judge_semantic", "judge_style", "reward", "report_to", "checkpoint_every", "attention", "micro_batch",
            "gradient_checkpointing", "precompute_reference", "sample_prompts", "samples", "max_new_tokens",
            "sample_batch"]  # fmt: skip
+ORPO = ["orpo_beta", "orpo_learning_rate", "orpo_epochs"]
 DECIDES = {"sft": {*MODEL, *SFT}, "dpo": {*MODEL, *PAIRS}, "ddpo": {*MODEL, *PAIRS, *WEIGHTS}}
 DECIDES["shuffled"] = DECIDES["ddpo-sem"] = DECIDES["ddpo"]
+DECIDES["orpo"] = {*MODEL, *ORPO, "min_gap", "batch_size", "steps"}
+DECIDES["dorpo"] = DECIDES["dorpo-sty"] = DECIDES["orpo"] | {*WEIGHTS}
+DECIDES["divpo-sem"] = DECIDES["ddpo"] - {"floor", "min_gap"}
 SETTINGS = [field.name for field in fields(Profile) if field.name != "name"]
 
 
@@ -41,10 +45,10 @@ def other(profile: Profile, setting: str) -> Any:
 
 
 def test_every_setting_is_known_to_these_tests() -> None:
-    assert sorted([*MODEL, *SFT, *PAIRS, *WEIGHTS, *NOTHING]) == sorted(SETTINGS)
+    assert sorted([*MODEL, *SFT, *PAIRS, *ORPO, *WEIGHTS, *NOTHING]) == sorted(SETTINGS)
 
 
-@pytest.mark.parametrize("arm", ["sft", "dpo", "ddpo", "ddpo-sem", "shuffled-sty"])
+@pytest.mark.parametrize("arm", ["sft", "dpo", "ddpo", "ddpo-sem", "shuffled-sty", "orpo", "dorpo-sty"])
 @pytest.mark.parametrize("name", PROFILES)
 def test_settings_come_back_as_they_went(name: str, arm: str, tmp_path: Path) -> None:
     weird = {"data": "my: own [posts] #1.parquet", "learning_rate": "5e-6", "sft_epochs": 0.1 + 0.2, "seed": 7}

@@ -123,11 +123,53 @@ def test_every_flag_reaches_the_trainer(train, place, monkeypatch):
     assert record["log"][-1]["step"] == -(-0.2 * record["pairs"] // 6) and record["settings"]["min_gap"] == 20
 
 
+def test_orpo_trains_from_the_starting_model_alone(train, made, place, monkeypatch, capsys):
+    """Every setting of it reaches the trainer, no SFT is made, and a config.yaml repeats the run."""
+    from transformers import Trainer
+
+    seen: list[Any] = []
+    original = Trainer.train
+    monkeypatch.setattr(Trainer, "train", lambda own, **options: seen.append(own) or original(own, **options))
+    flags = {"orpo_learning_rate": 2e-3, "orpo_beta": 0.4, "orpo_epochs": 0.3, "steps": 0, "weights": "style"}
+    assert train(place / "orpo", "orpo", "dorpo", **flags) == 0
+    assert sorted(path.name for path in (place / "orpo").iterdir()) == ["dorpo-sty", "orpo"]
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()[-2:]] == ["orpo", "dorpo-sty"]
+    for trainer in seen:
+        args = trainer.args
+        assert (args.learning_rate, args.beta, args.num_train_epochs, args.max_length) == (2e-3, 0.4, 0.3, 768)
+        assert (args.per_device_train_batch_size, args.lr_scheduler_type, args.warmup_steps) == (4, "linear", 0)
+        lora = trainer.model.peft_config["default"]
+        assert (lora.r, lora.lora_alpha, set(trainer.model.peft_config)) == (4, 8, {"default"})
+        first = trainer.state.log_history[0]
+        assert {"nll_loss", "log_odds_chosen", "rewards/margins", "weight"} <= set(first)
+    weights = [set(trainer.train_dataset["weight"][:]) for trainer in seen]
+    assert weights[0] == {1.0} and len(weights[1]) > 2
+
+    config = place / "orpo" / "dorpo-sty" / "config.yaml"
+    assert yaml.safe_load(config.read_text())["arm"] == "dorpo-sty"
+    assert cli.main(["train", "--config", str(config), "--output", str(place / "orpo again")]) == 0
+    assert [path.name for path in (place / "orpo again").iterdir()] == ["dorpo-sty"]
+    assert_same_adapter(place / "orpo again" / "dorpo-sty", place / "orpo" / "dorpo-sty")
+    card = (place / "orpo" / "dorpo-sty" / "README.md").read_text()
+    assert "Diversified ORPO (deviation weights: style)" in card and "log odds ratio (nats), mean of" in card
+
+
+def test_divpo_says_what_it_leaves_unused(train, made, place, capsys):
+    assert train(place / "divpo", "divpo", weights="semantic", sft=made / "sft") == 0
+    record = record_of(place / "divpo" / "divpo-sem")
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith(f"divpo-sem: {record['unused_responses']} responses are in no pair") and "fewer" in said
+    assert record["unused_responses"] > 0 and set(curve(record, "weight")) == {1.0}
+    assert "DPO on DivPO's pairs (chosen by deviation: semantic)" in (place / "divpo/divpo-sem/README.md").read_text()
+    assert train(place / "divpo", "divpo", weights="semantic", sft=made / "sft", orpo_beta=0.9, floor=0.5) == 0
+
+
 def test_the_parts_of_a_batch_change_nothing(train, made, place):
-    """SFT and DDPO, a batch of 4 at once or in parts of 1 pair (2 stories)."""
-    assert train(place / "parts", "ddpo", weights="semantic", micro_batch=1) == 0
-    for arm in ("sft", "ddpo-sem"):
-        ours, whole = record_of(place / "parts" / arm), record_of(made / arm)
+    """SFT, DDPO and DORPO, a batch of 4 at once or in parts of 1 pair (2 stories)."""
+    assert train(place / "parts", "ddpo", "dorpo", weights="semantic", micro_batch=1) == 0
+    assert train(place / "whole", "dorpo", weights="semantic") == 0
+    for arm, at_once in (("sft", made), ("ddpo-sem", made), ("dorpo-sem", place / "whole")):
+        ours, whole = record_of(place / "parts" / arm), record_of(at_once / arm)
         assert curve(ours) == pytest.approx(curve(whole), rel=1e-4), arm
         assert curve(ours, "grad_norm") == pytest.approx(curve(whole, "grad_norm"), rel=1e-3), arm
 
@@ -163,6 +205,8 @@ def test_a_fault_is_one_sentence(train, made, flags, says, capsys):
         ({"micro_batch": 0}, "micro_batch"),
         ({"learning_rate": "nan"}, "learning_rate"),
         ({"beta": -1}, "beta"),
+        ({"orpo_beta": 0}, "orpo_beta"),
+        ({"orpo_learning_rate": "nan"}, "orpo_learning_rate"),
         ({"steps": 0, "epochs": 0}, "epochs"),
         ({"seed": -1}, "seed"),
         ({"prompts": -1}, "prompts"),
