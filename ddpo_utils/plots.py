@@ -21,6 +21,16 @@ COLOURS = {
     "dpo": "#D55E00",
     "shuffled": "#E69F00",
     "ddpo": "#009E73",
+    "ddpo-sem": "#56B4E9",
+    "ddpo-sty": "#CC79A7",
+    "ddpo-k4-floor": "#0072B2",
+    "ddpo-k4-top": "#E69F00",
+    "dpo-matched": "#D55E00",
+    "dpo-hot": "#D55E00",
+    "divpo": "#F0E442",
+    "divpo-steps": "#F0E442",
+    "orpo": "#999999",
+    "dorpo": "#0072B2",
 }
 NAMES = {
     "assistant": "assistant",
@@ -31,8 +41,25 @@ NAMES = {
     "dpo": "DPO",
     "shuffled": "DPO, shuffled weights",
     "ddpo": "DDPO",
+    "ddpo-sem": "DDPO, semantic weights",
+    "ddpo-sty": "DDPO, style weights",
+    "ddpo-k8": "DDPO, 8 responses",
+    "ddpo-k6": "DDPO, 6 responses",
+    "ddpo-k4": "DDPO, 4 responses",
+    "ddpo-k4-floor": "4 responses, floor",
+    "ddpo-k4-top": "4 responses, best winners",
+    "dpo-matched": "DPO at DDPO's KL",
+    "dpo-hot": "DPO, hotter",
+    "divpo": "DivPO",
+    "divpo-steps": "DivPO, as many steps",
+    "orpo": "ORPO",
+    "dorpo": "DORPO",
 }
-MARKERS = {"start": "v", "sft": "s", "dpo": "o", "shuffled": "D", "ddpo": "^"}
+MARKERS = {
+    "start": "v", "sft": "s", "dpo": "o", "shuffled": "D", "ddpo": "^", "ddpo-sem": "<", "ddpo-sty": ">",
+    "ddpo-k4-floor": "v", "ddpo-k4-top": "P", "dpo-matched": "h", "dpo-hot": "*", "divpo": "X", "divpo-steps": "P",
+    "orpo": "p", "dorpo": "d",
+}  # fmt: skip
 
 
 def figure(columns: int = 1, rows: int = 1, width: float = 8.0, height: float = 3.6, **options: Any) -> tuple[Any, Any]:
