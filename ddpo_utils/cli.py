@@ -1,4 +1,4 @@
-"""The command line: python -m ddpo_utils run | train | evaluate | reward | plan | doctor | fetch | record | colab."""
+"""Commands: python -m ddpo_utils run | train | evaluate | reward | plan | doctor | fetch | record | sample | colab."""
 
 from __future__ import annotations
 
@@ -116,6 +116,8 @@ def train(profile: Profile, methods: Sequence[str], output: Path | None = None, 
 
 
 def _parser() -> argparse.ArgumentParser:
+    from .sample_command import add_arguments
+
     parser = argparse.ArgumentParser(prog="python -m ddpo_utils", description="The DDPO course's commands.")
     commands = parser.add_subparsers(dest="command", required=True)
     profile = argparse.ArgumentParser(add_help=False)
@@ -153,6 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser("record", help="make the recorded runs in data/ again")
     one.add_argument("--development", action="store_true", help="the trials that chose the settings")
     one.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="the same runs from further seeds")
+    add_arguments(commands.add_parser("sample", help="sample a model behind an OpenAI-compatible endpoint"))
     commands.add_parser("colab", help="write this clone's address into the notebooks' Colab cells")
     return parser
 
@@ -210,6 +213,10 @@ def _carry_out(args: argparse.Namespace) -> bool:
         from .record import record, record_seeds
 
         record_seeds(args.seeds) if args.seeds else record(development=args.development)
+    elif args.command == "sample":
+        from .sample_command import sample
+
+        sample(args)
     elif args.command == "colab":
         from .colab import write_address
         from .notebooks import course_root

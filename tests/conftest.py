@@ -8,10 +8,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before any library reads it: no test may d
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["TQDM_DISABLE"] = "1"
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from teller import Teller
 
 CHAT = (
     "{% for m in messages %}{{ '<|start|>' + m['role'] + '\n' + m['content'] + '<|end|>\n' }}{% endfor %}"
@@ -115,3 +117,14 @@ class FakeEncoder:
 @pytest.fixture
 def fake_encoder() -> type[FakeEncoder]:
     return FakeEncoder
+
+
+@pytest.fixture
+def teller(monkeypatch: pytest.MonkeyPatch) -> Iterator[Teller]:
+    """A server for tests of endpoints; no key or other setting of the user's shell reaches it."""
+    for name in ("OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_LOG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    server = Teller()
+    yield server
+    server.close()

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 from flaky_proxy import FlakyProxy
+from teller import KEY, PROMPTS, Teller, completion
 
 from ddpo_utils import CourseError
 from ddpo_utils.calls import find_key
@@ -20,67 +19,7 @@ from ddpo_utils.endpoint import sample_endpoint
 from ddpo_utils.prompting import SYSTEM, request, stories
 from ddpo_utils.sampling import read_samples
 
-KEY = "sk-distinctive-4f1d9c07"
-PROMPTS = pd.DataFrame(
-    {
-        "prompt_id": [f"p{i}" for i in range(5)],
-        "prompt": ["Sea.", "A clock 🙂 stops", "Élodie — laughed", "x", "Nobody"],
-    }
-)
 FAST = {"samples": 3, "max_tokens": 50, "retries": 4, "timeout": 5.0, "progress": False}
-Answer = Callable[[dict[str, Any], int], tuple[int, Any]]
-
-
-def completion(text: str, reason: str = "stop", usage: bool = True) -> dict[str, Any]:
-    used = {"usage": {"prompt_tokens": 10, "completion_tokens": 7, "total_tokens": 17}} if usage else {}
-    message = {"index": 0, "finish_reason": reason, "message": {"role": "assistant", "content": text}}
-    return {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [message], **used}
-
-
-class Teller:
-    """An HTTP server that answers chat completions by a function of the request and its number."""
-
-    def __init__(self) -> None:
-        self.requests: list[dict[str, Any]] = []
-        self.answer: Answer = lambda body, number: (200, completion(f"Story {number} 🙂"))
-        teller = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            wbufsize = -1  # head and body in one packet
-
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with teller.lock:
-                    number = len(teller.requests)
-                    teller.requests.append(body | {"authorization": self.headers["Authorization"]})
-                status, reply = teller.answer(body, number)
-                data = reply.encode() if isinstance(reply, str) else json.dumps(reply).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "text/html" if isinstance(reply, str) else "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.lock = threading.Lock()
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
-
-
-@pytest.fixture
-def teller(monkeypatch: pytest.MonkeyPatch) -> Iterator[Teller]:
-    for name in ("OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_LOG"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    teller = Teller()
-    yield teller
-    teller.server.shutdown()
-    teller.server.server_close()
 
 
 @pytest.fixture
@@ -311,11 +250,10 @@ def test_more_prompts_and_more_samples_pay_for_what_is_new(teller, sample):
 
 
 def test_two_processes_do_not_pay_for_one_file(teller, sample, tmp_path):
-    teller.answer = lambda body, number: (200, completion("Story")) if finish.wait(10) else (500, {})
-    finish, other = threading.Event(), threading.Thread(target=sample)
+    begun, finish, other = threading.Event(), threading.Event(), threading.Thread(target=sample)
+    teller.answer = lambda body, number: begun.set() or (finish.wait(10) and (200, completion("Story")))
     other.start()
-    while not teller.requests:
-        threading.Event().wait(0.01)
+    assert begun.wait(10)
     with pytest.raises(CourseError, match="Another process is sampling into"):
         sample()
     finish.set()
