@@ -22,7 +22,7 @@ NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a number: 4 bits, one byte a block 
 OVERHEAD = {"cuda": 1.0 * GB, "cpu": 0.05 * GB}  # from no formula: CUDA's context and rounding; a trainer's workspaces
 MARGIN = 1.15  # assumed: how far the formulas may be off on a GPU, where nothing has been measured yet
 REMEDIES = ("max_length", "quantize", "micro_batch", "gradient_checkpointing")  # from the costliest to the mildest
-METHODS = {"sft": "SFT", "ddpo": "DPO, DDPO"}
+METHODS = {"sft": "SFT", "ddpo": "DPO arms", "orpo": "ORPO arms"}
 
 # GB of memory: a card that has it, and its peak of dense bf16 products (T4: fp16) in FLOP/s, by NVIDIA's data sheets.
 CARDS = {
@@ -63,7 +63,7 @@ def memory(
     adapter         16 P: float32 weights, gradients, Adam's two moments; 8 P with `quantize`, where TRL keeps the
                     adapter in bf16. 4 P more for DDP's gradient buckets.
     reference       4 P: the frozen float32 copy of the SFT adapter, which TRL loads even where log-probs were computed
-                    before. SFT has none.
+                    before. SFT has none, and ORPO none but where the KL from SFT is watched.
     kept            what autograd keeps of the forward pass, a token and layer: the norms' inputs in float32, 8 h;
                     queries and attention's output, 2 a w; keys and values, which SDPA repeats for every head where a
                     batch has padding, 2 a w; the padding mask, L w; the scores' normaliser, 4 a head (eager attention,
@@ -105,7 +105,7 @@ def memory(
     return {
         "frozen weights": (linear + ends) / share,
         "adapter, gradients, Adam": (8 if profile.quantize else 16) * trained / share,
-        "reference adapter": 0.0 if method == "sft" else 4 * trained / share,
+        "reference adapter": 4 * trained / share if method == "ddpo" else 0.0,
         "for several GPUs": several if gpus > 1 else 0.0,
         "kept for backward": model.layers * tokens * w * h if profile.gradient_checkpointing else kept,
         "working space": max(tile + tokens * (4 + w) * h, backward),
@@ -136,7 +136,7 @@ def flops(profile: Profile, method: str = "ddpo") -> tuple[float, float]:
     with values, 2 L a for each layer forward: with Llama-3.1-8B about 4% of 2 N at 2,048 tokens, 1% at 600.
     """
     n, step = architecture(profile).multiplied, 6 if profile.gradient_checkpointing else 4
-    if method == "sft":
+    if method in ("sft", "orpo"):
         return n * step, 0
     return (n * step, 2 * n) if profile.precompute_reference else (n * (step + 2), 0)
 
@@ -223,11 +223,13 @@ def _show_work(profile: Profile, gpu_memory: float, gpus: int) -> None:
     (sft, _), (step, once) = flops(profile, "sft"), flops(profile)
     told = profile.sft_steps * profile.sft_batch_size / responses if profile.sft_steps else profile.sft_epochs
     seen = min(pairs, profile.steps * profile.batch_size) if profile.steps else pairs  # the reference scores no others
-    passes = profile.steps * profile.batch_size / seen if profile.steps else profile.epochs
+    told_passes = profile.steps * profile.batch_size / seen
+    passes, orpo = (told_passes,) * 2 if profile.steps else (profile.epochs, profile.orpo_epochs)
     rows = {
         "SFT, an epoch": (responses, sft), "DPO or DDPO, an epoch": (2 * pairs, step),
         "reference, once": (2 * seen, once), f"SFT, {told:.3g} epochs": (responses * told, sft),
-        f"each arm, {passes:.3g} x {seen:,} pairs": (2 * seen * passes, step + once / passes),
+        f"DPO arms, {passes:.3g} x {seen:,} pairs": (2 * seen * passes, step + once / passes),
+        f"ORPO arms, {orpo:.3g} x {seen:,} pairs": (2 * seen * orpo, flops(profile, "orpo")[0]),
     }  # fmt: skip
     low, high = UTILISATION
     print(f"\n{'':<30}{'tokens':>10}{'FLOPs':>10}{'hours':>20}")

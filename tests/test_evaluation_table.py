@@ -15,13 +15,41 @@ from evaluated import samples_of
 from ddpo_utils import diversity, load_encoder, load_stories
 from ddpo_utils.corpus import decisions, load_prompts
 from ddpo_utils.evaluate import evaluate, evaluation_prompts, find_adapters
-from ddpo_utils.evaluation_results import FAULTS, MEASURES
+from ddpo_utils.evaluation_results import FAULTS, MEASURES, ROWS, _differences
 from ddpo_utils.evaluation_table import show_table
 from ddpo_utils.metrics import check_stories, first_words
 from ddpo_utils.sampling import read_samples
 from ddpo_utils.stats import difference, mean_interval, verdict
 
 pytest_plugins = ["evaluation_fixtures"]
+
+
+# -- the rows ---------------------------------------------------------------------------------------------------
+
+
+def test_divpo_and_orpo_s_arms_are_rows_where_they_were_trained(adapters, tmp_path):
+    places = find_adapters(adapters)
+    assert list(places) == ["start", "sft", "dpo", "shuffled", "ddpo-sem", "ddpo-sty", "ddpo"]
+    more = ["divpo", "divpo-sem", "divpo-sty", "orpo", "dorpo-sem", "dorpo-sty", "dorpo"]
+    for arm in more:
+        (tmp_path / arm).mkdir()
+    assert list(find_adapters(tmp_path)) == [*places, *more]
+    assert find_adapters(tmp_path)["dorpo-sty"] == tmp_path / "dorpo-sty"
+    labels = ["DivPO-both", "DivPO-sem", "DivPO-sty", "ORPO", "DORPO-sem", "DORPO-sty", "DORPO-both"]
+    assert [ROWS[arm] for arm in more] == labels
+
+
+def test_each_row_is_set_against_what_it_differs_from_in_one_thing():
+    def table(shift: float) -> pd.DataFrame:
+        return pd.DataFrame({"semantic": np.arange(4.0) ** 2 + shift}, index=list("abcd"))
+
+    arms = ["gold", "dpo", "ddpo", "ddpo-sem", "divpo", "divpo-sem", "orpo", "dorpo", "dorpo-sty"]
+    gaps = _differences({arm: table(i) for i, arm in enumerate(arms)})
+    assert list(gaps) == [
+        "ddpo - gold", "ddpo - dpo", "ddpo - divpo", "ddpo-sem - gold", "ddpo-sem - dpo", "ddpo-sem - divpo-sem",
+        "dorpo - gold", "dorpo - orpo", "dorpo-sty - gold", "dorpo-sty - orpo",
+    ]  # fmt: skip
+    assert gaps["dorpo-sty - orpo"]["semantic"]["mean"] == 2 and gaps["ddpo - divpo"]["semantic"]["mean"] == -2
 
 
 # -- the table ---------------------------------------------------------------------------------------------------

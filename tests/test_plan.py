@@ -211,6 +211,9 @@ def test_memory_grows_and_shrinks_with_its_settings() -> None:
     assert plan.peak(replace(BIG, quantize=True)) < base
     assert plan.peak(BIG, gpus=6, sharded=True) < base < plan.peak(BIG, gpus=6)  # which adds buckets for the gradients
     assert plan.memory(BIG, "sft")["reference adapter"] == 0 < plan.memory(BIG)["reference adapter"]
+    ddpo, orpo = plan.memory(BIG), plan.memory(BIG, "orpo")
+    assert {part for part in ddpo if ddpo[part] != orpo[part]} == {"reference adapter"}
+    assert orpo["reference adapter"] == 0
     # a batch of 12 over 4 GPUs leaves 3 on each: pairs one at a time, since 2 do not divide them; stories all at once
     assert plan.sequences(BIG, "ddpo", 4) == 2 and plan.sequences(BIG, "sft", 4) == 3
 
@@ -251,10 +254,12 @@ def test_command(name: str, gpus: int, capsys: pytest.CaptureFixture[str]) -> No
 
 def test_hours_are_flops_over_the_assumed_rate(capsys: pytest.CaptureFixture[str]) -> None:
     plan.show(BIG, 80, 2)
-    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("SFT, an epoch"))
+    lines = capsys.readouterr().out.splitlines()
     seconds = 421_330 * 600 * 6 * (32 * 218_103_808 + 128_256 * 4096) / (2 * 989e12)
-    hours = [f"{seconds / share / 3600:.1f}" for share in (0.45, 0.30)]
-    assert line.endswith(" to ".join(hours))
+    for row, epochs in (("SFT, an epoch", 1), ("ORPO arms, 4 x", 4)):  # and no reference in either
+        line = next(line for line in lines if line.startswith(row))
+        hours = [f"{epochs * seconds / share / 3600:.1f}" for share in (0.45, 0.30)]
+        assert line.endswith(" to ".join(hours))
 
 
 @pytest.mark.parametrize(
