@@ -133,9 +133,7 @@ def sample_endpoint(
             return chat(request(texts[prompt_id], condition, k, [text for text in known if text]), condition)
 
         if calls:
-            tokens = sum(
-                count_tokens(m["content"], tokenizer) for call in calls for m in messages(*call, unwritten="?")
-            )
+            tokens = sum(count_tokens(messages(*call, unwritten="?"), tokenizer) for call in calls)
             if condition == "iterative":  # what later requests carry, and nobody has written yet
                 tokens += sum((p, n) not in journal for p, number in calls for n in range(number)) * max_tokens
             answers = len(calls) * k * max_tokens

@@ -113,10 +113,10 @@ def rival_table(
 
     Returns:
         A frame indexed by source, in the order of the samples: stories; of each measure the mean over prompts, over
-        all stories and "(usable)" ones; usable (the share: the course's proxy of quality); the failures of
-        `check_stories` as shares, and unreadable (share of stories that a verbalised answer did not hold in the form
-        asked for; these are short as well); calls; prompt tokens and completion tokens per usable story (inf without
-        one; prompt tokens NaN for samples of `sample_stories`, which does not record them).
+        all stories (empty ones are alike) and "(usable)" ones; usable (the share: the course's proxy of quality); the
+        failures of `check_stories` as shares, and unreadable (share of stories that a verbalised answer did not hold
+        in the form asked for; these are short as well); calls; prompt tokens and completion tokens per usable story
+        (inf without one; prompt tokens NaN for samples of `sample_stories`, which does not record them).
 
     Raises:
         CourseError: a prompt of a source has fewer than two stories.

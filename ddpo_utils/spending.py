@@ -11,7 +11,7 @@ __all__ = ["Estimate", "cost", "count_tokens", "used"]
 
 @dataclass(frozen=True)
 class Estimate:
-    """Upper bounds of what the calls that are still to be made use, each answer as long as is allowed."""
+    """What the calls that are still to be made use if each answer is as long as is allowed."""
 
     calls: int
     prompt_tokens: int
@@ -19,9 +19,9 @@ class Estimate:
     cost: float | None  # in the currency of the prices; None without prices
 
     def __str__(self) -> str:
-        price = "" if self.cost is None else f", which cost {self.cost:,.4f} at the prices given"
+        price = "" if self.cost is None else f", together up to about {self.cost:,.4f} at the prices given"
         return (
-            f"{self.calls} calls to make; estimate: at most about {self.prompt_tokens:,} prompt tokens and "
+            f"{self.calls} calls to make; estimate: about {self.prompt_tokens:,} prompt tokens and at most "
             f"{self.completion_tokens:,} completion tokens{price}; repeats after errors may come on top"
         )
 
@@ -31,9 +31,11 @@ def cost(prompt_tokens: float, completion_tokens: float, prices: Sequence[float]
     return None if prices is None else (prompt_tokens * prices[0] + completion_tokens * prices[1]) / 1e6
 
 
-def count_tokens(text: str, tokenizer: Any = None) -> int:
-    """Tokens of a text; without a tokenizer an estimate by 4 characters a token, which is near for English."""
-    return len(tokenizer(text)["input_ids"]) if tokenizer is not None else -(-len(text) // 4)
+def count_tokens(messages: Iterable[Mapping[str, str]], tokenizer: Any = None) -> int:
+    """Tokens of a chat, about: without a tokenizer 4 characters count as one, which is near for English, and chat
+    templates put some 4 tokens around each message."""
+    texts = [message["content"] for message in messages]
+    return sum(4 + (len(tokenizer(text)["input_ids"]) if tokenizer else -(-len(text) // 4)) for text in texts)
 
 
 def used(records: Iterable[Mapping[str, Any]], prices: Sequence[float] | None = None) -> str:

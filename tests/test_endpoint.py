@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 from flaky_proxy import FlakyProxy
 from teller import KEY, PROMPTS, Teller, completion
 
-from ddpo_utils import CourseError
+from ddpo_utils import CourseError, journal
 from ddpo_utils.calls import find_key
 from ddpo_utils.endpoint import sample_endpoint
 from ddpo_utils.prompting import SYSTEM, request, stories
@@ -249,6 +251,40 @@ def test_more_prompts_and_more_samples_pay_for_what_is_new(teller, sample):
     assert len(sample(prompts=PROMPTS[:1], samples=1)) == 1 and len(teller.requests) == 15
 
 
+def test_a_stop_from_the_keyboard_stores_what_is_under_way(teller, sample, tmp_path):
+    def answer(body: dict[str, Any], number: int) -> tuple[int, Any]:
+        if number == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        threading.Event().wait(0.1)
+        return 200, completion(f"Story {number}")
+
+    teller.answer = answer
+    with pytest.raises(KeyboardInterrupt):
+        sample(concurrency=3)
+    made = len(teller.requests)
+    assert 6 <= made <= 9 and len(read_samples(tmp_path / "s.jsonl")) == made
+    sample()
+    assert len(teller.requests) == 15
+
+
+def test_a_full_disk_breaks_no_line(teller, sample, tmp_path, monkeypatch):
+    """The file may grow to 1,000 bytes: what does not fit is taken back whole, and the next run goes on behind it."""
+    write, path = journal.os.fsync, tmp_path / "s.jsonl"
+
+    def full(number: int) -> None:
+        if path.stat().st_size > 1000:
+            raise OSError(28, "No space left on device", str(path))
+        write(number)
+
+    with monkeypatch.context() as small, pytest.raises(OSError, match="No space"):
+        small.setattr(journal.os, "fsync", full)
+        sample(concurrency=2)
+    data = path.read_bytes()
+    assert 0 < len(data) <= 1000 and data.endswith(b"\n")
+    stored, before = len(read_samples(path)), len(teller.requests)
+    assert len(sample()) == 15 and len(teller.requests) - before == 15 - stored
+
+
 def test_two_processes_do_not_pay_for_one_file(teller, sample, tmp_path):
     begun, finish, other = threading.Event(), threading.Event(), threading.Thread(target=sample)
     teller.answer = lambda body, number: begun.set() or (finish.wait(10) and (200, completion("Story")))
@@ -266,7 +302,7 @@ def test_the_estimate_stands_before_the_first_call_and_the_use_after_the_last(te
     with pytest.raises(CourseError, match="Nothing was sent"):
         sample(confirm=lambda estimate: seen.append(estimate) or False, prices=(2.0, 8.0))
     assert not teller.requests
-    prompt = sum(-(-len(SYSTEM) // 4) - (-len(p) // 4) for p in PROMPTS["prompt"]) * 3
+    prompt = sum(8 - (-len(SYSTEM) // 4) - (-len(p) // 4) for p in PROMPTS["prompt"]) * 3
     assert (seen[0].calls, seen[0].prompt_tokens, seen[0].completion_tokens) == (15, prompt, 15 * 50)
     assert seen[0].cost == pytest.approx((2 * prompt + 8 * 750) / 1e6)
     said = capsys.readouterr().out
@@ -276,12 +312,18 @@ def test_the_estimate_stands_before_the_first_call_and_the_use_after_the_last(te
     sample(confirm=lambda estimate: pytest.fail("there is nothing to agree to"))
 
 
+def test_a_tokenizer_counts_where_one_is_given(sample):
+    seen: list[Any] = []
+    sample(confirm=lambda estimate: seen.append(estimate) or True, tokenizer=lambda text: {"input_ids": text.split()})
+    assert seen[0].prompt_tokens == sum(8 + len(SYSTEM.split()) + len(p.split()) for p in PROMPTS["prompt"]) * 3
+
+
 def test_the_estimate_of_an_iterative_run_bounds_what_its_requests_carry(teller, sample, capsys):
     """Stories of exactly the length allowed, in the estimate's own measure: the bound holds, and is not loose."""
     teller.answer = lambda body, number: (200, completion("x" * 200))
     seen: list[Any] = []
     sample(condition="iterative", confirm=lambda estimate: seen.append(estimate) or True)
-    sent = sum(-(-len(m["content"]) // 4) for body in teller.requests for m in body["messages"])
+    sent = sum(4 - (-len(m["content"]) // 4) for body in teller.requests for m in body["messages"])
     assert 0.75 * sent < seen[0].prompt_tokens <= sent * 1.02
 
 
