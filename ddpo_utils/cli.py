@@ -155,6 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser("record", help="make the recorded runs in data/ again")
     one.add_argument("--development", action="store_true", help="the trials that chose the settings")
     one.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="the same runs from further seeds")
+    one.add_argument("--world", nargs="*", type=int, metavar="SEED", help="the small worlds of these seeds")
     add_arguments(commands.add_parser("sample", help="sample a model behind an OpenAI-compatible endpoint"))
     commands.add_parser("colab", help="write this clone's address into the notebooks' Colab cells")
     return parser
@@ -211,8 +212,12 @@ def _carry_out(args: argparse.Namespace) -> bool:
         print(f"Model and encoders of the profile {profile.name} are ready.")
     elif args.command == "record":
         from .record import record, record_seeds
+        from .world_runs import record_world, tune
 
-        record_seeds(args.seeds) if args.seeds else record(development=args.development)
+        if args.world is not None:
+            tune() if args.development else record_world(args.world)
+        else:
+            record_seeds(args.seeds) if args.seeds else record(development=args.development)
     elif args.command == "sample":
         from .sample_command import sample
 

@@ -75,11 +75,13 @@ def find_notebooks(root: Path, names: Iterable[str] = ()) -> list[Path]:
 
 
 UNREAD = {"results/benchmarks.json", "results/training.json"}  # no notebook reads them: a new row makes none stale
+WORLD = ("claims.json", "results/world")  # the small world's: they make those notebooks alone stale that import it
 
 
 @lru_cache(maxsize=8)
-def data_digest(folder: Path) -> str:
-    """SHA-256 of the names and contents of all files below `folder`, README.md, hidden files and UNREAD ones apart.
+def data_digest(folder: Path, world: bool = False) -> str:
+    """SHA-256 of the names and contents of all files below `folder`, README.md, hidden files and UNREAD ones apart, and
+    the WORLD's unless `world`.
 
     Neither git's line endings nor the file system's order changes it. Kept for the life of the process.
     """
@@ -87,6 +89,8 @@ def data_digest(folder: Path) -> str:
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     for name in sorted(files):
         if files[name].name == "README.md" or name in UNREAD or any(part.startswith(".") for part in name.split("/")):
+            continue
+        if name.startswith(WORLD) and not world:
             continue
         content = files[name].read_bytes()
         if files[name].suffix in TEXT:
@@ -100,7 +104,8 @@ def inputs_digest(notebook: Any, data: Path) -> str:
 
     The address that the Colab cell carries is left out: it changes no output.
     """
-    digest = hashlib.sha256(data_digest(data).encode())
+    world = any("world_runs" in cell.source for cell in notebook.cells if cell.cell_type == "code")
+    digest = hashlib.sha256(data_digest(data, world).encode())
     for cell in notebook.cells:
         if cell.cell_type == "code":
             digest.update(b"\0" + ADDRESS.sub('REPOSITORY = ""', cell.source.replace("\r\n", "\n")).encode())

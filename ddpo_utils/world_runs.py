@@ -1,7 +1,7 @@
 """The runs of the small world, by the rules of data/claims.json, which was fixed before any test world was looked at.
 
-    python -m ddpo_utils world --tune            chooses each method's settings on the tuning worlds
-    python -m ddpo_utils world --seeds 1 2 3     runs test worlds; data/results/world/<seed>.json
+    python -m ddpo_utils record --world --development    tries each method's candidates on the tuning worlds
+    python -m ddpo_utils record --world 1 2 3            runs test worlds; data/results/world/<seed>.json each
 
 Stories, weights, pairs, trainers and sampling are those of every profile: the world brings a model, a frame of stories
 with scores, and a parser. What is finished is kept, so a run that was broken off goes on; several processes may run
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from .arms import train_arms
 from .corpus import make_pairs
 from .policy import load_policy
-from .profiles import Profile, data_dir, get_profile, work_dir
+from .profiles import CourseError, Profile, data_dir, get_profile, work_dir
 from .recipes import response_weights, train_pairs, train_sft
 from .record import matched_step
 from .runs import run_facts, write_json
@@ -157,11 +157,13 @@ def tune() -> None:
                 folder = own.folder / "tuning" / tag
                 profile = replace(own.profile, **candidate)
                 train_arms(profile, own.stories(World(seed)), folder, arms[:1], own.sft)
-                row = own.row(0.0, method, folder / method, name=f"tuning-{method}-{tag}")
-                rows.append({"seed": seed, "candidate": candidate, **row})
-                print(json.dumps(rows[-1]), flush=True)
-        rows.append({"seed": seed, "candidate": {}, **own.row(0.0, "sft", own.sft)})
-    facts = run_facts(own.profile, command="python -m ddpo_utils world --tune")
+                for hot in (1.0, *(plan["temperatures"] if method == "dpo" else ())):
+                    name = f"tuning-{method}-{tag}" + f"-hot{hot}" * (hot != 1)
+                    row = own.row(0.0, method, folder / method, hot, name)
+                    rows.append({"seed": seed, "candidate": candidate, "temperature": hot, **row})
+                    print(json.dumps(rows[-1]), flush=True)
+        rows.append({"seed": seed, "candidate": {}, "temperature": 1.0, **own.row(0.0, "sft", own.sft, name="sft")})
+    facts = run_facts(own.profile, command="python -m ddpo_utils record --world --development")
     write_json(data_dir() / "results" / "world_tuning.json", {**facts, "rows": rows})
 
 
@@ -184,13 +186,20 @@ def run_seed(own: Seed, rho: float) -> list[dict[str, Any]]:
 
 
 def record_world(seeds: Sequence[int]) -> None:
-    """Run the test worlds of these seeds and store each in data/results/world/<seed>.json; those there are kept."""
+    """Run the test worlds of these seeds and store each in data/results/world/<seed>.json; those there are kept.
+
+    Raises:
+        CourseError: no seed, or one of the worlds that served for tuning.
+    """
+    plan = rules()
+    if not seeds or set(seeds) & set(plan["tuning_seeds"]):
+        raise CourseError(f"Name test worlds, such as {plan['seeds']}; {plan['tuning_seeds']} served for tuning.")
     for seed in seeds:
         path = data_dir() / "results" / "world" / f"{seed}.json"
         if not path.is_file():
             own = Seed(seed, work_dir("world") / f"seed-{seed}")
-            rows = [row for rho in rules()["rhos"] for row in run_seed(own, rho)]
-            facts = run_facts(own.profile, command=f"python -m ddpo_utils world --seeds {seed}")
+            rows = [row for rho in plan["rhos"] for row in run_seed(own, rho)]
+            facts = run_facts(own.profile, command=f"python -m ddpo_utils record --world {seed}")
             write_json(path, {**facts, "rows": rows})
         print(f"world {seed}: {path.name}", flush=True)
 

@@ -250,6 +250,20 @@ def test_digest_of_the_data_heeds_contents_and_names_alone(data: Path) -> None:
     assert fresh() != first
 
 
+def test_a_new_world_makes_stale_what_reads_it_alone(good: Any, data: Path) -> None:
+    def fresh(notebook: Any) -> str:
+        data_digest.cache_clear()
+        return inputs_digest(notebook, data)
+
+    reader = copy.deepcopy(good)
+    reader.cells[1].source += "\nfrom ddpo_utils.world_runs import load_world"
+    before = fresh(good), fresh(reader)
+    (data / "results" / "world").mkdir(parents=True)
+    (data / "results" / "world" / "1.json").write_text("{}")
+    assert fresh(good) == before[0]
+    assert fresh(reader) != before[1]
+
+
 def test_address_in_the_colab_cell_changes_no_digest(good: Any, data: Path) -> None:
     good.cells[1].source = 'REPOSITORY = ""  # where this is\nprint(1)'
     first = inputs_digest(good, data)
