@@ -7,8 +7,9 @@ often its call was sent again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,27 @@ def _records(
     return records
 
 
+def _make_calls(
+    chains: Sequence[Sequence[Any]], make: Callable[[Any, Any], Awaitable[None]], options: dict[str, Any], limit: int
+) -> list[Exception]:
+    """Make all calls with one client of the library and return the faults. The thread is one of its own: a notebook's
+    has an event loop already, and Ctrl-C must not cancel calls that are paid for."""
+    from openai import AsyncOpenAI
+
+    stop, faults = Event(), []
+
+    async def work() -> None:
+        async with AsyncOpenAI(**options) as client:
+            await side_by_side(chains, partial(make, client), limit, stop, faults)
+
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            pool.submit(asyncio.run, work()).result()
+        finally:
+            stop.set()
+    return faults
+
+
 def sample_endpoint(
     prompts: pd.DataFrame,
     path: str | Path,
@@ -76,10 +98,11 @@ def sample_endpoint(
 
     Args:
         prompts: a frame with `prompt_id` (each once) and `prompt`.
-        path: JSONL file, read by `sampling.read_samples`. A record has sample_stories' columns (`tokens` is missing
-            where several stories share a call), and prompt_tokens, completion_tokens (what the call used, by the
-            endpoint's own count, on the call's first record, else 0; None where it does not count), repeats (times that
-            the call was sent again), and of verbalised calls what `prompting.stories` adds, and the answer as `raw`.
+        path: JSONL file, read by `sampling.read_samples`. A record has sample_stories' columns (`tokens` is None where
+            several stories share a call), calls (1 on a call's first record, else 0, as are the following), and
+            prompt_tokens, completion_tokens (what the call used by the endpoint's own count, None where it does not
+            count), repeats (times that it was sent again); of verbalised calls also what `prompting.stories` adds, and
+            on the first record the whole answer as `raw`.
         model: the endpoint's name of the model.
         base_url: address of the endpoint, by default OpenAI's; other servers' usually ends in /v1.
         condition: plain, iterative (a prompt's stories one after the other) or verbalised (one call for all of them).
@@ -107,7 +130,6 @@ def sample_endpoint(
     Source of the defaults: arXiv 2503.17126, section 4 (temperature 1.0, top-p 0.95, not sent to o1, 2,048 tokens).
     """
     import pandas as pd
-    from openai import AsyncOpenAI
     from tqdm.auto import tqdm
 
     check_condition(condition, samples)
@@ -115,6 +137,8 @@ def sample_endpoint(
         raise CourseError("Sampling needs at least one prompt, each with a prompt_id of its own.")
     if concurrency < 1 or retries < 0 or timeout <= 0 or max_tokens < 1:
         raise CourseError("concurrency, timeout and max_tokens must be above 0, and retries not below.")
+    if not base_url.startswith(("http://", "https://")):
+        raise CourseError("The endpoint's address must begin with http:// or https://, and usually ends in /v1.")
     k = samples if condition == "verbalised" else 1  # stories of one call
     source = source or f"{Path(model).name if Path(model).exists() else model} {condition}"
     key = find_key(base_url, key_variable)
@@ -132,6 +156,7 @@ def sample_endpoint(
             known = [journal[prompt_id, n]["text"] if (prompt_id, n) in journal else unwritten for n in range(number)]
             return chat(request(texts[prompt_id], condition, k, [text for text in known if text]), condition)
 
+        faults: list[Exception] = []
         if calls:
             tokens = sum(count_tokens(messages(*call, unwritten="?"), tokenizer) for call in calls)
             if condition == "iterative":  # what later requests carry, and nobody has written yet
@@ -141,28 +166,17 @@ def sample_endpoint(
             print(f"{source}: {expected}.", flush=True)
             if confirm is not None and not confirm(expected):
                 raise CourseError("Nothing was sent: the estimate was not agreed to.")
-        stop, faults = Event(), []
-        bar = tqdm(total=len(calls), desc=f"sampling {source}", disable=not progress, leave=False)
 
-        async def work() -> None:
-            async with AsyncOpenAI(api_key=key, base_url=base_url, timeout=timeout, max_retries=retries) as client:
+            async def make(client: Any, call: tuple[Any, int]) -> None:
+                answer = await ask(client, model, messages(*call), decoding)
+                journal.add(_records(call, texts[call[0]], source, answer, condition, k))
+                bar.update()
 
-                async def make(call: tuple[Any, int]) -> None:
-                    answer = await ask(client, model, messages(*call), decoding)
-                    journal.add(_records(call, texts[call[0]], source, answer, condition, k))
-                    bar.update()
-
-                # only an iterative call has to wait for the one before
-                lines = chains if condition == "iterative" else [[call] for call in calls]
-                await side_by_side(lines, make, concurrency, stop, faults)
-
-        if calls:
-            # in a thread of its own: a notebook's thread has an event loop already, and Ctrl-C cancels no paid call
-            with bar, ThreadPoolExecutor(1) as pool:
-                try:
-                    pool.submit(asyncio.run, work()).result()
-                finally:
-                    stop.set()
+            # only an iterative call has to wait for the one before
+            lines = chains if condition == "iterative" else [[call] for call in calls]
+            options = {"api_key": key, "base_url": base_url, "timeout": timeout, "max_retries": retries}
+            with tqdm(total=len(calls), desc=f"sampling {source}", disable=not progress, leave=False) as bar:
+                faults = _make_calls(lines, make, options, concurrency)
             made = [journal[call] for call in calls if call in journal]
             print(f"{source}: {used(made, prices)}.", flush=True)
         if faults and isinstance(faults[0], CourseError):

@@ -368,7 +368,8 @@ def test_it_runs_where_an_event_loop_runs_already(sample):
 @pytest.mark.parametrize(
     "change",
     [{"condition": "other"}, {"samples": 0}, {"prompts": PROMPTS[:0]}, {"prompts": PROMPTS.assign(prompt_id="p")},
-     {"concurrency": 0}, {"timeout": 0.0}, {"max_tokens": 0}, {"retries": -1}],
+     {"concurrency": 0}, {"timeout": 0.0}, {"max_tokens": 0}, {"retries": -1},
+     {"base_url": "localhost:8000/v1"}],
     ids=str,
 )  # fmt: skip
 def test_bad_arguments_are_refused_before_any_call(teller, sample, change):
