@@ -11,7 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from .profiles import METHODS, PROFILES, CourseError, Profile, get_profile, work_dir
+from .profiles import METHODS, PROFILES, WRITING_PROMPTS, CourseError, Profile, get_profile, work_dir
 
 __all__ = ["fetch", "main", "run", "train"]
 
@@ -173,7 +173,13 @@ def _profile(args: argparse.Namespace) -> Profile:
     profile, arm = read_config(args.config)
     args.method = args.method or [arm.partition("-")[0]]
     settings = {k: v for k, v in asdict(profile).items() if k != "name"}
-    return get_profile(profile.name, **settings | given)
+    profile = get_profile(profile.name, **settings | given)
+    if profile.data not in ("bundled", WRITING_PROMPTS) and not Path(profile.data).exists():
+        raise CourseError(
+            f"{args.config} names the data {profile.data!r}, and there are none as seen from {Path.cwd()}: call from "
+            "the folder where that run was begun, or say with --data where they lie."
+        )
+    return profile
 
 
 def _absolute(value: str) -> str:

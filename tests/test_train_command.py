@@ -269,3 +269,15 @@ def test_a_configuration_of_an_unknown_arm_is_refused(made, place, capsys, tmp_p
     words = ["train", "--config", str(path), "--sft", str(made / "sft")]
     assert cli.main([*words, "--output", str(tmp_path / "out")]) == 1
     assert "dddpo" in said(capsys)
+
+
+def test_a_configuration_says_where_its_data_were_looked_for(made, capsys, tmp_path, monkeypatch):
+    config = made / "ddpo-sem" / "config.yaml"
+    path = tmp_path / "config.yaml"
+    settings = yaml.safe_load(config.read_text())
+    settings["settings"]["data"] = "posts/some.parquet"
+    path.write_text(yaml.safe_dump(settings))
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "--config", "config.yaml", "--output", "out"]) == 1
+    told = said(capsys)
+    assert "posts/some.parquet" in told and str(tmp_path) in told and "--data" in told
