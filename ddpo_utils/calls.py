@@ -69,6 +69,8 @@ async def ask(client: Any, model: str, messages: list[dict[str, str]], decoding:
         choice, usage = reply.choices[0], reply.usage
         text, finished = choice.message.content or "", choice.finish_reason == "stop"
     except OpenAIError as error:
+        if getattr(error, "code", None) == "content_filter":  # a prompt that is refused, as some servers say it
+            return {"text": "", "finished": False, "paid": (0, 0), "repeats": 0}  # is a failure like any other
         raise _fault(error, model, client.api_key) from None
     except (AttributeError, LookupError, TypeError, ValueError):
         raise CourseError(

@@ -344,6 +344,15 @@ def test_answers_that_are_cut_or_withheld_are_stored_as_such(teller, sample):
     assert frame["text"].tolist() == ["Once", "", "Whole"] and frame["finished"].tolist() == [False, False, True]
 
 
+def test_a_prompt_that_the_endpoint_will_not_have_is_a_failure_and_no_end(teller, sample):
+    withheld = (400, {"error": {"message": "The prompt was filtered", "code": "content_filter"}})
+    teller.answer = lambda body, number: withheld if "Sea." in str(body) else (200, completion("Story"))
+    frame = sample(concurrency=1)
+    refused = frame[frame["prompt_id"] == "p0"]
+    assert refused["text"].tolist() == [""] * 3 and not refused["finished"].any() and len(frame) == 15
+    assert refused["completion_tokens"].sum() == 0
+
+
 def test_the_key_is_sent_and_appears_nowhere_else(teller, sample, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("MY_KEY", KEY)
     monkeypatch.setenv("OPENAI_API_KEY", "not-for-this-server")
