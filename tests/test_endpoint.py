@@ -122,6 +122,13 @@ def test_verbalised_answers_are_read_as_models_write_them(answer, expected):
     assert len(found) == 3 and all(not s["text"] for s in found[len(expected):])  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "answer, whole", [("<response><text>a</text><probability>0.", True), ("<response><text>a", False)]
+)
+def test_a_cut_answer_s_last_story_is_whole_if_its_text_was_closed(answer, whole):
+    assert stories(answer, False, "verbalised", 1)[0]["finished"] is whole
+
+
 def test_every_fault_is_repeated_and_nothing_is_paid_twice_but_what_was_cut(teller, sample, capsys):
     faults = ["429", "429 retry-after", "500", "503", "drop", "cut", "hang", None, "cut", "drop"]
     with FlakyProxy(teller.url, faults) as proxy:
