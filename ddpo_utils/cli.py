@@ -126,9 +126,9 @@ def _parser() -> argparse.ArgumentParser:
     group = settings.add_argument_group("settings", "each overrides the profile's (ddpo_utils/profiles.py)")
     for field in fields(Profile):
         if field.name != "name":
-            values = " | ".join(f"{name}: {getattr(PROFILES[name], field.name)}" for name in ("laptop", "8b"))
+            values = ", ".join(f"{name}: {getattr(PROFILES[name], field.name)}" for name in ("laptop", "8b"))
             flag, kind = f"--{field.name.replace('_', '-')}", field.type.split(" ")[0].upper()
-            group.add_argument(flag, metavar=kind, help=values)
+            group.add_argument(flag, metavar=kind, help=f"{field.metadata['says']} ({values})")
 
     one = commands.add_parser("run", parents=[profile], help="run the notebooks; results go to build/<profile>")
     one.add_argument("--notebooks", nargs="+", default=[], metavar="NN", help="some of them, such as 01 03")

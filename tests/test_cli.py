@@ -6,7 +6,7 @@ import errno
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,17 @@ def test_unknown_profile(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     monkeypatch.setenv("DDPO_PROFILE", "vast")
     assert cli.main(["run"]) == 1
     assert "'vast'" in said(capsys)
+
+
+def test_help_says_what_each_setting_is_and_its_values(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for field in fields(PROFILES["8b"]):
+        if field.name != "name":
+            value = getattr(PROFILES["8b"], field.name)
+            assert f"--{field.name.replace('_', '-')} " in text
+            assert f"{field.metadata['says']} (laptop: {getattr(PROFILES['laptop'], field.name)}, 8b: {value})" in text
 
 
 def test_keyboard_gives_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
