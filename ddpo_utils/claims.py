@@ -32,14 +32,20 @@ def contrast(results: pd.DataFrame, measure: str, arms: Sequence[str], rho: floa
     Args:
         results: of `world_runs.load_world`: seed, rho, arm and the measures.
 
+    Worlds in which a measure is not defined (no sample of an arm was valid) are left out, and counted in the
+    interval's n; where fewer than two are left, the interval is without bounds.
+
     Raises:
-        ValueError: fewer than two worlds have both arms.
+        ValueError: no world has such an arm.
     """
     cell = results[np.isclose(results["rho"], rho)].pivot(index="seed", columns="arm", values=measure)
     missing = [arm for arm in arms if arm not in cell]
     if missing:
         raise ValueError(f"No world has the arm {missing[0]!r} at rho {rho}: record it first.")
-    return mean_interval(cell[arms[0]] - cell[arms[1]])
+    gaps = (cell[arms[0]] - cell[arms[1]]).astype(float).dropna()
+    if len(gaps) < 2:
+        return Interval(float(gaps.mean()), -np.inf, np.inf, len(gaps))
+    return mean_interval(gaps)
 
 
 def outcome(interval: Interval, test: str, margin: float = 0.0) -> str:

@@ -156,6 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--development", action="store_true", help="the trials that chose the settings")
     one.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="the same runs from further seeds")
     one.add_argument("--world", nargs="*", type=int, metavar="SEED", help="the small worlds of these seeds")
+    one.add_argument("--rivals", action="store_true", help="prompting and decoding without training")
     add_arguments(commands.add_parser("sample", help="sample a model behind an OpenAI-compatible endpoint"))
     commands.add_parser("colab", help="write this clone's address into the notebooks' Colab cells")
     return parser
@@ -220,7 +221,11 @@ def _carry_out(args: argparse.Namespace) -> bool:
         from .record import record, record_seeds
         from .world_runs import record_world, tune
 
-        if args.world is not None:
+        if args.rivals:
+            from .rival_record import record_rivals
+
+            record_rivals()
+        elif args.world is not None:
             tune() if args.development else record_world(args.world)
         else:
             record_seeds(args.seeds) if args.seeds else record(development=args.development)

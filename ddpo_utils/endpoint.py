@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .calls import ask, find_key, of_openai, side_by_side
 from .journal import Journal
 from .profiles import CourseError
+from .progress import progress_bar
 from .prompting import WORDING, chat, check_condition, request, stories
 from .spending import Estimate, cost, count_tokens, used
 
@@ -130,7 +131,6 @@ def sample_endpoint(
     Source of the defaults: arXiv 2503.17126, section 4 (temperature 1.0, top-p 0.95, not sent to o1, 2,048 tokens).
     """
     import pandas as pd
-    from tqdm.auto import tqdm
 
     check_condition(condition, samples)
     if not len(prompts) or not prompts["prompt_id"].is_unique:
@@ -175,7 +175,7 @@ def sample_endpoint(
             # only an iterative call has to wait for the one before
             lines = chains if condition == "iterative" else [[call] for call in calls]
             options = {"api_key": key, "base_url": base_url, "timeout": timeout, "max_retries": retries}
-            with tqdm(total=len(calls), desc=f"sampling {source}", disable=not progress, leave=False) as bar:
+            with progress_bar(shown=progress, total=len(calls), desc=f"sampling {source}", leave=False) as bar:
                 faults = _make_calls(lines, make, options, concurrency)
             made = [journal[call] for call in calls if call in journal]
             print(f"{source}: {used(made, prices)}.", flush=True)

@@ -75,7 +75,8 @@ def find_notebooks(root: Path, names: Iterable[str] = ()) -> list[Path]:
 
 
 UNREAD = {"results/benchmarks.json", "results/training.json"}  # no notebook reads them: a new row makes none stale
-WORLD = ("claims.json", "results/world")  # the small world's: they make those notebooks alone stale that import it
+# the small world's and its rivals': they make those notebooks alone stale that import it
+WORLD = ("claims.json", "results/world", "results/rivals")
 
 
 @lru_cache(maxsize=8)

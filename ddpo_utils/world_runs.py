@@ -150,16 +150,17 @@ def tune() -> None:
     """Every method with every candidate on the tuning worlds at rho 0: data/results/world_tuning.json."""
     plan, rows = rules(), []
     for seed in plan["tuning_seeds"]:
-        for method, arms in METHODS.items():
-            for candidate in plan["candidates"][method]:
+        for method, candidates in plan["candidates"].items():
+            arm = method.removesuffix("-steps")
+            for candidate in candidates:
                 own = Seed(seed, work_dir("world") / f"seed-{seed}")
                 tag = "-".join(f"{k}={v}" for k, v in candidate.items())
                 folder = own.folder / "tuning" / tag
                 profile = replace(own.profile, **candidate)
-                train_arms(profile, own.stories(World(seed)), folder, arms[:1], own.sft)
+                train_arms(profile, own.stories(World(seed)), folder, [arm], own.sft)
                 for hot in (1.0, *(plan["temperatures"] if method == "dpo" else ())):
                     name = f"tuning-{method}-{tag}" + f"-hot{hot}" * (hot != 1)
-                    row = own.row(0.0, method, folder / method, hot, name)
+                    row = own.row(0.0, method, folder / arm, hot, name)
                     rows.append({"seed": seed, "candidate": candidate, "temperature": hot, **row})
                     print(json.dumps(rows[-1]), flush=True)
         rows.append({"seed": seed, "candidate": {}, "temperature": 1.0, **own.row(0.0, "sft", own.sft, name="sft")})
@@ -172,7 +173,7 @@ def run_seed(own: Seed, rho: float) -> list[dict[str, Any]]:
     plan, folder = rules(), own.folder / f"rho{rho:+.1f}"
     adapters = own.cell(rho, plan["sweep_arms"] if rho else [arm for arms in METHODS.values() for arm in arms])
     if rho == 0:  # DivPO has fewer pairs: once more with as many steps as the others take
-        profile = replace(own.profile, **tuned("divpo") | {"epochs": plan["divpo_epochs"]})
+        profile = replace(own.profile, **tuned("divpo-steps"))
         train_arms(profile, own.stories(World(own.seed)), folder / "steps", ["divpo"], own.sft)
         adapters["divpo-steps"] = folder / "steps" / "divpo"
         adapters |= {name: own.few(name=name, **how) for name, how in plan["few"].items()}

@@ -38,6 +38,13 @@ def test_an_arm_that_was_not_run_is_named() -> None:
         contrast(frame(ddpo=[1, 2], dpo=[1, 2]), "total", ["orpo", "dpo"])
 
 
+def test_worlds_without_a_valid_sample_are_left_out_and_counted() -> None:
+    results = frame(ddpo=[1.0, 5.0, 9.0], dpo=[0.5, 4.4, float("nan")])
+    assert contrast(results, "total", ["ddpo", "dpo"]).n == 2
+    alone = contrast(frame(ddpo=[1.0, 2.0], dpo=[0.5, float("nan")]), "total", ["ddpo", "dpo"])
+    assert alone.n == 1 and outcome(alone, "above") == outcome(alone, "not below", 0.1) == "open"
+
+
 @pytest.mark.parametrize(
     ("low", "high", "test", "expected"),
     [
