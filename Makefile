@@ -9,6 +9,7 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
 READY := .venv/ready
+WORKERS ?= 2  # processes for the unit tests; the notebooks read each other's files and run one by one
 # The pins are tested on Linux; elsewhere pyproject.toml's ranges decide.
 PINS := $(if $(filter Linux,$(shell uname -s)),-c .ci/constraints.txt)
 
@@ -21,7 +22,7 @@ course: $(READY)
 test: $(READY)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile
 	$(RUN) -m pytest --nbval notebooks
 
 test-all: test

@@ -158,6 +158,8 @@ def open_run(folder: Path, profile: Profile, arm: str, sft: Path | None = None) 
 
     path, finished = folder / "config.yaml", (folder / "run.json").is_file()
     free = _FREE | _NOTHING.get(arm.partition("-")[0], _ORPO)
+    if profile.nll_weight and "nll_weight" not in free:
+        free = free - {"micro_batch"}  # the NLL is a mean over the tokens of a part, so the parts count
     origin = adapter_digest(sft) if sft else ""
     if path.is_file() and (finished or any(folder.glob("checkpoints/*-*"))):  # something has been done by it
         before, _ = read_config(path)

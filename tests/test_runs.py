@@ -87,6 +87,19 @@ def test_a_run_goes_on_with_its_own_settings_alone(arm: str, setting: str, tmp_p
     assert open_run(tmp_path, profile, arm) is True
 
 
+@pytest.mark.parametrize("arm", ["dpo", "ddpo-sem", "divpo", "sft", "orpo"])
+def test_where_an_nll_is_added_the_parts_of_a_batch_count(arm: str, tmp_path: Path) -> None:
+    profile = get_profile("8b", nll_weight=0.1)
+    open_run(tmp_path, profile, arm)
+    checkpoint(tmp_path, 2)
+    now = replace(profile, micro_batch=1)
+    if arm in ("sft", "orpo"):
+        assert open_run(tmp_path, now, arm) is False
+    else:
+        with pytest.raises(CourseError, match="micro_batch 2"):
+            open_run(tmp_path, now, arm)
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
