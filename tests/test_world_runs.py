@@ -10,6 +10,7 @@ import torch
 
 from ddpo_utils import world_runs
 from ddpo_utils.policy import load_policy
+from ddpo_utils.profiles import CourseError
 from ddpo_utils.world import World, all_prompts
 from ddpo_utils.world_model import make_model, make_tokenizer
 from ddpo_utils.world_runs import Seed
@@ -92,3 +93,22 @@ def test_arms_are_trained_and_counted(tiny: Seed, monkeypatch: pytest.MonkeyPatc
     samples = own.sample("rho+0.0-dpo", adapters["dpo"])
     assert len(samples) == SIZES["test_prompts"] * SIZES["samples"]
     assert set(samples["prompt"]) == set(own.prompts[: SIZES["test_prompts"]])
+
+
+@pytest.mark.parametrize("seeds", [[], [901], [1, 902]])
+def test_a_tuning_world_is_no_test_world(seeds: list[int]) -> None:
+    with pytest.raises(CourseError, match="served for tuning"):
+        world_runs.record_world(seeds)
+
+
+def test_a_recorded_world_is_kept_and_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world_runs, "data_dir", lambda: tmp_path)
+    monkeypatch.setattr(world_runs, "rules", lambda: {"tuning_seeds": [901], "seeds": [10, 9], "rhos": [0.0]})
+    (tmp_path / "results" / "world").mkdir(parents=True)
+    for seed in (10, 9):
+        rows = [{"rho": 0.0, "arm": "dpo", "total": float(seed)}]
+        (tmp_path / "results" / "world" / f"{seed}.json").write_text(json.dumps({"rows": rows}))
+    monkeypatch.setattr(world_runs, "run_seed", lambda *_: pytest.fail("run again"))
+    world_runs.record_world([9, 10])
+    frame = world_runs.load_world()
+    assert frame[["seed", "arm", "total"]].to_numpy().tolist() == [[9, "dpo", 9.0], [10, "dpo", 10.0]]
