@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from scipy import stats
 
 from ddpo_utils.claims import claims_table, contrast, outcome, verdict_of
-from ddpo_utils.profiles import get_profile
+from ddpo_utils.profiles import data_dir, get_profile
 from ddpo_utils.stats import Interval
 from ddpo_utils.world_runs import METHODS, rules
 
@@ -114,3 +115,18 @@ def test_the_plan_can_be_run_as_it_stands() -> None:
         for test in claim["tests"]:
             assert set(test["arms"]) <= arms
             assert outcome(Interval(0, -1, 1, 2), test["test"], plan["margin"]) == "open"
+
+
+def test_the_chosen_settings_follow_from_the_recorded_trials_by_the_rule() -> None:
+    plan, path = rules(), data_dir() / "results" / "world_tuning.json"
+    rows = pd.DataFrame(json.loads(path.read_text(encoding="utf-8"))["rows"])
+    assert set(rows["seed"]) == set(plan["tuning_seeds"]) and (rows["rho"] == 0).all()
+    rows["candidate"] = rows["candidate"].map(json.dumps)
+    mean = rows.groupby(["arm", "candidate", "temperature"])[["quality", "total"]].agg(lambda v: v.mean(skipna=False))
+    for method, candidates in plan["candidates"].items():
+        qualities = {json.dumps(c): mean.loc[(method, json.dumps(c), 1.0), "quality"] for c in candidates}
+        assert json.loads(max(qualities, key=qualities.get)) == plan["chosen"][method]
+    chosen = {method: json.dumps(settings) for method, settings in plan["chosen"].items()}
+    wanted = mean.loc[("ddpo", chosen["ddpo"], 1.0), "total"]
+    gaps = {t: abs(mean.loc[("dpo", chosen["dpo"], t), "total"] - wanted) for t in plan["temperatures"]}
+    assert min(gaps, key=gaps.get) == plan["temperature"]
