@@ -104,7 +104,7 @@ def test_each_distinct_text_is_embedded_once_and_longest_first(tmp_path, countin
 
 def test_a_killed_run_goes_on_where_it_was(tmp_path, monkeypatch):
     folder = tmp_path / "rows"
-    child = start(folder, 8, processes=2)
+    child = start(folder, 2, processes=2)
     wait_for(lambda: len(shards(folder)) >= 2)
     workers = psutil.Process(child.pid).children(recursive=True)
     child.kill()
@@ -112,11 +112,11 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, monkeypatch):
     assert len(workers) >= 2
     wait_for(lambda: not any(worker.is_running() for worker in workers))  # none waits for work for ever
     done = shards(folder)
-    assert 2 <= len(done) < 90
-    monkeypatch.setattr(embedding, "SHARD", 8)
+    assert 2 <= len(done) < 360
+    monkeypatch.setattr(embedding, "SHARD", 2)
     rows = embed_corpus(STORIES, "stylometric", folder)
     assert {name: shards(folder)[name] for name in done} == done  # nothing is done twice
-    assert len(shards(folder)) == 90  # and nothing is cut otherwise than at first
+    assert len(shards(folder)) == 360  # and nothing is cut otherwise than at first
     assert np.array_equal(rows, embed_corpus(STORIES, "stylometric", tmp_path / "whole"))
     assert shards(folder).keys() == shards(tmp_path / "whole").keys()
     assert not [path for path in folder.rglob("*") if path.suffix in (".part", ".lock")]
