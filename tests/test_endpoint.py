@@ -258,7 +258,15 @@ def test_more_prompts_and_more_samples_pay_for_what_is_new(teller, sample):
     assert len(sample(prompts=PROMPTS[:1], samples=1)) == 1 and len(teller.requests) == 15
 
 
-def test_a_stop_from_the_keyboard_stores_what_is_under_way(teller, sample, tmp_path):
+@pytest.fixture
+def keyboard():
+    """Ctrl-C as a user's shell has it: pytest-xdist's workers do not heed it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_stop_from_the_keyboard_stores_what_is_under_way(teller, sample, tmp_path, keyboard):
     def answer(body: dict[str, Any], number: int) -> tuple[int, Any]:
         if number == 5:
             os.kill(os.getpid(), signal.SIGINT)
