@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["INVALID", "entropy", "measure", "read_stories"]
 
-INVALID = -3.0  # quality of a sample that the grammar cannot have made; about the worst of two hundred stories
+INVALID = -3.0  # quality of what the grammar cannot have made; one of its stories in seventy is worse
 COMPARED = 6  # valid samples of a prompt on which modes are counted
 
 

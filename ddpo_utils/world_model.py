@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from .progress import progress_bar
 from .world import World, all_prompts
 
 __all__ = ["make_model", "make_tokenizer"]
@@ -42,14 +43,13 @@ def make_tokenizer(stories: list[str]) -> Any:
     )  # fmt: skip
 
 
-def make_model(world: World, folder: Path, held_out: int, steps: int = 1500, batch: int = 64) -> Path:
+def make_model(world: World, folder: Path, held_out: int, steps: int, batch: int = 64) -> Path:
     """Train the model on fresh stories of all prompts but the first `held_out`, and save it in `folder` with its
     tokenizer; one that is there is kept. Next-token loss on prompts and stories, AdamW, cosine to zero.
 
     Returns:
         folder, for `Profile.model`.
     """
-    from tqdm.auto import tqdm
     from transformers import LlamaConfig, LlamaForCausalLM
 
     if (folder / "config.json").is_file():
@@ -69,7 +69,7 @@ def make_model(world: World, folder: Path, held_out: int, steps: int = 1500, bat
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda i: min(1, (i + 1) / 50) * 0.5 * (1 + math.cos(math.pi * min(1, i / steps)))
     )
-    for i in tqdm(range(steps), desc="a model of the world", leave=False):
+    for i in progress_bar(range(steps), desc="a model of the world", leave=False):
         rows = tokenizer(texts[i * batch : (i + 1) * batch], return_tensors="pt", padding=True, padding_side="right")
         ids = rows["input_ids"]
         labels = ids.masked_fill(rows["attention_mask"] == 0, -100)  # prompts too: ORPO's loss will read them

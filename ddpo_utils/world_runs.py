@@ -86,14 +86,13 @@ class Seed:
         own = self.prompts[self.sizes["test_prompts"] :][: prompts or self.sizes["stories"] // each]
         return world.stories(own, each).assign(source="world", writer="", split="train")
 
-    def cell(self, rho: float, arms: Sequence[str], **settings: Any) -> dict[str, Path]:
+    def cell(self, rho: float, arms: Sequence[str]) -> dict[str, Path]:
         """Train these arms at one correlation of quality with rarity; adapters by name."""
-        folder = self.folder / f"rho{rho:+.1f}"
+        folder, stories = self.folder / f"rho{rho:+.1f}", self.stories(World(self.seed, rho))
         for method, names in METHODS.items():
             some = [arm for arm in arms if arm in names]
-            profile = replace(self.profile, **tuned(method) | settings)
             if some:
-                train_arms(profile, self.stories(World(self.seed, rho)), folder, some, self.sft)
+                train_arms(replace(self.profile, **tuned(method)), stories, folder, some, self.sft)
         return {arm: folder / arm for arm in arms}
 
     def few(self, each: int, name: str, floor: float = 0.0, top: bool = False) -> Path:
@@ -136,8 +135,8 @@ class Seed:
         record, more = adapter / "run.json", {}
         if record.is_file():
             run = json.loads(record.read_text(encoding="utf-8"))
-            more = {"steps": run["log"][-1]["step"], "kl": list(run.get("kl", {}).values())[-1:] or [None]}
-            more |= {"kl": more["kl"][0], **{k: run[k] for k in ("pairs", "mean_weight") if k in run}}
+            more = {"steps": run["log"][-1]["step"], "kl": next(reversed(run.get("kl", {}).values()), None)}
+            more |= {k: run[k] for k in ("pairs", "mean_weight") if k in run}
         return {"rho": rho, "arm": arm, **{k: None if v != v else round(v, 5) for k, v in figures.items()}, **more}
 
 

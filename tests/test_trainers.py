@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from tiny_trainers import SETUPS, assert_close, loss_and_gradients, make_pairs, maker
-from transformers import TrainerCallback
+from tiny_trainers import SETUPS, Gradients, assert_close, loss_and_gradients, make_pairs, maker
 from trl import DPOTrainer
 
 from ddpo_utils.trainers import DDPOTrainer
@@ -110,15 +109,6 @@ def test_reference_log_probs_may_come_with_the_data(make, setup):
     loss1, gradients1 = loss_and_gradients(trainer)
     assert loss1 == pytest.approx(loss, rel=1e-6)
     assert_close(gradients1, gradients)
-
-
-class Gradients(TrainerCallback):
-    def __init__(self) -> None:
-        self.first: dict[str, torch.Tensor] = {}
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        if not self.first:
-            self.first = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("setup", SETUPS[:3])

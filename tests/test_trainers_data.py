@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset, DatasetDict, IterableDataset
-from tiny_trainers import SETUPS, Spy, make_pairs, maker
+from tiny_trainers import FAULTY_WEIGHTS, SETUPS, Spy, make_pairs, maker
 from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
@@ -71,18 +71,7 @@ def test_evaluation_can_hand_out_logits(make):
     assert logits.shape[:2] == labels.shape
 
 
-@pytest.mark.parametrize(
-    ("weights", "message"),
-    [
-        (None, "no column 'weight'"),
-        ([1.0, -0.5, 1.0], r"weight of pair 1 is -0\.5"),
-        ([1.0, 1.0, float("nan")], "weight of pair 2 is nan"),
-        ([float("inf"), 1.0, 1.0], "weight of pair 0 is inf"),
-        ([1.0, None, 1.0], "weight of pair 1 is None"),
-        (["1", "1", "1"], "weight of pair 0 is '1'"),
-        ([[1.0], [1.0], [1.0]], r"weight of pair 0 is \[1\.0\]"),
-    ],
-)
+@pytest.mark.parametrize(("weights", "message"), FAULTY_WEIGHTS)
 def test_faulty_weights_are_refused_when_the_trainer_is_made(make, weights, message):
     with pytest.raises(ValueError, match=message):
         make(DDPOTrainer, make_pairs(3, weights))

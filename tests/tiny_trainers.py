@@ -9,12 +9,37 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, PromptTuningConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import DPOConfig
 
 from ddpo_utils.trainers import DDPOTrainer
 
 WORDS = ["the", "light", "answers", "someone", "far", "at", "sea", "and", "nobody", "remembers", "why", "every"]
+
+SETTINGS = {  # of a trainer whose every number is looked at
+    "per_device_train_batch_size": 8, "per_device_eval_batch_size": 8, "max_length": 64, "beta": 0.3,
+    "bf16": False, "gradient_checkpointing": False, "report_to": "none", "save_strategy": "no",
+    "logging_steps": 1, "disable_tqdm": True, "dataloader_pin_memory": False, "max_grad_norm": 0.0,
+}  # fmt: skip
+WEIGHTS = [0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 7.0]  # of eight pairs
+FAULTY_WEIGHTS = [
+    (None, "no column 'weight'"),
+    ([1.0, -0.5, 1.0], r"weight of pair 1 is -0\.5"),
+    ([1.0, 1.0, float("nan")], "weight of pair 2 is nan"),
+    ([float("inf"), 1.0, 1.0], "weight of pair 0 is inf"),
+    ([1.0, None, 1.0], "weight of pair 1 is None"),
+    (["1", "1", "1"], "weight of pair 0 is '1'"),
+    ([[1.0], [1.0], [1.0]], r"weight of pair 0 is \[1\.0\]"),
+]
+
+
+class Gradients(TrainerCallback):
+    def __init__(self) -> None:
+        self.first: dict[str, torch.Tensor] = {}
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if not self.first:
+            self.first = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
 def make_pairs(n: int = 8, weights: list[Any] | float | None = 1.0, chat: bool = False) -> Dataset:
@@ -56,14 +81,9 @@ def maker(tiny_folder: Path, adapter_folder: Path, tmp_path: Path) -> Callable[.
             more["ref_model"] = load()
             if spy is not None:
                 more["ref_model"].register_forward_pre_hook(spy, with_kwargs=True)
-        settings = {
-            "per_device_train_batch_size": 8, "per_device_eval_batch_size": 8, "max_length": 64, "beta": 0.3,
-            "bf16": False, "gradient_checkpointing": False, "report_to": "none", "save_strategy": "no",
-            "logging_steps": 1, "disable_tqdm": True, "dataloader_pin_memory": False, "max_grad_norm": 0.0,
-        }  # fmt: skip
         trainer = cls(
             model=model,
-            args=DPOConfig(output_dir=str(tmp_path / "out"), **{**settings, **options}),
+            args=DPOConfig(output_dir=str(tmp_path / "out"), **SETTINGS | options),
             train_dataset=data,
             processing_class=AutoTokenizer.from_pretrained(tiny_folder),
             **more,
