@@ -85,12 +85,15 @@ def build_comparisons(
         (names of systems), samples (which stories stand where).
 
     Raises:
-        CourseError: the names are equal; no prompt is common; one has too few stories or two texts.
+        CourseError: the names are equal; a column is missing; no prompt is common; one has too few stories or two texts.
     """
     if systems[0] == systems[1] or "undecided" in systems:
         raise CourseError("The two systems need two names, and neither may be 'undecided'.")
     if per_side < 1 or (prompts is not None and prompts < 1):
         raise CourseError("A comparison needs at least one story a side, and there must be at least one comparison.")
+    for frame in (a, b):
+        if missing := {"prompt_id", "prompt", "text"} - set(frame.columns):
+            raise CourseError(f"The stories to compare lack {', '.join(sorted(missing))}: take files of samples.")
     rng = np.random.default_rng(seed)
     asked = [frame.drop_duplicates("prompt_id").set_index("prompt_id")["prompt"] for frame in (a, b)]
     common = [p for p in asked[0].index if p in asked[1].index]

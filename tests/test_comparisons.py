@@ -64,6 +64,7 @@ def test_fewer_prompts_and_summaries(built: tuple) -> None:
         (stories("one"), stories("two").assign(prompt_id="q"), ("x", "y"), "no prompt in common"),
         (stories("one"), stories("two").assign(prompt="Other."), ("x", "y"), "two texts"),
         (stories("one"), stories("two", each=3), ("x", "y"), "fewer than 4"),
+        (stories("one"), stories("two").drop(columns="prompt"), ("x", "y"), "lack prompt:"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(a: pd.DataFrame, b: pd.DataFrame, systems: tuple, says: str) -> None:
