@@ -125,7 +125,7 @@ def sample_stories(
         source: name of the model in the records.
         progress: show a progress bar.
         rank, ranks: number of this process, from 0, and how many there are.
-        decoding: overrides of temperature, top_p, top_k, repetition_penalty.
+        decoding: overrides of temperature, top_p, top_k, repetition_penalty; also min_p, which is not set otherwise.
 
     Returns:
         All samples that are there when this process has done its share, as a frame, in order.
