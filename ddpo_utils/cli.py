@@ -1,4 +1,4 @@
-"""Commands: python -m ddpo_utils run | train | evaluate | reward | plan | doctor | fetch | record | sample | colab."""
+"""The commands of `python -m ddpo_utils`; --help lists them."""
 
 from __future__ import annotations
 
@@ -116,6 +116,7 @@ def train(profile: Profile, methods: Sequence[str], output: Path | None = None, 
 
 
 def _parser() -> argparse.ArgumentParser:
+    from .compare_command import add_arguments as add_compare
     from .sample_command import add_arguments
 
     parser = argparse.ArgumentParser(prog="python -m ddpo_utils", description="The DDPO course's commands.")
@@ -158,6 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--world", nargs="*", type=int, metavar="SEED", help="the small worlds of these seeds")
     one.add_argument("--rivals", action="store_true", help="prompting and decoding without training")
     add_arguments(commands.add_parser("sample", help="sample a model behind an OpenAI-compatible endpoint"))
+    add_compare(commands.add_parser("compare", help="blind comparisons of two sample files, for human raters"))
     commands.add_parser("colab", help="write this clone's address into the notebooks' Colab cells")
     return parser
 
@@ -233,6 +235,10 @@ def _carry_out(args: argparse.Namespace) -> bool:
         from .sample_command import sample
 
         sample(args)
+    elif args.command == "compare":
+        from .compare_command import compare
+
+        compare(args)
     elif args.command == "colab":
         from .colab import write_address
         from .notebooks import course_root

@@ -1,0 +1,105 @@
+"""The command `compare`: two sample files become blind comparisons, a page for raters, and a key that stays here."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .comparisons import Comparisons, build_comparisons, write_comparisons
+from .profiles import CourseError, work_dir
+from .rating_page import write_page
+from .sampling import read_samples
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["add_arguments", "compare", "read_stories"]
+
+LONG = 150  # words: more than this of every story, and raters tire
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
+    parser.add_argument(
+        "samples", nargs=2, metavar="FILE[:SOURCE]", help="samples (JSONL); SOURCE picks one of several in a file"
+    )
+    parser.add_argument(
+        "--names", nargs=2, required=True, metavar="NAME", help="of the two systems; they stand in the key alone"
+    )
+    parser.add_argument("--output", type=Path, help="folder of what is made (build/compare)")
+    parser.add_argument("--per-side", type=int, default=4, metavar="N", help="stories of a set (default: 4)")
+    parser.add_argument("--prompts", type=int, default=10, metavar="N", help="comparisons (default: 10)")
+    parser.add_argument("--seed", type=int, default=0, help="of every draw (default: 0)")
+
+
+def read_stories(where: str) -> pd.DataFrame:
+    """The stories of one system, out of the file that `where` names: a path, or path:source.
+
+    A file without the prompts' texts, as the recorded samples in data/results are, must be of the course's test
+    prompts.
+
+    Returns:
+        The file's columns, prompt_id, prompt and text among them.
+
+    Raises:
+        CourseError: there are no samples; they are of several sources, or of several runs; the prompts are unknown.
+    """
+    from .corpus import load_prompts
+
+    path, source = where, ""
+    if not Path(where).exists() and Path(where.rpartition(":")[0]).is_file():
+        path, _, source = where.rpartition(":")
+    stories = read_samples(path)
+    if not {"prompt_id", "text"} <= set(stories):
+        raise CourseError(f"{path} holds no samples: each line needs prompt_id and text.")
+    sources = sorted(set(stories["source"])) if "source" in stories else []
+    if source:
+        if source not in sources:
+            raise CourseError(f"{path} has no source {source!r}, only {', '.join(sources) or 'one without a name'}.")
+        stories = stories[stories["source"] == source]
+    elif len(sources) > 1:
+        raise CourseError(f"{path} holds stories of {', '.join(sources)}: pick one, as in '{path}:{sources[0]}'.")
+    if "sample" in stories and stories.duplicated(["prompt_id", "sample"]).any():
+        raise CourseError(f"{where} holds several runs, in which a prompt's samples bear the same numbers: split them.")
+    if "prompt" not in stories:
+        known = load_prompts().set_index("prompt_id")["prompt"]
+        stories = stories.assign(prompt=stories["prompt_id"].map(known))
+        if stories["prompt"].isna().any():
+            raise CourseError(f"{path} lacks the prompts' texts: each line needs prompt_id, prompt and text.")
+    return stories.reset_index(drop=True)
+
+
+def _warn_of_length(comparisons: Comparisons) -> None:
+    words = [[len(text.split()) for text in item["A"] + item["B"]] for item in comparisons.items]
+    long = sum(count > LONG for item in words for count in item)
+    if long and comparisons.shown == "whole":
+        mean = round(sum(map(sum, words)) / len(words))
+        warnings.warn(
+            f"{long} stories have more than {LONG} words, and a comparison has {mean} to read: summarise long stories "
+            "first (ddpo_utils/summaries.py).",
+            stacklevel=2,
+        )
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Build the comparisons that the flags of `add_arguments` ask for; three lines say what to do with them.
+
+    Raises:
+        CourseError: as `read_stories`, `build_comparisons` and `write_comparisons`.
+    """
+    a, b = map(read_stories, args.samples)
+    folder = args.output or work_dir("compare")
+    comparisons, key = build_comparisons(a, b, tuple(args.names), args.per_side, args.prompts, args.seed)
+    page = write_page(comparisons, write_comparisons(folder, comparisons, key).with_suffix(".html"))
+    _warn_of_length(comparisons)
+    common = len(set(a["prompt_id"]) & set(b["prompt_id"]))
+    place = Path(os.path.relpath(folder))
+    print(
+        f"{len(comparisons.items)} comparisons, of {common} prompts that both answered: {os.path.relpath(page)} for any "
+        "browser, and comparisons.json beside it for notebooks."
+    )
+    print(f"Send the page to raters; keep {place / 'key.json'}, which tells what system wrote which set, from them.")
+    print(f"Put the files that they send back into {place / 'ratings'}, and read them with the key in notebook 08.")
