@@ -1,0 +1,101 @@
+"""Sets of four stories whose order in diversity is known, which a measure of diversity must answer rightly.
+
+For every training prompt (a choice of measure is a choice, so no test prompt takes part), each set from the bundled
+stories but the last two, which come from data/contrasts.jsonl:
+
+    authors       four voices of twelve, drawn at random                                  the reference
+    assistant     four of the six independent stories, all fifteen choices                 known to be less diverse
+    length_25     the same authors' sets, every story cut to its first 25 words
+    length_50     the same, cut to 50 words
+    gibberish_1   the same authors' sets, one story replaced by random words of the corpus
+    gibberish_4   as many sets of random words alone
+    off_topic_1   the same authors' sets, one story replaced by its author's story of another prompt
+    off_topic_4   one voice's stories of four prompts: four times off topic, in one manner
+    paraphrase    four paraphrases of one of the authors' stories: one plot, one manner, other words
+    same_plot     four retellings of one plot in other voices, with other names and places
+
+All sets have one size, since most measures depend on it.
+"""
+
+from __future__ import annotations
+
+import json
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .corpus import load_stories
+from .metrics import first_words, words
+from .profiles import CourseError, data_dir
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["CONTRASTS", "SIZE", "build_contrasts", "load_contrasts"]
+
+SIZE = 4  # stories a set, as many as the paper samples of a prompt
+CONTRASTS = {
+    "length_25": "cut to 25 words", "length_50": "cut to 50 words",
+    "gibberish_1": "one of random words", "gibberish_4": "all of random words",
+    "off_topic_1": "one off topic", "off_topic_4": "four prompts, one voice",
+    "paraphrase": "four paraphrases", "same_plot": "one plot, four voices",
+}  # fmt: skip
+
+Sets = dict[str, dict[str, list[list[str]]]]  # contrast -> prompt -> sets of SIZE texts
+
+
+def load_contrasts() -> pd.DataFrame:
+    """data/contrasts.jsonl: prompt_id, kind ("paraphrase" or "same_plot"), of (a story's id), n (1 to 4), text.
+
+    Raises:
+        CourseError: the file is not there.
+    """
+    import pandas as pd
+
+    path = data_dir() / "contrasts.jsonl"
+    if not path.is_file():
+        raise CourseError("data/contrasts.jsonl is missing: take it from the repository again.")
+    return pd.DataFrame([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()])
+
+
+def build_contrasts(draws: int = 20, seed: int = 0) -> Sets:
+    """All sets, by contrast and prompt; the same at every call with the same arguments.
+
+    Args:
+        draws: random sets a prompt, for every contrast that is drawn.
+        seed: of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    stories = load_stories()
+    stories = stories[stories["split"] == "train"]
+    authors = stories[stories["source"] == "authors"].pivot(index="prompt_id", columns="writer", values="text")
+    corpus = np.array([word for text in stories["text"] for word in words(text)])
+    other = {prompt: authors.index.drop(prompt) for prompt in authors.index}
+    out: Sets = {name: {prompt: [] for prompt in authors.index} for name in ("authors", "assistant", *CONTRASTS)}
+
+    def gibberish(text: str) -> str:
+        return " ".join(rng.choice(corpus, len(words(text))))
+
+    for prompt in authors.index:
+        plain = stories.loc[(stories["source"] == "assistant") & (stories["prompt_id"] == prompt), "text"]
+        out["assistant"][prompt] = [list(four) for four in combinations(plain, SIZE)]
+        nonsense = {writer: gibberish(text) for writer, text in authors.loc[prompt].items()}
+        for _ in range(draws):
+            voices = rng.choice(authors.columns, SIZE, replace=False)
+            own = authors.loc[prompt, voices].tolist()
+            strange = authors.loc[rng.choice(other[prompt]), voices[0]]
+            far = [prompt, *rng.choice(other[prompt], SIZE - 1, replace=False)]
+            for name, texts in {
+                "authors": own,
+                "length_25": [first_words(text, 25) for text in own],
+                "length_50": [first_words(text, 50) for text in own],
+                "gibberish_1": [nonsense[voices[0]], *own[1:]],
+                "gibberish_4": [nonsense[voice] for voice in voices],
+                "off_topic_1": [strange, *own[1:]],
+                "off_topic_4": authors.loc[far, rng.choice(authors.columns)].tolist(),
+            }.items():
+                out[name][prompt].append(texts)
+    for (kind, prompt), group in load_contrasts().sort_values("n").groupby(["kind", "prompt_id"]):
+        out[kind][prompt] = [group["text"].tolist()]
+    return {name: {prompt: sets for prompt, sets in sets_of.items() if sets} for name, sets_of in out.items()}
