@@ -98,8 +98,8 @@ def compare(args: argparse.Namespace) -> None:
     common = len(set(a["prompt_id"]) & set(b["prompt_id"]))
     place = Path(os.path.relpath(folder))
     print(
-        f"{len(comparisons.items)} comparisons, of {common} prompts that both answered: {os.path.relpath(page)} for any "
-        "browser, and comparisons.json beside it for notebooks."
+        f"{len(comparisons.items)} comparisons, of {common} prompts that both answered: {os.path.relpath(page)} for "
+        "any browser, and comparisons.json beside it for notebooks."
     )
     print(f"Send the page to raters; keep {place / 'key.json'}, which tells what system wrote which set, from them.")
     print(f"Put the files that they send back into {place / 'ratings'}, and read them with the key in notebook 08.")
