@@ -251,6 +251,11 @@ def penalty_taken_off(lo, nll, tokens, weight, lam):
     return (weight * nll).sum() / tokens.sum() + lam * F.logsigmoid(weight * lo).mean()
 
 
+def clipped(w, l):  # noqa: E741
+    p, q = w.mean().exp().clamp(max=0.99), l.mean().exp()
+    return torch.log(p / (1 - p)) - torch.log(q / (1 - q))
+
+
 RIGHT = {
     "loss_of_a_pair": pair,
     "response_mask": mask,
@@ -286,6 +291,7 @@ WRONG = [
     ("ddpo_by_hand", lambda pw, pl, rw, rl, d, b: -(d * losses(pw, pl, rw, rl, b)).mean(), r"is -1\.00 times that"),
     ("weight_for_a_share", lambda p, a, b: 1 / weight_for(p, a, b), r"end at 0\.90 and not at the wanted 0\.5"),
     ("weight_for_a_share", lambda p, a, b: p / (1 - p), r"asks for the weight 1; yours is 3\.00"),
+    ("weight_for_a_share", lambda p, a, b: 1 + math.log(p * b / (1 - p) / a), "A weight of 0 or less never"),
     ("weight_for_a_share", lambda p, a, b: b / a, r"asks for the weight 1; yours is 0\.33"),
     ("weight_for_a_share", lambda p, a, b: p * (a + b) / a, r"your weight of 0\.67 makes training end at 0\.67"),
     ("weight_for_a_share", lambda p, a, b: 1 + p - a / (a + b), "makes training end at"),
@@ -312,11 +318,14 @@ WRONG = [
     ("log_odds_ratio", of_sums, "I repeated the tokens of the chosen response"),
     ("log_odds_ratio", of_probabilities, r"yours is 1\.10: go through steps 2 to 4"),
     ("log_odds_ratio", without_logarithm, r"against itself has the log odds ratio 0; yours is 1\.00"),
+    ("log_odds_ratio", lambda w, lost: token_ratio(w, lost).abs(), "must only change its sign"),
+    ("log_odds_ratio", clipped, "one whose tokens are nearly certain is not"),
     ("log_odds_ratio", arithmetic_mean, r"two responses on paper yours is"),
     ("log_odds_ratio", lambda w, lost: token_ratio(lost, w), "your ratio is below 0"),
     ("pooled_likelihood", lambda nll, t, w: w.mean() * nll.sum() / t.sum(), "it does not know whose weight it is"),
     ("pooled_likelihood", lambda nll, t, w: (w * nll / t).mean(), "every token has the same say"),
     ("pooled_likelihood", lambda nll, t, w: (w * nll).sum() / (w * t).sum(), r"Weights of 3 .* yours give 1\.00 times"),
+    ("pooled_likelihood", lambda nll, t, w: (w.flip(0) * nll).sum() / t.sum(), "whose tokens does each weight meet"),
     ("pooled_likelihood", lambda nll, t, w: (w * nll).sum(), r"yours is 45\.00 times that"),
     ("dorpo_by_hand", outside, "on which side of the sigmoid does the weight stand"),
     ("dorpo_by_hand", likelihood_unweighted, r"must double the part from the likelihood; yours is 1\.00 times"),

@@ -387,6 +387,45 @@ def true_or_false(low, high, test, margin):
     return decided(low, high, test, margin) == "holds"
 
 
+def squared(raw):
+    mm = min_max(raw) ** 2 if np.ptp(raw) > 1e-6 else np.ones(len(raw))
+    return mm * len(mm) / mm.sum()
+
+
+def only_the_last_is_read(prompt, stories, usable):
+    read = [0, *stories[:-1]]
+    return (prompt * len(stories) + sum(read) + sum(stories)) / sum(usable)
+
+
+def ends_changed(a, b):
+    mean, low, high = paired(a, b)
+    return mean, high, low
+
+
+def number_less_spread(weight, chosen):
+    return weight[chosen].mean(), len(chosen) - weight[chosen].var()
+
+
+def spread_not_squared(weight, chosen):
+    w = weight[chosen]
+    return w.mean(), len(w) / (1 + w.std() / w.mean())
+
+
+def names_what_holds(*arguments):
+    effect, why = judged(*arguments)
+    return effect, [name for name in NAMES if name not in why]
+
+
+def names_of_its_own(*arguments):
+    effect, why = judged(*arguments)
+    return effect, [f"no better than {name}" for name in why]
+
+
+def of_squares(modes):
+    counts = np.array(list(Counter(m for m in modes if m is not None).values()))
+    return -math.log(((counts / counts.sum()) ** 2).sum())
+
+
 RIGHT = {
     "set_diversity": pair_mean,
     "interval_over_prompts": paired,
@@ -412,17 +451,20 @@ WRONG = [
     ("interval_over_prompts", unpaired, "compare within each prompt first"),
     ("interval_over_prompts", without_root, "far too wide: it holds most prompts"),
     ("interval_over_prompts", normal_factor, "too narrow, by 24%: look at the factor"),
+    ("interval_over_prompts", ends_changed, "with the mean in the middle"),
     ("interval_over_prompts", second_minus_first, "the other way round"),
     ("tokens_per_usable", alone, "so the sixth costs more than the third"),
     ("tokens_per_usable", written_only, "all that is read and written counts; yours is 100"),
     ("tokens_per_usable", prompt_once, "The prompt is read anew with every request"),
+    ("tokens_per_usable", only_the_last_is_read, "all earlier ones are read"),
     ("tokens_per_usable", per_story, r"half as many; your cost per usable story is 1\.00 times"),
     ("tokens_per_usable", no_price, r"return float\('inf'\); yours is 0"),
     ("weights_of_four", not_stretched, r"commonest response must have the weight 0; yours has 0\.67"),
     ("weights_of_four", not_scaled, r"The weights of four responses must sum to 4; yours sum to 1\.6\."),
     ("weights_of_four", shares, r"must sum to 4; yours sum to 1\.0\."),
     ("weights_of_four", by_closeness, "farthest from the others must weigh most"),
-    ("weights_of_four", lambda d: of_raw(d.max(axis=1)), "is it the distance to .all. others"),
+    ("weights_of_four", lambda d: of_raw((d + 9 * np.eye(len(d))).min(axis=1)), "is it the mean distance"),
+    ("weights_of_four", lambda d: of_raw(d.max(axis=1)), "the spacing is not"),
     ("weights_of_four", by_rank, "the spacing is not"),
     ("weights_of_four", lambda d: four(d) - 0.5, r"never negative; one of yours is -0\.50"),
     ("weights_with_floor", clamped, r"with a floor of 0\.2 yours sum to 4\.20"),
@@ -432,12 +474,15 @@ WRONG = [
     ("weights_or_ones", of_raw, "two responses with the same raw value your weights are NaN"),
     ("weights_or_ones", exact_ties, r"differ by rounding alone nothing is known.*\[0\.0, 2\.0\]"),
     ("weights_or_ones", zeros_at_ties, r"all must count alike, with the sum 2; yours are \[0\.0, 0\.0\]"),
+    ("weights_or_ones", squared, "must be those of section 1"),
     ("weights_or_ones", wide_tolerance, r"from 0\.5 to 0\.501 have a real range"),
     ("weights_or_ones", with_epsilon, r"all must count alike"),
     ("weights_or_ones", not_scaled_or_ones, r"must sum to 3; yours sum to 1\.40"),
     ("of_winners", everyone, r"worth four pairs; yours are worth 10\.00"),
     ("of_winners", mean_of_all, "won no pair, and your result changed"),
     ("of_winners", root_forgotten, r"worth four pairs; yours are worth 1\.43"),
+    ("of_winners", number_less_spread, "Doubling all weights changes no pair's share"),
+    ("of_winners", spread_not_squared, r"one pair is effective; yours are 1\.46"),
     ("of_winners", above_zero, "random weights are not: compare your line with the formula"),
     ("of_winners", mean_weight_only, r"yours are worth 10\.00"),
     ("of_winners", lambda w, c: (w[c].sum(), winners(w, c)[1]), "must be the mean weight of the 4 winners"),
@@ -457,7 +502,11 @@ WRONG = [
     ("justified_verdict", not_fewer_at_all, "they may be a little fewer"),
     ("justified_verdict", first_reason_alone, "not justified: .* leaves some out"),
     ("justified_verdict", all_reasons_always, "not justified: .* names some that are met"),
+    ("justified_verdict", names_what_holds, "there is no reason against it"),
+    ("justified_verdict", names_of_its_own, "The reasons are names out of this list"),
     ("justified_verdict", no_reasons, "Return two things"),
+    ("entropy_of_modes", lambda modes: len(set(modes)), r"one plot have no entropy; yours is 1\.00"),
+    ("entropy_of_modes", of_squares, "what weighs each logarithm"),
     ("entropy_of_modes", in_bits, r"2 plots told equally often .* yours is 1\.44 times"),
     ("entropy_of_modes", unread_is_a_mode, "it must change nothing, and it changed your entropy"),
     ("entropy_of_modes", unread_in_the_total, "it must change nothing"),
@@ -465,7 +514,7 @@ WRONG = [
     ("entropy_of_modes", plain_mean_of_logs, "less varied than three told equally often"),
     ("frontier", best_sum, "lacks 'dpo'"),
     ("frontier", best_on_an_axis, "lacks 'b'"),
-    ("frontier", beaten_on_both, "has 'worse', and another method is as good or better"),
+    ("frontier", beaten_on_both, "has 'b', and another method is as good or better"),
     ("frontier", beats_itself, "lacks 'a', and no method"),
     ("frontier", len, "Return a list of names"),
     ("decide", by_the_middle, r"from -0\.2 to 0\.3 .*both sides of the bound"),

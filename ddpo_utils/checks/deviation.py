@@ -38,8 +38,8 @@ def weights_of_four(answer: Learner) -> str:
         need(near(w.sum(), k), f"The weights of {name} responses must sum to {k}; yours sum to {w.sum():.1f}.")
         need(
             near(w, _weights(raw)),
-            "The smallest weight and the sum are right, the spacing is not: a response whose mean distance lies "
-            "half-way between the commonest's and the rarest's must get half of the rarest's weight.",
+            "The smallest weight and the sum are right, the spacing is not: is it the mean distance to all others that "
+            "you stretch? Half-way between the commonest and the rarest a response must get half the rarest's weight.",
         )
     return "two sets of four responses and one of seven; the commonest weighs 0, and the sum is their number."
 
