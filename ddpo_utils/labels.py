@@ -16,7 +16,7 @@ import numpy as np
 from .comparisons import QUESTIONS, UNDECIDED, Comparisons
 from .profiles import CourseError
 from .rates import SignTest, share_interval, sign_test
-from .ratings import read_ratings
+from .ratings import UNREADABLE, read_ratings
 from .stats import Interval, bootstrap_interval
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ def read_labels(
 ) -> pd.DataFrame:
     """Every label of every rater, with the system's name in place of the side.
 
-    A judge that was asked in both orders has one label an item: the system that it named in both, else "undecided".
+    A judge that was asked in both orders has one label an item: the system that it named in both, else "undecided";
+    none (None, and left out of every share) where one of its answers could not be read.
 
     Args:
         ratings: a folder of ratings files (every .json in it), or the files.
@@ -44,9 +45,9 @@ def read_labels(
         mixed: True lets people and language models stand in one frame, told apart by `kind`.
 
     Returns:
-        One row a (rater, item): item, prompt_id, rater, kind ("person" or "model"), diverse and best (a system's name
-        or "undecided"), diverse_at and best_at (the place taken: "A" or "B", "" if undecided; two letters of a judge,
-        one an order, where "A" is the place shown first), seconds (NaN if unknown; a judge's two orders together).
+        One row a (rater, item): item, prompt_id, rater, kind ("person" or "model"), diverse and best (a system's
+        name, "undecided" or None), diverse_at and best_at (the place taken: "A" or "B", "" if none; of a judge one
+        letter an order, "A" for the place shown first), seconds (NaN if unknown; a judge's two orders together).
 
     Raises:
         CourseError: there are no ratings; they or the key belong to other comparisons; an item or answer is unknown;
@@ -93,17 +94,20 @@ def _label(sides: dict[str, Any], answers: list[dict[str, Any]], path: Any) -> d
         )
     label: dict[str, Any] = {"prompt_id": sides["prompt_id"]}
     for question in QUESTIONS:
-        taken = ["" if answer[question] == UNDECIDED else answer[question][0] for answer in answers]
+        given = [answer[question] for answer in answers]
+        taken = ["" if answer in (UNDECIDED, UNREADABLE) else answer[0] for answer in given]
         named = {sides[side] if side else UNDECIDED for side in taken}
-        label[question] = named.pop() if len(named) == 1 else UNDECIDED
+        label[question] = None if UNREADABLE in given else named.pop() if len(named) == 1 else UNDECIDED
         places = [t.translate(_OTHER_PLACE) if order == "BA" else t for t, order in zip(taken, orders, strict=True)]
         label[f"{question}_at"] = "".join(places)
     seconds = [answer.get("seconds") for answer in answers]
     return label | {"seconds": np.nan if None in seconds else float(sum(seconds))}
 
 
-def _counted(labels: pd.DataFrame, hits: Any) -> Interval:
-    """Share of hits among labels, clustered by prompt."""
+def _counted(labels: pd.DataFrame, hits: Any) -> Interval | None:
+    """Share of hits among labels, clustered by prompt; None without labels."""
+    if labels.empty:
+        return None
     by_prompt = labels.assign(hit=np.asarray(hits, dtype=float)).groupby("prompt_id")["hit"].agg(["sum", "count"])
     return share_interval(by_prompt["sum"], by_prompt["count"])
 
@@ -117,13 +121,15 @@ def win_rates(labels: pd.DataFrame, question: str, systems: Sequence[str]) -> pd
         systems: both names.
 
     Returns:
-        One row for each system and for "undecided": share (an Interval), labels, of which people's and models'.
+        One row for each system and for "undecided": share (an Interval, None without labels), labels, of which
+        people's and models'.
 
     Raises:
         CourseError: a label names another system.
     """
     import pandas as pd
 
+    labels = labels.dropna(subset=[question])
     if unknown := set(labels[question]) - {*systems, UNDECIDED}:
         raise CourseError(f"The labels name {', '.join(sorted(unknown))}, which is none of {', '.join(systems)}.")
     counts = {name: (labels["kind"] == kind).sum() for name, kind in (("people's", "person"), ("models'", "model"))}
@@ -135,9 +141,13 @@ def win_rates(labels: pd.DataFrame, question: str, systems: Sequence[str]) -> pd
 
 
 def majority(labels: pd.DataFrame, question: str) -> pd.Series:
-    """item -> the system that more than half of the item's raters named, else "undecided" (a tie)."""
-    shares = labels.groupby("item")[question].value_counts(normalize=True).unstack(fill_value=0.0)
-    return shares.idxmax(axis=1).where(shares.max(axis=1) > 0.5, UNDECIDED)
+    """item -> the system that more than half of the item's labels name, else "undecided" (a tie)."""
+
+    def most(own: pd.Series) -> str:
+        counts = own.value_counts()
+        return counts.index[0] if 2 * counts.iloc[0] > len(own) else UNDECIDED
+
+    return labels.dropna(subset=[question]).groupby("item")[question].agg(most)
 
 
 def item_test(labels: pd.DataFrame, question: str, systems: Sequence[str]) -> SignTest:
@@ -166,6 +176,7 @@ def agreement(labels: pd.DataFrame, question: str, draws: int = 1000) -> Interva
     """
     from nltk.metrics.agreement import AnnotationTask
 
+    labels = labels.dropna(subset=[question])
     paired = labels[labels.groupby("item")["rater"].transform("size") > 1]
     if paired[question].nunique() < 2 or paired["prompt_id"].nunique() < 2:
         return None
@@ -187,9 +198,8 @@ def position_bias(labels: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row for each question and rater, and for "all people" and "all models" where there are any: question,
-        rater, kind, decided (answers; a judge has one an order), first (Interval of the share, clustered by prompt),
-        turned (of the items that a judge decided in both orders, the share in which it took the same place twice, and
-        so contradicted itself). None where there is nothing to count.
+        rater, kind, decided (answers; a judge has one an order), first (Interval of the share, clustered by prompt;
+        None without a decided answer). How often a judge's two orders agree says `judge.consistency`.
     """
     import pandas as pd
 
@@ -198,15 +208,9 @@ def position_bias(labels: pd.DataFrame) -> pd.DataFrame:
         for kind, of_kind in labels.groupby("kind", sort=False):
             whole = {"person": "all people", "model": "all models"}[kind]
             for rater, own in [*of_kind.groupby("rater", sort=False), (whole, of_kind)]:
-                places = own[f"{question}_at"]
-                counts = pd.DataFrame({"hits": places.str.count("A"), "labels": places.str.len()})
-                counts = counts.groupby(own["prompt_id"]).sum()
-                both = places.str.len() == 2
-                decided = int(counts["labels"].sum())
-                first = share_interval(counts["hits"], counts["labels"]) if decided else None
-                turned = _counted(own[both], places[both].isin(["AA", "BB"])) if both.any() else None
-                about = {"question": question, "rater": rater, "kind": kind}
-                rows.append(about | {"decided": decided, "first": first, "turned": turned})
+                at = own.assign(at=own[f"{question}_at"].map(list)).explode("at").dropna(subset=["at"])
+                first = _counted(at, at["at"] == "A")
+                rows.append({"question": question, "rater": rater, "kind": kind, "decided": len(at), "first": first})
     return pd.DataFrame(rows)
 
 
@@ -233,9 +237,9 @@ def judge_agreement(labels: pd.DataFrame) -> pd.DataFrame:
     for question in QUESTIONS:
         named = majority(people, question)
         for judge, own in models.groupby("rater", sort=False):
-            own = own[own["item"].isin(named.index)]
+            own = own[own["item"].isin(named.index) & own[question].notna()]
             theirs = own.assign(rater="the majority of people", **{question: own["item"].map(named)})
-            same = _counted(own, own[question].to_numpy() == theirs[question].to_numpy()) if len(own) else None
+            same = _counted(own, own[question].to_numpy() == theirs[question].to_numpy())
             alpha = agreement(pd.concat([own.assign(rater="the judge"), theirs]), question)
             rows.append({"question": question, "judge": judge, "items": len(own), "same": same, "alpha": alpha})
     return pd.DataFrame(rows)
@@ -247,20 +251,22 @@ def rating_table(labels: pd.DataFrame, systems: Sequence[str]) -> pd.DataFrame:
     Returns:
         question, raters ("3 people"), both systems' win rates and undecided (Intervals of shares of labels, clustered
         by prompt), sign test (SignTest of the items' majorities, first system against second), alpha (Interval, or
-        None where it is not defined), items, prompts, labels.
+        "not defined"), items, prompts, labels, unreadable (of a model: no label, and counted in none).
     """
     import pandas as pd
 
     rows = []
     for question in QUESTIONS:
-        for kind, own in labels.groupby("kind", sort=False):
-            raters = own["rater"].nunique()
+        for kind, whole in labels.groupby("kind", sort=False):
+            own = whole.dropna(subset=[question])
+            raters = whole["rater"].nunique()
             noun = {"person": ("person", "people"), "model": ("model", "models")}[kind][raters > 1]
             shares = win_rates(own, question, systems)["share"]
             rows.append({
                 "question": question, "raters": f"{raters} {noun}",
                 **{f"{system} wins": shares[system] for system in systems}, UNDECIDED: shares[UNDECIDED],
-                "sign test": item_test(own, question, systems), "alpha": agreement(own, question),
+                "sign test": item_test(own, question, systems), "alpha": agreement(own, question) or "not defined",
                 "items": own["item"].nunique(), "prompts": own["prompt_id"].nunique(), "labels": len(own),
+                "unreadable": len(whole) - len(own),
             })  # fmt: skip
     return pd.DataFrame(rows)

@@ -68,8 +68,8 @@ def judge(folder: Path, answers: list[tuple[str, str, str, str]], name: str = "j
 
 
 def frame(table: dict[str, list[str]], kind: str = "person", places: str = "") -> pd.DataFrame:
-    """Labels without files: rater -> a letter an item ("1", "2", "u", "-" for none), every item a prompt of its own."""
-    names = {"1": ONE, "2": TWO, "u": UNDECIDED}
+    """Labels without files: rater -> a letter an item ("1", "2", "u", "?" unreadable, "-" not rated)."""
+    names = {"1": ONE, "2": TWO, "u": UNDECIDED, "?": None}
     rows = [
         {"item": f"c{i}", "prompt_id": f"p{i}", "rater": rater, "kind": kind, "diverse": names[x], "best": names[x]}
         | {"diverse_at": places, "best_at": places, "seconds": 1.0}
@@ -160,7 +160,30 @@ def test_two_orders_make_one_label(tmp_path: Path) -> None:
     assert labels["best_at"].tolist() == ["AB", "BB", "", "BA", "BA"]
     assert (labels["seconds"] == 4).all()
     bias = position_bias(labels.reset_index()).set_index(["question", "rater"]).loc[("diverse", "judge")]
-    assert (bias["decided"], bias["first"].mean, bias["turned"].mean) == (7, 5 / 7, 1 / 3)
+    assert (bias["decided"], bias["first"].mean) == (7, 5 / 7)
+
+
+def test_what_a_judge_said_unreadably_is_no_label(tmp_path: Path) -> None:
+    a, b, c = ITEMS[:3]
+    judge(tmp_path, [
+        (a, "AB", "A", "A1"), (a, "BA", "unreadable", "A1"),
+        (b, "AB", "B", UNDECIDED), (b, "BA", "B", "unreadable"),
+        (c, "AB", "unreadable", "unreadable"), (c, "BA", "unreadable", "unreadable"),
+    ])  # fmt: skip
+    rate(tmp_path, "Ann", [KEY["items"][item]["B"] for item in ITEMS])
+    labels = read_labels(tmp_path, BUILT, KEY, mixed=True)
+    own = labels[labels["kind"] == "model"].reset_index(drop=True)
+    for question, item, at in (("diverse", 1, ["A", "BA", ""]), ("best", 0, ["AB", "", ""])):
+        assert own[question].notna().tolist() == [place == item for place in range(3)]
+        assert own[f"{question}_at"].tolist() == at
+        rates = win_rates(own, question, SYSTEMS)
+        assert (rates["labels"] == 1).all() and rates.loc[own.loc[item, question], "share"].mean == 1
+    table = rating_table(labels, SYSTEMS).set_index(["question", "raters"])
+    assert table.loc[("diverse", "1 model"), ["items", "labels", "unreadable"]].tolist() == [1, 1, 2]
+    assert table.loc[("diverse", "1 person"), ["items", "labels", "unreadable"]].tolist() == [6, 6, 0]
+    assert judge_agreement(labels)["items"].tolist() == [1, 1]
+    none = rating_table(own[own["item"] == c], SYSTEMS)
+    assert none["one wins"].isna().all() and (none["labels"] == 0).all() and (none["unreadable"] == 1).all()
 
 
 def test_one_order_is_not_enough(tmp_path: Path) -> None:
@@ -306,6 +329,8 @@ def test_alpha_where_it_says_something_and_where_it_is_not_defined() -> None:
     by_chance = agreement(chance, "best", draws=200)
     assert by_chance.low < 0 < by_chance.high and by_chance.high - by_chance.low < 0.2
     assert agreement(frame({"x": "1212", "y": "2121"}), "best").mean < -0.5
+    unread = frame({"x": "12u?1", "y": "1?u21", "z": "112??"})
+    assert agreement(unread, "best", 2).mean == pytest.approx(slow_alpha(unread.dropna()))
     for none in ({"x": "1212"}, {"x": "1111", "y": "1111"}, {"x": "12--", "y": "--12"}, {"x": "1", "y": "2"}):
         assert agreement(frame(none), "best") is None
 
@@ -319,7 +344,7 @@ def test_a_rater_who_takes_one_side_is_seen() -> None:
     assert bias.loc[("diverse", "left"), "first"].mean == 0.9 and bias.loc[("diverse", "left"), "first"].low > 0.5
     assert bias.loc[("diverse", "all people"), "first"].mean == pytest.approx(56 / 80)
     assert bias.loc[("best", "even"), "first"] is None and bias.loc[("best", "even"), "decided"] == 0
-    assert bias.loc[("best", "all people"), "decided"] == 40 and bias["turned"].isna().all()
+    assert bias.loc[("best", "all people"), "decided"] == 40
 
 
 def test_a_judge_is_compared_with_the_majority_of_people() -> None:
@@ -342,6 +367,7 @@ def test_a_newcomer_s_table(tmp_path: Path) -> None:
     table = rating_table(read_labels(tmp_path, BUILT, KEY), SYSTEMS)
     assert list(table) == [
         "question", "raters", "one wins", "two wins", UNDECIDED, "sign test", "alpha", "items", "prompts", "labels",
+        "unreadable",
     ]  # fmt: skip
     first, second = (row for _, row in table.iterrows())
     assert (first["question"], first["raters"], first["items"], first["prompts"], first["labels"]) == (
@@ -352,9 +378,11 @@ def test_a_newcomer_s_table(tmp_path: Path) -> None:
         6,
     )
     assert first["one wins"] == share_interval([1, 1, 0, 0, 1, 1], [1] * 6)
-    assert str(first["sign test"]) == "4 : 1, 1 tied, p = 0.38 (ties split: 0.69)" and first["alpha"] is None
+    assert str(first["sign test"]) == "4 : 1, 1 tied, p = 0.38 (ties split: 0.69)" and first["alpha"] == "not defined"
     assert second["one wins"].mean == 1 and second["sign test"].p == pytest.approx(2 / 64)
     rate(tmp_path, "Ben", [ONE, ONE, TWO, ONE, ONE, TWO])
     both = rating_table(read_labels(tmp_path, BUILT, KEY), SYSTEMS)
     assert (both["raters"] == "2 people").all() and (both["labels"] == 12).all() and (both["items"] == 6).all()
-    assert both["alpha"][0].mean < 1 and both["alpha"][1] is None  # all labels of the second question are the same
+    assert (
+        both["alpha"][0].mean < 1 and both["alpha"][1] == "not defined"
+    )  # all labels of the second question are the same
