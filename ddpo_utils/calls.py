@@ -1,4 +1,4 @@
-"""One call to an OpenAI-compatible endpoint, and many side by side: keys, faults in plain words, a limit, a stop.
+"""Calls to an OpenAI-compatible endpoint, one and many side by side: keys, faults in plain words, a limit, a stop.
 
 Repeats after errors are the client library's: 408, 409, 429, 5xx, broken connections and time-outs, with exponential
 back-off, jitter and the server's Retry-After (up to two minutes; a longer one ends the run).
@@ -9,13 +9,20 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 from threading import Event
 from typing import Any
 from urllib.parse import urlsplit
 
 from .profiles import CourseError
+from .progress import progress_bar
+from .spending import Estimate, cost, used
 
-__all__ = ["ask", "find_key", "of_openai", "side_by_side"]
+__all__ = ["OPENAI", "Endpoint", "ask", "find_key"]
+
+OPENAI = "https://api.openai.com/v1"
 
 
 def of_openai(base_url: str) -> bool:
@@ -105,3 +112,109 @@ async def side_by_side(
                     faults.append(fault)
 
     await asyncio.gather(*map(follow, chains))
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A model behind an OpenAI-compatible endpoint, and how it is called.
+
+    Attributes:
+        model: the endpoint's name of the model.
+        base_url: address of the endpoint, by default OpenAI's; other servers' usually ends in /v1.
+        temperature, top_p: of the sampling; None sends none, for models that refuse them (o1).
+        key_variable: name of the environment variable with the key. Without it, OpenAI's addresses get that of
+            OPENAI_API_KEY and all others none.
+        concurrency: calls under way at once.
+        timeout: seconds without a byte from the endpoint after which a call counts as failed.
+        retries: how often a call is repeated before it counts as failed for good.
+        prices: of a million prompt tokens and a million completion tokens, in any currency.
+        tokenizer: counts tokens for the estimate; without one, 4 characters are a token.
+        confirm: asked with the estimate before the first call; False makes no call.
+
+    Raises:
+        CourseError: bad arguments.
+    """
+
+    model: str
+    base_url: str = OPENAI
+    temperature: float | None = 0.0
+    top_p: float | None = None
+    key_variable: str | None = None
+    concurrency: int = 8
+    timeout: float = 600.0
+    retries: int = 10
+    prices: Sequence[float] | None = None
+    tokenizer: Any = None
+    confirm: Callable[[Estimate], bool] | None = None
+
+    def __post_init__(self) -> None:
+        if self.concurrency < 1 or self.retries < 0 or self.timeout <= 0:
+            raise CourseError("concurrency and timeout must be above 0, and retries not below.")
+        if not self.base_url.startswith(("http://", "https://")):
+            raise CourseError("The endpoint's address must begin with http:// or https://, and usually ends in /v1.")
+
+    @property
+    def name(self) -> str:
+        """The model's name for records: of a folder its last part."""
+        return Path(self.model).name if Path(self.model).exists() else self.model
+
+    def decoding(self, max_tokens: int) -> dict[str, Any]:
+        """What a request says of its answer's sampling and length; CourseError without room for a token."""
+        if max_tokens < 1:
+            raise CourseError("max_tokens must be above 0.")
+        # OpenAI's reasoning models know the newer name alone, most other servers the older one
+        limit = "max_completion_tokens" if of_openai(self.base_url) else "max_tokens"
+        settings = {"temperature": self.temperature, "top_p": self.top_p, limit: max_tokens}
+        return {name: value for name, value in settings.items() if value is not None}
+
+    def call_all(
+        self,
+        who: str,
+        chains: Sequence[Sequence[Any]],
+        tokens: tuple[int, int],
+        make: Callable[[Any, Any], Awaitable[list[dict[str, Any]]]],
+        progress: bool = True,
+    ) -> None:
+        """Make the calls of all chains (see `side_by_side`) once the estimate was shown and agreed to.
+
+        Args:
+            who: what the lines about estimate and use begin with.
+            chains: at least one call in all.
+            tokens: what the prompts hold, and the most that the answers may hold.
+            make: makes one call with the library's client, stores the answer, returns its records.
+            progress: show a progress bar.
+
+        Raises:
+            CourseError: the key is missing, `confirm` said no, or a call failed for good.
+        """
+        from openai import AsyncOpenAI
+
+        key, count = find_key(self.base_url, self.key_variable), sum(map(len, chains))
+        expected = Estimate(count, *tokens, cost(*tokens, self.prices))
+        print(f"{who}: {expected}.", flush=True)
+        if self.confirm is not None and not self.confirm(expected):
+            raise CourseError("Nothing was sent: the estimate was not agreed to.")
+        stop, faults, made = Event(), [], []
+
+        async def work() -> None:
+            async with AsyncOpenAI(
+                api_key=key, base_url=self.base_url, timeout=self.timeout, max_retries=self.retries
+            ) as client:
+
+                async def one(call: Any) -> None:
+                    made.extend(await make(client, call))
+                    bar.update()
+
+                await side_by_side(chains, one, self.concurrency, stop, faults)
+
+        # the thread is one of its own: a notebook's has an event loop already, and Ctrl-C must not cancel paid calls
+        with progress_bar(shown=progress, total=count, desc=who, leave=False) as bar, ThreadPoolExecutor(1) as pool:
+            try:
+                pool.submit(asyncio.run, work()).result()
+            finally:
+                stop.set()
+        print(f"{who}: {used(made, self.prices)}.", flush=True)
+        if faults and isinstance(faults[0], CourseError):
+            raise CourseError(f"{faults[0]} What was received is stored; the same call again makes the missing ones.")
+        if faults:
+            raise faults[0]

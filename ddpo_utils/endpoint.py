@@ -6,27 +6,20 @@ often its call was sent again.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from .calls import ask, find_key, of_openai, side_by_side
+from .calls import OPENAI, Endpoint, ask
 from .journal import Journal
 from .profiles import CourseError
-from .progress import progress_bar
 from .prompting import WORDING, chat, check_condition, request, stories
-from .spending import Estimate, cost, count_tokens, used
+from .spending import Estimate, count_tokens
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["OPENAI", "sample_endpoint"]
-
-OPENAI = "https://api.openai.com/v1"
+__all__ = ["sample_endpoint"]
 
 
 def _records(
@@ -46,27 +39,6 @@ def _records(
     if condition == "verbalised":
         records[0]["raw"] = answer["text"]
     return records
-
-
-def _make_calls(
-    chains: Sequence[Sequence[Any]], make: Callable[[Any, Any], Awaitable[None]], options: dict[str, Any], limit: int
-) -> list[Exception]:
-    """Make all calls with one client of the library and return the faults. The thread is one of its own: a notebook's
-    has an event loop already, and Ctrl-C must not cancel calls that are paid for."""
-    from openai import AsyncOpenAI
-
-    stop, faults = Event(), []
-
-    async def work() -> None:
-        async with AsyncOpenAI(**options) as client:
-            await side_by_side(chains, partial(make, client), limit, stop, faults)
-
-    with ThreadPoolExecutor(1) as pool:
-        try:
-            pool.submit(asyncio.run, work()).result()
-        finally:
-            stop.set()
-    return faults
 
 
 def sample_endpoint(
@@ -135,17 +107,12 @@ def sample_endpoint(
     check_condition(condition, samples)
     if not len(prompts) or not prompts["prompt_id"].is_unique:
         raise CourseError("Sampling needs at least one prompt, each with a prompt_id of its own.")
-    if concurrency < 1 or retries < 0 or timeout <= 0 or max_tokens < 1:
-        raise CourseError("concurrency, timeout and max_tokens must be above 0, and retries not below.")
-    if not base_url.startswith(("http://", "https://")):
-        raise CourseError("The endpoint's address must begin with http:// or https://, and usually ends in /v1.")
+    endpoint = Endpoint(
+        model, base_url, temperature, top_p, key_variable, concurrency, timeout, retries, prices, tokenizer, confirm
+    )
     k = samples if condition == "verbalised" else 1  # stories of one call
-    source = source or f"{Path(model).name if Path(model).exists() else model} {condition}"
-    key = find_key(base_url, key_variable)
-    # OpenAI's reasoning models know the newer name alone, most other servers the older one
-    limit = "max_completion_tokens" if of_openai(base_url) else "max_tokens"
-    decoding = {"temperature": temperature, "top_p": top_p, limit: max_tokens * k}
-    decoding = {name: value for name, value in decoding.items() if value is not None}
+    source = source or f"{endpoint.name} {condition}"
+    decoding = endpoint.decoding(max_tokens * k)
     texts = dict(zip(prompts["prompt_id"].tolist(), prompts["prompt"].tolist(), strict=True))
     settings = [model, source, condition, k, max_tokens, temperature, top_p, WORDING]
     with Journal(path, settings, texts, k) as journal:
@@ -156,31 +123,17 @@ def sample_endpoint(
             known = [journal[prompt_id, n]["text"] if (prompt_id, n) in journal else unwritten for n in range(number)]
             return chat(request(texts[prompt_id], condition, k, [text for text in known if text]), condition)
 
-        faults: list[Exception] = []
+        async def make(client: Any, call: tuple[Any, int]) -> list[dict[str, Any]]:
+            answer = await ask(client, model, messages(*call), decoding)
+            records = _records(call, texts[call[0]], source, answer, condition, k)
+            journal.add(records)
+            return records
+
         if calls:
             tokens = sum(count_tokens(messages(*call, unwritten="?"), tokenizer) for call in calls)
             if condition == "iterative":  # what later requests carry, and nobody has written yet
                 tokens += sum((p, n) not in journal for p, number in calls for n in range(number)) * max_tokens
-            answers = len(calls) * k * max_tokens
-            expected = Estimate(len(calls), tokens, answers, cost(tokens, answers, prices))
-            print(f"{source}: {expected}.", flush=True)
-            if confirm is not None and not confirm(expected):
-                raise CourseError("Nothing was sent: the estimate was not agreed to.")
-
-            async def make(client: Any, call: tuple[Any, int]) -> None:
-                answer = await ask(client, model, messages(*call), decoding)
-                journal.add(_records(call, texts[call[0]], source, answer, condition, k))
-                bar.update()
-
             # only an iterative call has to wait for the one before
             lines = chains if condition == "iterative" else [[call] for call in calls]
-            options = {"api_key": key, "base_url": base_url, "timeout": timeout, "max_retries": retries}
-            with progress_bar(shown=progress, total=len(calls), desc=f"sampling {source}", leave=False) as bar:
-                faults = _make_calls(lines, make, options, concurrency)
-            made = [journal[call] for call in calls if call in journal]
-            print(f"{source}: {used(made, prices)}.", flush=True)
-        if faults and isinstance(faults[0], CourseError):
-            raise CourseError(f"{faults[0]} What was received is stored; the same call again makes the missing ones.")
-        if faults:
-            raise faults[0]
+            endpoint.call_all(source, lines, (tokens, len(calls) * k * max_tokens), make, progress)
         return pd.DataFrame([journal[p, n] for p in texts for n in range(samples)])

@@ -91,6 +91,37 @@ def _gather(path: Path, run: str, batches: list[list[Any]], rank: int) -> dict[i
     return found
 
 
+def complete(
+    model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int, **settings: Any
+) -> list[tuple[str, int, bool]]:
+    """The model's answer to each prompt, all in one batch with left padding, through the chat template.
+
+    Args:
+        model, tokenizer: of `policy.load_policy`.
+        max_new_tokens: longest answer in tokens.
+        settings: of the model's `generate`.
+
+    Returns:
+        Of each prompt the text, its tokens, and whether the model ended it itself.
+    """
+    chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    texts = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
+    inputs = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
+    with torch.no_grad():
+        out = model.generate(
+            **inputs.to(next(model.parameters()).device), max_new_tokens=max_new_tokens,
+            pad_token_id=tokenizer.pad_token_id, **settings,
+        )  # fmt: skip
+    new = out[:, inputs["input_ids"].shape[1] :]
+    stops = model.generation_config.eos_token_id
+    ended = torch.isin(new, torch.tensor(stops if isinstance(stops, list) else [stops], device=new.device))
+    lengths = torch.where(ended.any(1), ended.float().argmax(1), new.shape[1]).tolist()
+    return [
+        (tokenizer.decode(tokens[:length], skip_special_tokens=True).strip(), length, finished)
+        for tokens, length, finished in zip(new, lengths, ended.any(1).tolist(), strict=True)
+    ]
+
+
 def sample_stories(
     model: Any,
     tokenizer: Any,
@@ -156,38 +187,25 @@ def sample_stories(
             file.truncate(whole)
     done = _gather(path, run, batches, rank)
     missing = [number for number in range(rank, len(batches), ranks) if number not in done]
-    was_training, device = model.training, next(model.parameters()).device
+    was_training = model.training
     model.eval()
     for number in progress_bar(missing, shown=progress and rank == 0, desc=f"sampling {source}", leave=False):
         batch = batches[number]
-        chats = [[{"role": "user", "content": prompt}] for _, prompt, _ in batch]
-        texts = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
-        inputs = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
         set_seed(int.from_bytes(hashlib.sha256(f"{seed}/{number}".encode()).digest()[:4], "big"))
         try:
-            with torch.no_grad():
-                out = model.generate(
-                    **inputs.to(device), do_sample=True, max_new_tokens=max_new_tokens,
-                    pad_token_id=tokenizer.pad_token_id, **settings,
-                )  # fmt: skip
+            answers = complete(
+                model, tokenizer, [prompt for _, prompt, _ in batch], max_new_tokens, do_sample=True, **settings
+            )
         except torch.OutOfMemoryError:
             raise CourseError(
                 f"{len(batch)} sequences of up to {max_new_tokens} new tokens do not fit the GPU's memory: lower the "
                 "setting sample_batch and sample into another file."
             ) from None
-        new = out[:, inputs["input_ids"].shape[1] :]
-        stops = model.generation_config.eos_token_id
-        ids = torch.tensor(stops if isinstance(stops, list) else [stops], device=new.device)
-        ended = torch.isin(new, ids)
-        lengths = torch.where(ended.any(1), ended.float().argmax(1), new.shape[1])
         lines = []
-        for (prompt_id, prompt, k), tokens, length, finished in zip(
-            batch, new, lengths.tolist(), ended.any(1).tolist(), strict=True
-        ):
+        for (prompt_id, prompt, k), (text, tokens, finished) in zip(batch, answers, strict=True):
             record = {
-                "prompt_id": prompt_id, "prompt": prompt, "sample": k, "source": source,
-                "text": tokenizer.decode(tokens[:length], skip_special_tokens=True).strip(),
-                "tokens": length, "finished": finished, "run": run,
+                "prompt_id": prompt_id, "prompt": prompt, "sample": k, "source": source, "text": text,
+                "tokens": tokens, "finished": finished, "run": run,
             }  # fmt: skip
             lines.append(json.dumps(record, ensure_ascii=False) + "\n")
         with own.open("a", encoding="utf-8", newline="") as file:
