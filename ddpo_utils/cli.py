@@ -117,6 +117,7 @@ def train(profile: Profile, methods: Sequence[str], output: Path | None = None, 
 
 def _parser() -> argparse.ArgumentParser:
     from .compare_command import add_arguments as add_compare
+    from .judge_command import add_arguments as add_judge
     from .sample_command import add_arguments
 
     parser = argparse.ArgumentParser(prog="python -m ddpo_utils", description="The DDPO course's commands.")
@@ -158,8 +159,10 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="the same runs from further seeds")
     one.add_argument("--world", nargs="*", type=int, metavar="SEED", help="the small worlds of these seeds")
     one.add_argument("--rivals", action="store_true", help="prompting and decoding without training")
+    one.add_argument("--measures", action="store_true", help="which measures of diversity can be trusted; minutes")
     add_arguments(commands.add_parser("sample", help="sample a model behind an OpenAI-compatible endpoint"))
     add_compare(commands.add_parser("compare", help="blind comparisons of two sample files, for human raters"))
+    add_judge(commands.add_parser("judge", help="have a model behind an endpoint rate blind comparisons"))
     commands.add_parser("colab", help="write this clone's address into the notebooks' Colab cells")
     return parser
 
@@ -227,6 +230,10 @@ def _carry_out(args: argparse.Namespace) -> bool:
             from .rival_record import record_rivals
 
             record_rivals()
+        elif args.measures:
+            from .trust import record_measures
+
+            record_measures()
         elif args.world is not None:
             tune() if args.development else record_world(args.world)
         else:
@@ -239,6 +246,10 @@ def _carry_out(args: argparse.Namespace) -> bool:
         from .compare_command import compare
 
         compare(args)
+    elif args.command == "judge":
+        from .judge_command import judge_file
+
+        judge_file(args)
     elif args.command == "colab":
         from .colab import write_address
         from .notebooks import course_root
