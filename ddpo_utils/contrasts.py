@@ -21,18 +21,19 @@ from __future__ import annotations
 
 import json
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .corpus import load_stories
+from .encoders import load_encoder
 from .metrics import first_words, words
 from .profiles import CourseError, data_dir
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["CONTRASTS", "SIZE", "build_contrasts", "load_contrasts"]
+__all__ = ["CONTRASTS", "SIZE", "build_contrasts", "choose_threshold", "distinct_threshold", "load_contrasts"]
 
 SIZE = 4  # stories a set, as many as the paper samples of a prompt
 CONTRASTS = {
@@ -99,3 +100,44 @@ def build_contrasts(draws: int = 20, seed: int = 0) -> Sets:
     for (kind, prompt), group in load_contrasts().sort_values("n").groupby(["kind", "prompt_id"]):
         out[kind][prompt] = [group["text"].tolist()]
     return {name: {prompt: sets for prompt, sets in sets_of.items() if sets} for name, sets_of in out.items()}
+
+
+def choose_threshold(alike: np.ndarray, apart: np.ndarray) -> float:
+    """The cosine that best tells pairs that count as one from pairs that do not: the largest sum of the two shares
+    that it gets right, half way to the next lower value.
+
+    Args:
+        alike, apart: cosines of the pairs of each kind.
+    """
+    values = np.unique(np.concatenate([alike, apart]))
+    edges = (values[1:] + values[:-1]) / 2
+    right = [(alike >= edge).mean() + (apart < edge).mean() for edge in edges]
+    return float(edges[np.argmax(right)])
+
+
+def distinct_threshold(sets: Sets) -> dict[str, Any]:
+    """The cosine of MiniLM's rows at which two stories of one prompt count as one, for `variety.distinct_k`.
+
+    It tells paraphrases of one story from stories of different authors, and is chosen on every other prompt that has
+    paraphrases.
+
+    Returns:
+        A dict: cosine, encoder, chosen_on and tested_on (prompts), and on the latter the shares of pairs that it gets
+        right: paraphrases_joined, authors_kept_apart.
+    """
+    written = load_contrasts().query("kind == 'paraphrase'")
+    prompts = sorted(written["prompt_id"].unique())
+    encoder, upper = load_encoder("minilm"), lambda rows: (rows @ rows.T)[np.triu_indices(len(rows), 1)]
+
+    def cosines(part: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        alike = [upper(encoder.encode(sets["paraphrase"][p][0])) for p in part]
+        authors = [list(dict.fromkeys(text for four in sets["authors"][p] for text in four)) for p in part]
+        return np.concatenate(alike), np.concatenate([upper(encoder.encode(texts)) for texts in authors])
+
+    value = round(choose_threshold(*cosines(prompts[::2])), 3)
+    alike, apart = cosines(prompts[1::2])
+    return {
+        "cosine": value, "encoder": "minilm", "chosen_on": prompts[::2], "tested_on": prompts[1::2],
+        "paraphrases_joined": round(float((alike >= value).mean()), 3),
+        "authors_kept_apart": round(float((apart < value).mean()), 3),
+    }  # fmt: skip

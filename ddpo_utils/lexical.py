@@ -83,8 +83,9 @@ def self_bleu(texts: Sequence[str]) -> float:
 
     A hundredth of sacrebleu's sentence_score on the words, with its exponential smoothing and effective order (orders
     that a text is too short for are left out), the closest reference length, and of two as close the shorter.
-    Identical texts give 1, texts without a common word 0. Counts of all texts are made at once: a reference count is
-    the largest among the other texts, which is the largest of all, or for the text that holds it the second largest.
+    Identical texts give 1, texts without a common word 0; but a copy of each text is enough for 1, however the texts
+    differ. The counts of all texts are made at once: a reference's count is the largest among the other texts, which is
+    the largest of all, or for the text that holds it the second largest.
 
     Raises:
         CourseError: fewer than two texts, or one without a word.

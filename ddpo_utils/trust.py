@@ -9,17 +9,23 @@ deviations. The answer to a contrast is a share of the gap between authors and a
 the assistant's. Intervals are over prompts (bootstrap). With the tolerance of a quarter of the gap:
 
     separates     the lower end of the AUC's interval is at least 0.75, half way from chance to certainty
-    sameness      what is the same scores as low as the assistant: the upper end is at most -0.75, for four paraphrases
-                  or, where manner is measured, for one voice on four prompts (a paraphrase may change the manner)
-    plots         one plot in four voices scores low by the same bound; asked of measures of matter alone
+    sameness      four paraphrases of one story score as low as the assistant: the upper end is at most -0.75
+    plots         of matter alone: one plot in four voices scores low by the same bound
+    voices        of manner alone: one voice on four prompts scores low by the same bound
     length        the first 25 and 50 words score as the whole stories: both intervals lie within 0.25 of 0
     gibberish     random words are not rewarded: both upper ends are at most 0.25
     off topic     nor are stories of other prompts: both upper ends are at most 0.25 (of manner: the one story alone)
 
 The recommendation follows by rule. A measure that fails `separates` or `sameness` is not a measure of diversity here:
 "no". The others are recommended with what their failures ask for: `length`, "at a common length"; `gibberish` or `off
-topic`, "beside the share of usable stories"; `plots`, "not for plots". Of each kind (matter, manner, wording) the one
-with the fewest failures comes first; of equals the one whose AUC's interval begins higher, then the difference's.
+topic`, "beside the share of usable stories"; `plots`, "not for plots"; `voices`, "not for voices across prompts". Of
+each kind (matter, manner, wording) the one with the fewest failures comes first; of equals the one whose AUC's interval
+begins higher, then the difference's.
+
+Amended twice after the first reading. (1) A bounded measure whose authors lie within 0.25 of the gap below its largest
+value cannot fail the last three tests, so it does not pass them either: it "says nothing above the authors". Without
+this, distinct-4 would come first in matter. (2) `voices` was the test of sameness for measures of manner; all three
+failed it (the stylometric distance by a hair's breadth), so that none was recommended. Now it is a test of its own.
 
 The style encoders were fitted on the authors' stories of these prompts, which flatters them here; no encoder but
 MiniLM and the stylometric one made weights in this course.
@@ -29,13 +35,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .contrasts import CONTRASTS, SIZE, Sets, build_contrasts, load_contrasts
+from .contrasts import CONTRASTS, SIZE, Sets, build_contrasts, distinct_threshold
 from .deviation import diversity
 from .encoders import load_encoder
 from .lexical import compression_ratio, ngram_diversity, rouge_homogenisation, self_bleu
@@ -47,9 +53,13 @@ from .variety import distinct_k, vendi_score
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["MEASURES", "Measure", "choose_threshold", "judge", "record_measures", "separation", "share", "trust_table"]
+__all__ = [
+    "MEASURES", "Measure", "judge", "load_measures", "measure_sets", "recommend", "record_measures", "separation",
+    "share", "trust_table",
+]  # fmt: skip
 
 DRAWS, SEED, TOLERANCE, LEAST_AUC = 20, 0, 0.25, 0.75
+SPREAD = SIZE / (SIZE - 1)  # mean pairwise distance of rows that sum to 0, the largest there is
 
 
 @dataclass(frozen=True)
@@ -60,25 +70,26 @@ class Measure:
     score: Callable[[Any], float]
     encoder: str = ""
     sign: int = 1  # -1: a larger score means less diverse
+    most: float = np.inf  # what the most diverse set could reach, after the sign
 
 
 def _share_of_classes(threshold: float) -> Callable[[np.ndarray], float]:
     return lambda rows: distinct_k(rows, threshold) / SIZE
 
 
-DISTINCT = "distinct-4, MiniLM"
+DISTINCT = "distinct-4, MiniLM"  # its threshold is chosen as it is recorded
 MEASURES = {
-    "distance, MiniLM": Measure("matter", diversity, "minilm"),
-    "distance, wordllama": Measure("matter", diversity, "wordllama"),
-    "Vendi, MiniLM": Measure("matter", vendi_score, "minilm"),
-    DISTINCT: Measure("matter", _share_of_classes(0.0), "minilm"),  # the threshold is chosen when it is measured
-    "distance, stylometric": Measure("manner", diversity, "stylometric"),
-    "distance, Delta": Measure("manner", diversity, "delta"),
-    "Vendi, stylometric": Measure("manner", vendi_score, "stylometric"),
+    "distance, MiniLM": Measure("matter", diversity, "minilm", most=SPREAD),
+    "distance, wordllama": Measure("matter", diversity, "wordllama", most=SPREAD),
+    "Vendi, MiniLM": Measure("matter", vendi_score, "minilm", most=SIZE),
+    DISTINCT: Measure("matter", _share_of_classes(0.0), "minilm", most=1),
+    "distance, stylometric": Measure("manner", diversity, "stylometric", most=SPREAD),
+    "distance, Delta": Measure("manner", diversity, "delta", most=SPREAD),
+    "Vendi, stylometric": Measure("manner", vendi_score, "stylometric", most=SIZE),
     "compression ratio": Measure("wording", compression_ratio, sign=-1),
-    "ROUGE-L": Measure("wording", rouge_homogenisation, sign=-1),
-    "self-BLEU": Measure("wording", self_bleu, sign=-1),
-    "n-gram diversity": Measure("wording", ngram_diversity),
+    "ROUGE-L": Measure("wording", rouge_homogenisation, sign=-1, most=0),
+    "self-BLEU": Measure("wording", self_bleu, sign=-1, most=0),
+    "n-gram diversity": Measure("wording", ngram_diversity, most=4),
 }
 
 
@@ -86,8 +97,8 @@ def measure_sets(measure: Measure, sets: Sets) -> dict[str, dict[str, np.ndarray
     """The measure of every set, larger = more diverse: contrast -> prompt -> (sets,)."""
     prepare: Callable[[list[str]], Any] = list
     if measure.encoder:
-        every = chain.from_iterable(four for by_prompt in sets.values() for s in by_prompt.values() for four in s)
-        texts = list(dict.fromkeys(every))
+        every = (four for by_prompt in sets.values() for s in by_prompt.values() for four in s)
+        texts = list(dict.fromkeys(chain.from_iterable(every)))
         rows = dict(zip(texts, load_encoder(measure.encoder).encode(texts), strict=True))
         prepare = lambda four: np.stack([rows[text] for text in four])  # noqa: E731
     return {
@@ -126,56 +137,31 @@ def share(contrast: np.ndarray, authors: np.ndarray, assistant: np.ndarray) -> I
     return bootstrap_interval(lambda drawn: float(moved[drawn].mean() / gap[drawn].mean()), len(gap))
 
 
-def choose_threshold(alike: np.ndarray, apart: np.ndarray) -> float:
-    """The cosine that best tells pairs that count as one from pairs that do not: the largest sum of the two shares
-    that it gets right, half way to the next lower value.
+def judge(kind: str, auc: Interval, answers: Mapping[str, Interval], room: float = np.inf) -> dict[str, bool]:
+    """Which of the tests above a measure of this kind passes.
 
     Args:
-        alike, apart: cosines of the pairs of each kind.
+        answers: by contrast.
+        room: from the authors' level to the measure's largest value, as a share of the gap.
     """
-    values = np.unique(np.concatenate([alike, apart]))
-    edges = (values[1:] + values[:-1]) / 2
-    right = [(alike >= edge).mean() + (apart < edge).mean() for edge in edges]
-    return float(edges[np.argmax(right)])
-
-
-def _threshold(sets: Sets) -> dict[str, Any]:
-    """distinct-4's threshold by every other prompt with paraphrases, and how it does on the ones between."""
-    written = load_contrasts().query("kind == 'paraphrase'")
-    prompts = sorted(written["prompt_id"].unique())
-    encoder, upper = load_encoder("minilm"), lambda rows: (rows @ rows.T)[np.triu_indices(len(rows), 1)]
-
-    def cosines(part: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        alike = [upper(encoder.encode(sets["paraphrase"][p][0])) for p in part]
-        authors = [list(dict.fromkeys(text for four in sets["authors"][p] for text in four)) for p in part]
-        return np.concatenate(alike), np.concatenate([upper(encoder.encode(texts)) for texts in authors])
-
-    value = round(choose_threshold(*cosines(prompts[::2])), 3)
-    alike, apart = cosines(prompts[1::2])
-    return {
-        "cosine": value, "encoder": "minilm", "chosen_on": prompts[::2], "tested_on": prompts[1::2],
-        "paraphrases_joined": round(float((alike >= value).mean()), 3),
-        "authors_kept_apart": round(float((apart < value).mean()), 3),
-    }  # fmt: skip
-
-
-def judge(kind: str, auc: Interval, answers: Mapping[str, Interval]) -> dict[str, bool]:
-    """Which of the tests above a measure of this kind passes."""
-    same = answers["off_topic_4" if kind == "manner" else "paraphrase"]
+    highest = lambda *names: max(answers[name].high for name in names)  # noqa: E731
+    lowest = min(answers[name].low for name in ("length_25", "length_50"))
     topics = ("off_topic_1",) if kind == "manner" else ("off_topic_1", "off_topic_4")
-    lengths = [answers[name] for name in ("length_25", "length_50")]
+    can_fail = room > TOLERANCE
     tests = {
         "separates": auc.low >= LEAST_AUC,
-        "sameness": same.high <= TOLERANCE - 1,
-        "plots": answers["same_plot"].high <= TOLERANCE - 1,
-        "length": all(max(-answer.low, answer.high) <= TOLERANCE for answer in lengths),
-        "gibberish": all(answers[name].high <= TOLERANCE for name in ("gibberish_1", "gibberish_4")),
-        "off topic": all(answers[name].high <= TOLERANCE for name in topics),
+        "sameness": highest("paraphrase") <= TOLERANCE - 1,
+        "plots": highest("same_plot") <= TOLERANCE - 1,
+        "voices": highest("off_topic_4") <= TOLERANCE - 1,
+        "length": can_fail and max(-lowest, highest("length_25", "length_50")) <= TOLERANCE,
+        "gibberish": can_fail and highest("gibberish_1", "gibberish_4") <= TOLERANCE,
+        "off topic": can_fail and highest(*topics) <= TOLERANCE,
     }
-    return {name: bool(passed) for name, passed in tests.items() if kind == "matter" or name != "plots"}
+    asked_of = {"plots": "matter", "voices": "manner"}
+    return {name: bool(passed) for name, passed in tests.items() if asked_of.get(name, kind) == kind}
 
 
-def recommendation(tests: Mapping[str, bool]) -> str:
+def recommend(tests: Mapping[str, bool], room: float = np.inf) -> str:
     """What the tests passed and failed ask for, by the rule above."""
     lacking = [name for name in ("separates", "sameness") if not tests[name]]
     if lacking:
@@ -183,6 +169,8 @@ def recommendation(tests: Mapping[str, bool]) -> str:
     asks = ["at a common length"] * (not tests["length"])
     asks += ["beside the share of usable stories"] * (not (tests["gibberish"] and tests["off topic"]))
     asks += ["not for plots"] * (not tests.get("plots", True))
+    asks += ["not for voices across prompts"] * (not tests.get("voices", True))
+    asks += ["says nothing above the authors"] * (room <= TOLERANCE)
     return ", ".join(["yes", *asks])
 
 
@@ -194,15 +182,18 @@ def _row(measure: Measure, sets: Sets, without: Sequence[str]) -> dict[str, Any]
     answers = {
         name: share(*[mean(source, prompts[name]) for source in (name, "authors", "assistant")]) for name in CONTRASTS
     }
-    tests = judge(measure.kind, auc, answers)
+    authors, assistant = (mean(name, prompts["authors"]).mean() for name in ("authors", "assistant"))
+    room = float((measure.most - authors) / (authors - assistant))
+    tests = judge(measure.kind, auc, answers, room)
     numbers = {"auc": auc, "paired": paired, **answers}
     return {
         "kind": measure.kind,
+        "authors": round(measure.sign * float(authors), 4),
+        "assistant": round(measure.sign * float(assistant), 4),
+        "room": round(room, 3) if np.isfinite(room) else None,
         **{name: [round(i.mean, 4), round(i.low, 4), round(i.high, 4), i.n] for name, i in numbers.items()},
-        "authors": round(measure.sign * float(mean("authors", prompts["authors"]).mean()), 4),
-        "assistant": round(measure.sign * float(mean("assistant", prompts["authors"]).mean()), 4),
         "tests": tests,
-        "recommendation": recommendation(tests),
+        "recommendation": recommend(tests, room),
     }
 
 
@@ -213,11 +204,11 @@ def record_measures() -> None:
     from tqdm import tqdm
 
     sets = build_contrasts(DRAWS, SEED)
-    threshold, rows = _threshold(sets), {}
+    threshold, rows = distinct_threshold(sets), {}
     for name, measure in tqdm(MEASURES.items(), desc="measures"):
         if name == DISTINCT:  # the prompts that chose its threshold may not speak for it
-            chosen = Measure(measure.kind, _share_of_classes(threshold["cosine"]), measure.encoder)
-            rows[name] = _row(chosen, sets, threshold["chosen_on"])
+            measure = replace(measure, score=_share_of_classes(threshold["cosine"]))
+            rows[name] = _row(measure, sets, threshold["chosen_on"])
         else:
             rows[name] = _row(measure, sets, ())
     facts = run_facts(get_profile("laptop"), command="python -m ddpo_utils record --measures")
@@ -228,36 +219,41 @@ def record_measures() -> None:
     write_json(data_dir() / "results" / "measures.json", {**facts, **how, "threshold": threshold, "measures": rows})
 
 
+def load_measures() -> dict[str, Any]:
+    """data/results/measures.json: what made it, distinct-4's threshold with its test, and the answers by measure.
+
+    Raises:
+        CourseError: nothing is recorded.
+    """
+    path = data_dir() / "results" / "measures.json"
+    if not path.is_file():
+        raise CourseError("No measures are recorded: run `python -m ddpo_utils record --measures`.")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def trust_table() -> pd.DataFrame:
-    """The recorded answers, one row a measure, the recommended ones of each kind first.
+    """The recorded answers, one row a measure, kind by kind, the recommended ones first and the first best.
 
     Returns:
-        A frame with kind; auc, paired and the contrasts of `contrasts.CONTRASTS` as Intervals over prompts; failed (the
-        tests that it fails) and recommendation.
+        A frame with kind; authors, assistant (mean scores as the measure gives them); room (see `judge`); auc, paired
+        and the contrasts of `contrasts.CONTRASTS` as Intervals over prompts; failed (tests); recommendation.
 
     Raises:
         CourseError: nothing is recorded.
     """
     import pandas as pd
 
-    path = data_dir() / "results" / "measures.json"
-    if not path.is_file():
-        raise CourseError("No measures are recorded: run `python -m ddpo_utils record --measures`.")
-    rows = json.loads(path.read_text(encoding="utf-8"))["measures"]
-    frame = pd.DataFrame({
-        name: {
-            "kind": row["kind"],
-            **{column: Interval(*row[column]) for column in ("auc", "paired", *CONTRASTS)},
-            "failed": [test for test, passed in row["tests"].items() if not passed],
-            "recommendation": row["recommendation"],
-        }
-        for name, row in rows.items()
-    }).T  # fmt: skip
+    rows = {}
+    for name, row in load_measures()["measures"].items():
+        rows[name] = {key: Interval(*value) if isinstance(value, list) else value for key, value in row.items()}
+        rows[name]["room"] = np.inf if row["room"] is None else row["room"]
+        rows[name]["failed"] = ", ".join(test for test, passed in rows[name].pop("tests").items() if not passed)
     kinds = list(dict.fromkeys(measure.kind for measure in MEASURES.values()))
 
     def place(name: str) -> tuple[Any, ...]:
-        row = frame.loc[name]
-        usable = row["recommendation"].startswith("yes")
-        return kinds.index(row["kind"]), not usable, len(row["failed"]), -row["auc"].low, -row["paired"].low
+        row = rows[name]
+        refused = row["recommendation"].startswith("no")
+        failures = len(row["failed"].split(", ")) if row["failed"] else 0
+        return kinds.index(row["kind"]), refused, failures, -row["auc"].low, -row["paired"].low
 
-    return frame.loc[sorted(frame.index, key=place)]
+    return pd.DataFrame.from_dict({name: rows[name] for name in sorted(rows, key=place)}, orient="index")

@@ -52,7 +52,7 @@ def equivalence_classes(rows: Any, threshold: float) -> np.ndarray:
     nothing else. The paper decides likeness by a DeBERTa classifier trained on people's judgements of what a second
     text adds for somebody who has read the first (yimingzhang/deberta-v3-large-generation-similarity). Without the Hub
     it cannot be had, and a cosine is no such judgement: the threshold must be chosen and tested on texts whose classes
-    are known (`trust.choose_threshold`), and stated.
+    are known (`contrasts.distinct_threshold`), and stated.
 
     Args:
         rows: (N, d) floating-point rows; normalised here.

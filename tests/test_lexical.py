@@ -124,6 +124,10 @@ def test_disjoint_texts_give_the_other_extremes():
     assert ngram_diversity(texts) == 4
 
 
+def test_one_copy_of_each_is_enough_for_self_bleu():
+    assert self_bleu(["a b c d", "e f g h"] * 2) == pytest.approx(1)
+
+
 def test_copies_compress_and_stories_less():
     stories = load_stories()["text"].tolist()[:6]
     raw = "\n".join(stories).encode()
