@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ddpo_utils.comparisons import UNDECIDED, build_comparisons, write_json
+from ddpo_utils.comparisons import UNDECIDED, build_comparisons, read_comparisons, read_key, write_json
 from ddpo_utils.labels import (
     agreement,
     item_test,
@@ -21,7 +21,7 @@ from ddpo_utils.labels import (
     read_labels,
     win_rates,
 )
-from ddpo_utils.profiles import CourseError
+from ddpo_utils.profiles import CourseError, data_dir
 from ddpo_utils.rates import share_interval
 from ddpo_utils.ratings import Ratings
 
@@ -295,6 +295,31 @@ def test_alpha_is_krippendorff_s_with_values_missing() -> None:
     assert got.mean == pytest.approx(0.743, abs=5e-4) == pytest.approx(slow_alpha(coded(PUBLISHED)), abs=5e-4)
     assert got.low < got.mean < got.high <= 1
     assert got.n == 11  # the unit that one observer coded alone is no evidence
+
+
+@pytest.mark.parametrize("task", ["assistant-authors", "ddpo-dpo"])
+def test_the_bundled_labels_give_what_counting_by_hand_gives(task: str) -> None:
+    folder = data_dir() / "ratings" / task
+    shown = read_comparisons(folder / "for_raters" / "comparisons.json")
+    key = read_key(folder / "key.json", shown)
+    labels = read_labels(folder / "ratings", shown, key)
+    table = rating_table(labels, key["systems"]).set_index("question")
+    files = [json.loads(path.read_text())["answers"] for path in (folder / "ratings").glob("*.json")]
+    for question, row in table.iterrows():
+        named: dict[str, list[str]] = {}
+        for answer in (answer for answers in files for answer in answers):
+            named.setdefault(answer["item"], []).append(
+                key["items"][answer["item"]].get(answer[question][0], UNDECIDED)
+            )
+        every = [system for item in named.values() for system in item]
+        most = [
+            next((s for s in key["systems"] if 2 * item.count(s) > len(item)), UNDECIDED) for item in named.values()
+        ]
+        for system in key["systems"]:
+            assert row[f"{system} wins"].mean == pytest.approx(every.count(system) / len(every))
+        assert (row["sign test"].wins, row["sign test"].losses) == tuple(map(most.count, key["systems"]))
+        if len(set(every)) > 1:
+            assert row["alpha"].mean == pytest.approx(slow_alpha(labels.assign(best=labels[question])))
 
 
 @pytest.mark.parametrize("seed", range(6))
