@@ -150,10 +150,9 @@ def main(count: int = 200) -> None:
     known = faults(homogenization)
     for name, values in known.items():
         print(f"{name}: package {values['package']}, here {values['here']}")
-    packages = {name: version(name) for name in ("diversity", "rouge-score", "sacrebleu", "rapidfuzz")}
     keep(
         "lexical", "python tests/benchmarks/lexical.py", texts=count, words=LENGTH, arms=figures,
-        times_as_fast_in_processor_time=ratios, values_on_known_sets=known, packages=packages,
+        times_as_fast_in_processor_time=ratios, values_on_known_sets=known, diversity=version("diversity"),
     )  # fmt: skip
 
 
