@@ -144,6 +144,16 @@ def test_every_notebook_has_three_or_four_exercises():
     assert all(3 <= len(own) <= 4 for own in by_module.values()), by_module
 
 
+def test_every_exercise_is_tested():
+    import test_checks_judging
+    import test_checks_loss
+    import test_checks_measuring
+    import test_checks_training
+
+    parts = (test_checks_measuring, test_checks_loss, test_checks_training, test_checks_judging)
+    assert sorted(name for part in parts for name in part.RIGHT) == sorted(exercises())
+
+
 def test_the_checks_need_numpy_and_torch_alone():
     code = (
         "import sys; from ddpo_utils.checks import exercises; exercises(); "
