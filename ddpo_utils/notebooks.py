@@ -75,14 +75,17 @@ def find_notebooks(root: Path, names: Iterable[str] = ()) -> list[Path]:
 
 
 UNREAD = {"results/benchmarks.json", "results/training.json"}  # no notebook reads them: a new row makes none stale
-# the small world's and its rivals': they make those notebooks alone stale that import it
-WORLD = ("claims.json", "results/world", "results/rivals")
+# these make stale those notebooks alone whose code holds the word: the beginning of the file's name -> the word
+READ_BY = {
+    "claims.json": "world_runs", "results/world": "world_runs", "results/rivals": "world_runs",
+    "contrasts.jsonl": "trust_table", "results/measures": "trust_table", "ratings/": "read_labels",
+}  # fmt: skip
 
 
 @lru_cache(maxsize=8)
-def data_digest(folder: Path, world: bool = False) -> str:
-    """SHA-256 of the names and contents of all files below `folder`, README.md, hidden files and UNREAD ones apart, and
-    the WORLD's unless `world`.
+def data_digest(folder: Path, unread: tuple[str, ...] = ()) -> str:
+    """SHA-256 of names and contents of all files below `folder`, but for README.md, hidden files, UNREAD ones and what
+    begins with one of `unread`.
 
     Neither git's line endings nor the file system's order changes it. Kept for the life of the process.
     """
@@ -91,7 +94,7 @@ def data_digest(folder: Path, world: bool = False) -> str:
     for name in sorted(files):
         if files[name].name == "README.md" or name in UNREAD or any(part.startswith(".") for part in name.split("/")):
             continue
-        if name.startswith(WORLD) and not world:
+        if name.startswith(unread):
             continue
         content = files[name].read_bytes()
         if files[name].suffix in TEXT:
@@ -103,13 +106,13 @@ def data_digest(folder: Path, world: bool = False) -> str:
 def inputs_digest(notebook: Any, data: Path) -> str:
     """SHA-256 of what a notebook's outputs come from: the sources of its code cells, and the files in `data`.
 
-    The address that the Colab cell carries is left out: it changes no output.
+    The address that the Colab cell carries is left out, and so are exercises: they change no output.
     """
-    world = any("world_runs" in cell.source for cell in notebook.cells if cell.cell_type == "code")
-    digest = hashlib.sha256(data_digest(data, world).encode())
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            digest.update(b"\0" + ADDRESS.sub('REPOSITORY = ""', cell.source.replace("\r\n", "\n")).encode())
+    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code" and not is_exercise(cell)]
+    unread = tuple(name for name, word in READ_BY.items() if not any(word in source for source in sources))
+    digest = hashlib.sha256(data_digest(data, unread).encode())
+    for source in sources:
+        digest.update(b"\0" + ADDRESS.sub('REPOSITORY = ""', source.replace("\r\n", "\n")).encode())
     return digest.hexdigest()
 
 
@@ -163,9 +166,12 @@ def execute(
     bar = {"desc": path.stem, "leave": False, "mininterval": 1.0}
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        notebook = nbformat.read(path, as_version=4)
+        notebook.cells = [cell for cell in notebook.cells if not is_exercise(cell)]
+        nbformat.write(notebook, copy)
         with _kernel_environment(offline):
             papermill.execute_notebook(
-                path, copy, {"profile": profile.name, **({"overrides": overrides} if overrides else {})},
+                copy, copy, {"profile": profile.name, **({"overrides": overrides} if overrides else {})},
                 kernel_name="python3", language="python", cwd=path.parent,
                 progress_bar=bar, start_timeout=120, extra_arguments=["--IPKernelApp.log_level=40"],
             )  # fmt: skip
@@ -197,6 +203,11 @@ def write_html(path: Path) -> Path:
     return page
 
 
+def is_exercise(cell: Any) -> bool:
+    """Whether the learner has to fill the cell in: it is not run here, and its solution is."""
+    return "exercise" in cell.metadata.get("tags", [])
+
+
 def _injected(cell: Any) -> bool:
     return "injected-parameters" in cell.metadata.get("tags", [])
 
@@ -221,10 +232,11 @@ def write_back(path: Path, executed: Path, data: Path) -> None:
 
     notebook, copy = nbformat.read(path, as_version=4), nbformat.read(executed, as_version=4)
     cells = [cell for cell in copy.cells if not _injected(cell)]
-    if [cell.source for cell in cells] != [cell.source for cell in notebook.cells]:
+    run = [cell for cell in notebook.cells if not is_exercise(cell)]
+    if [cell.source for cell in cells] != [cell.source for cell in run]:
         raise CourseError(f"{path.name} was changed while it ran: run `make notebooks` again.")
     count = 0
-    for cell, done in zip(notebook.cells, cells, strict=True):
+    for cell, done in zip(run, cells, strict=True):
         if cell.cell_type != "code":
             continue
         count += 1

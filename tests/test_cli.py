@@ -88,6 +88,16 @@ def test_run_of_some_and_of_unknown_notebooks(clone: Path, capsys: pytest.Captur
     assert "'09'" in said(capsys)
 
 
+def test_run_leaves_exercises_to_the_learner(clone: Path) -> None:
+    path = clone / "notebooks" / "01_good.ipynb"
+    exercise = new_code_cell("raise SystemError('not yet')", metadata={"tags": ["exercise"]})
+    nbformat.write(new_notebook(cells=[PARAMETERS, exercise, new_code_cell("print(profile)")]), path)
+    assert cli.run(get_profile("smoke"), ["01"], write_back=True)
+    stored = nbformat.read(path, as_version=4).cells
+    assert [cell.execution_count for cell in stored] == [1, None, 2]
+    assert stored[1].source == exercise.source and stored[1].outputs == [] and stored[2].outputs[0].text == "smoke\n"
+
+
 def test_run_reports_a_kernel_that_died(clone: Path) -> None:
     path = clone / "notebooks" / "01_good.ipynb"
     nbformat.write(new_notebook(cells=[PARAMETERS, new_code_cell("import os; os._exit(9)")]), path)

@@ -13,7 +13,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from nbval.plugin import find_comment_markers, find_metadata_tags
 
-from ddpo_utils.notebooks import data_digest, inputs_digest, readme_figures, write_back
+from ddpo_utils.notebooks import data_digest, inputs_digest, is_exercise, readme_figures, write_back
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -29,7 +29,8 @@ PRIVATE = {
 
 
 def code_cells(notebook: Any) -> list[Any]:
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+    """The code cells that are run: exercises wait for a learner."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code" and not is_exercise(cell)]
 
 
 def printed(output: Any) -> str:
@@ -250,18 +251,31 @@ def test_digest_of_the_data_heeds_contents_and_names_alone(data: Path) -> None:
     assert fresh() != first
 
 
-def test_a_new_world_makes_stale_what_reads_it_alone(good: Any, data: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [("results/world/1.json", "world_runs"), ("ratings/a/key.json", "read_labels"), ("contrasts.jsonl", "trust_table")],
+)
+def test_some_records_make_stale_what_reads_them_alone(good: Any, data: Path, name: str, word: str) -> None:
     def fresh(notebook: Any) -> str:
         data_digest.cache_clear()
         return inputs_digest(notebook, data)
 
     reader = copy.deepcopy(good)
-    reader.cells[1].source += "\nfrom ddpo_utils.world_runs import load_world"
+    reader.cells[1].source += f"\nprint({word!r})"
     before = fresh(good), fresh(reader)
-    (data / "results" / "world").mkdir(parents=True)
-    (data / "results" / "world" / "1.json").write_text("{}")
+    (data / name).parent.mkdir(parents=True, exist_ok=True)
+    (data / name).write_text("{}")
     assert fresh(good) == before[0]
     assert fresh(reader) != before[1]
+
+
+def test_an_exercise_changes_no_digest_and_needs_no_output(good: Any, data: Path) -> None:
+    first = inputs_digest(good, data)
+    good.cells.insert(2, new_code_cell("def weights(): ...", metadata={"tags": ["exercise"]}))
+    assert inputs_digest(good, data) == first
+    assert faults(stamped(good, data), "01_try.ipynb", data) == []
+    good.cells[2].metadata["tags"] = []
+    assert inputs_digest(good, data) != first
 
 
 def test_address_in_the_colab_cell_changes_no_digest(good: Any, data: Path) -> None:
