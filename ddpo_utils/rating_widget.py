@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,20 +22,25 @@ __all__ = ["RatingWidget", "rate"]
 # beside its colour, so that it does not rest on colour alone.
 STYLE = """<style>
 .ddpo-rating { max-width: 1200px; padding: 4px 12px 12px; color: var(--jp-ui-font-color1, inherit); }
+.ddpo-rating > * { flex-shrink: 0; margin-top: 12px; }
 .ddpo-rating.ddpo-rating .widget-html-content {
-  line-height: 1.55; font-size: var(--jp-content-font-size1, 14px);
+  line-height: 1.5; font-size: var(--jp-content-font-size1, 14px);
   font-family: var(--jp-content-font-family, sans-serif); }
 .ddpo-rating h3, .ddpo-rating h4, .ddpo-rating p { margin: 0; line-height: inherit; }
 .ddpo-rating h3 { font-size: 1.1em; }
+.ddpo-rating .widget-hprogress, .ddpo-rating .progress { height: 8px; scroll-margin-top: 60px; }
 .ddpo-rating .ddpo-text { white-space: pre-wrap; overflow-wrap: anywhere; }
+.ddpo-rating .ddpo-text + .ddpo-text { margin-top: 0.5em; }
 .ddpo-rating .ddpo-prompt { border-left: 4px solid var(--jp-brand-color1, #1976d2); padding: 2px 12px; }
-.ddpo-rating .ddpo-story { border-top: 1px solid var(--jp-border-color2, #8886); padding: 8px 0; margin-top: 8px; }
-.ddpo-rating .ddpo-quiet { color: var(--jp-ui-font-color2, inherit); font-size: 0.93em; }
-.ddpo-rating .ddpo-message { font-weight: 600; }
-.ddpo-rating .ddpo-heading:focus { outline: none; }
+.ddpo-rating .ddpo-story { border-top: 1px solid var(--jp-border-color2, #8886); padding-top: 8px; margin-top: 10px; }
+.ddpo-rating .ddpo-quiet { color: var(--jp-ui-font-color2, inherit); font-size: 0.93em; font-weight: 400; }
+.ddpo-rating .ddpo-message { font-weight: 600; padding-left: 8px; }
+.ddpo-rating :focus:not(:focus-visible) { outline: none; }
 .ddpo-rating button:focus-visible, .ddpo-rating textarea:focus-visible, .ddpo-rating input:focus-visible {
-  outline: 3px solid var(--jp-brand-color1, #1976d2); outline-offset: 2px; }
-.ddpo-rating .widget-toggle-button::before { content: "✓ "; visibility: hidden; }
+  outline: 2px solid var(--jp-ui-font-color1, currentColor); outline-offset: 2px; }
+.ddpo-rating .widget-box, .ddpo-rating .widget-toggle-buttons { overflow: visible; }
+.ddpo-rating .widget-toggle-button { border: 1px solid var(--jp-border-color1, #8888); padding: 0 16px 0 6px; }
+.ddpo-rating .widget-toggle-button::before { content: "✓"; display: inline-block; width: 16px; visibility: hidden; }
 .ddpo-rating .widget-toggle-button.mod-active::before { visibility: visible; }
 .ddpo-rating .widget-toggle-button.mod-active.mod-active {
   background: var(--jp-brand-color1, #1976d2); color: var(--jp-ui-inverse-font-color1, #fff); font-weight: 600; }
@@ -62,9 +68,11 @@ class RatingWidget(VBox):
         self.name = Text(value=rater, placeholder="Your name", continuous_update=False)  # Enter takes it, too
         self.start = Button(description="Start", button_style="primary")
         self.heading, self.progress = HTML(), IntProgress(max=len(comparisons.items), layout=Layout(width="auto"))
+        self.progress.tabbable = False  # it takes the focus of a new comparison, and is no stop for Tab
         self.prompt, self.sides = HTML(), {side: HTML(layout=Layout(flex="1 1 340px")) for side in "AB"}
         self.questions = {question: self._choice(question) for question in QUESTIONS}
-        self.comment = Textarea(placeholder="A comment, if you like", rows=2, layout=Layout(width="100%"))
+        self.comment = Textarea(description="Comment", placeholder="If you like", rows=2, layout=Layout(width="auto"))
+        self.comment.style.description_width = "auto"
         self.next = Button(description="Next", button_style="primary")
         self.undo = Button(description="Undo the last answer", layout=Layout(width="auto"))
         self.message = HTML()
@@ -75,16 +83,15 @@ class RatingWidget(VBox):
         self.undo.on_click(lambda button: self._undo())
         for choice in self.questions.values():
             choice.observe(lambda change: self._say(""), "value")
-        self._top = VBox([self.heading, self.progress], tabbable=False)  # takes the focus, and is no stop for Tab
         hint = "Every answer is saved at once. After a restart, run this cell again: it goes on where you were."
         if comparisons.shown == "summaries":
             hint = f"Each text is a summary of a longer story. {hint}"
         columns = HBox(list(self.sides.values()), layout=Layout(flex_flow="row wrap", grid_gap="0 32px"))
-        self._task = [self._top, self.prompt, columns]
+        self._task = [self.heading, self.progress, self.prompt, columns]
         for number, (question, text) in enumerate(QUESTIONS.items(), 1):
-            self._task += [HTML(f"<h4>{number}. {escape(text)}</h4>"), self.questions[question]]
-        buttons = HBox([self.next, self.undo])
-        self._task += [self.comment, self.message, buttons, HTML(f'<p class="ddpo-quiet">{hint}</p>')]
+            self._task.append(VBox([HTML(f"<h4>{number}. {escape(text)}</h4>"), self.questions[question]]))
+        buttons = HBox([self.next, self.undo, self.message])
+        self._task += [self.comment, buttons, HTML(f'<p class="ddpo-quiet">{hint}</p>')]
         super().__init__()
         self.add_class("ddpo-rating")
         self._ask_name()
@@ -165,7 +172,7 @@ class RatingWidget(VBox):
         else:
             self._show_item(self.item)
         self._say("")
-        self._top.focus()  # scrolls there, and Tab goes on from there
+        self.progress.focus()  # scrolls there, and Tab goes on from there
 
     def _show_item(self, item: dict[str, Any]) -> None:
         who = f'<span class="ddpo-quiet">· {escape(self.ratings.rater)}</span>'
@@ -189,12 +196,13 @@ class RatingWidget(VBox):
             f"<p>Your answers lie in <code>{escape(str(self.ratings.path))}</code>. Run the next cells to read them, "
             "or send that file to whoever gave you the comparisons. The key stays closed until every rater is done.</p>"
         )
-        self.children = [self._top, self.undo, self.message]
+        self.children = [self.heading, self.progress, HBox([self.undo, self.message])]
 
 
 def _text(text: str) -> str:
     """A text as HTML that shows it as it is: nothing in it is taken for markup."""
-    return f'<p class="ddpo-text">{escape(text)}</p>'
+    paragraphs = re.split(r"\n\s*\n", escape(text))
+    return "".join(f'<p class="ddpo-text">{paragraph}</p>' for paragraph in paragraphs)
 
 
 def rate(comparisons: Comparisons, folder: str | Path, rater: str = "") -> RatingWidget:
