@@ -205,6 +205,8 @@ def test_win_rates_count_labels_and_their_intervals_prompts() -> None:
         {ONE: 12 / 18, TWO: 4 / 18, UNDECIDED: 2 / 18}
     )
     assert rates.loc[ONE, "share"] == share_interval([3, 3, 2, 0, 1, 3], [3] * 6)
+    pairs = labels.assign(prompt_id=labels["item"].map(lambda item: int(item[1:]) // 2))  # two items of each prompt
+    assert win_rates(pairs, "diverse", SYSTEMS).loc[ONE, "share"] == share_interval([6, 2, 4], [6] * 3)
     assert (rates["labels"] == 18).all() and (rates["people's"] == 18).all() and (rates["models'"] == 0).all()
     with pytest.raises(CourseError, match="name two, which is none of one, tow"):
         win_rates(labels, "best", ("one", "tow"))
