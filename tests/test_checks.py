@@ -98,6 +98,23 @@ def test_what_is_wrong_is_said_and_not_raised(capsys, answer, says):
         raise NotYet(printed)
 
 
+def test_in_a_notebook_the_sentence_stands_alone_and_names_the_cell_s_own_line(capsys):
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell()
+    asked = "from ddpo_utils.checks import check\n\ndef mine(e):\n    {}\n\ncheck('set_diversity', mine)"
+    for body, says in (
+        ("...", "Replace the dots"),
+        ("return e.far()", "line 4 of your cell, `return e.far()`, stops with"),
+    ):
+        assert shell.run_cell(asked.format(body)).success
+        printed = capsys.readouterr().out
+        assert printed.startswith(f"Not yet: {says}") and printed.count("\n") == 1
+    shell.run_cell("check('no_such_exercise', mine)")
+    printed = capsys.readouterr().out
+    assert "CourseError: There is no exercise 'no_such_exercise'" in printed and "Traceback" not in printed
+
+
 def test_dots_in_an_index_and_spoilt_inputs_do_no_harm():
     assert check("set_diversity", with_dots_in_an_index) and check("set_diversity", spoils_its_input)
 
