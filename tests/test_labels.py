@@ -217,6 +217,8 @@ def test_a_majority_is_more_than_half() -> None:
     assert majority(labels, "best").tolist() == [ONE, ONE, UNDECIDED, UNDECIDED, UNDECIDED, UNDECIDED, TWO]
     got = item_test(labels, "best", SYSTEMS)
     assert (got.wins, got.losses, got.ties) == (2, 1, 4)
+    unread = frame({"x": "1?", "y": "??", "z": "??"})
+    assert majority(unread, "best").to_dict() == {"c0": ONE}  # of the labels there are
 
 
 def swapped(labels: pd.DataFrame, columns: tuple[str, ...], one: str, other: str) -> pd.DataFrame:
