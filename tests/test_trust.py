@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -204,3 +205,11 @@ def test_record_is_whole_and_names_what_made_it(monkeypatch, tmp_path):
     assert record["measures"].keys() == few.keys() and record["draws"] == 2
     assert str(tmp_path) not in json.dumps(record) and "rapidfuzz" in record["versions"]
     assert set(trust_table().index) == set(few)
+
+
+def test_the_readme_s_table_is_the_recorded_one() -> None:
+    readme = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+    for name, row in trust_table().iterrows():
+        auc, shares = row["auc"], [row[c].mean for c in ("length_25", "gibberish_4", "paraphrase", "same_plot")]
+        cells = [name, row["kind"], f"{auc.mean:.2f} [{auc.low:.2f}, {auc.high:.2f}]", *(f"{s:+.1f}" for s in shares)]
+        assert f"| {' | '.join(cells)} | {row['recommendation']} |" in readme
