@@ -41,7 +41,9 @@ def read_ratings(path: str | Path, comparisons: Comparisons | None = None) -> di
             those allowed, or stands twice.
     """
     content = _read(path, "ratings")
-    if not {"comparisons", "rater", "kind", "answers"} <= content.keys() or content["kind"] not in KINDS:
+    answers = content.get("answers")
+    listed = isinstance(answers, list) and all(isinstance(answer, dict) for answer in answers)
+    if not listed or not {"comparisons", "rater", "kind"} <= content.keys() or content["kind"] not in KINDS:
         raise CourseError(f"{path} does not hold ratings: name a file that the notebook, the page or a judge wrote.")
     if comparisons is not None:
         if content["comparisons"] != comparisons.id:

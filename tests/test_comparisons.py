@@ -88,7 +88,13 @@ def test_files_keep_the_key_apart_and_refuse_what_was_changed(built: tuple, tmp_
         read_comparisons(path)
 
 
-@pytest.mark.parametrize("content", ["", "[1]", '{"id": 3}', '{"id": "x", "shown": "whole", "items": []}'])
+NO_LIST = '{"comparisons": "x", "rater": "a", "kind": "person", "answers": %s}'
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[1]", '{"id": 3}', '{"id": "x", "shown": "whole", "items": []}', NO_LIST % "3", NO_LIST % "[3]"],
+)
 def test_other_files_are_no_comparisons(content: str, tmp_path: Path) -> None:
     path = tmp_path / "c.json"
     with pytest.raises(CourseError, match="no comparisons at"):
