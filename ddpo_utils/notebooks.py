@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import logging
 import os
-import re
 import time
 from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from .notebook_inputs import inputs_digest, is_exercise
 from .profiles import CourseError, Profile
 
 __all__ = [
-    "Outcome", "course_root", "data_digest", "execute", "find_notebooks", "inputs_digest", "readme_figures",
-    "write_back", "write_html", "write_notebook",
+    "Outcome", "course_root", "execute", "find_notebooks", "readme_figures", "write_back", "write_html",
+    "write_notebook",
 ]  # fmt: skip
 
-TEXT = {".csv", ".json", ".jsonl", ".md", ".txt", ".yaml"}
-ADDRESS = re.compile(r'^REPOSITORY = "[^"\n]*"', re.MULTILINE)
 METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -72,48 +68,6 @@ def find_notebooks(root: Path, names: Iterable[str] = ()) -> list[Path]:
     if not found:
         raise CourseError("The folder notebooks holds no numbered notebook: is this clone complete?")
     return [path for path in found if not names or any(path.name.startswith(name) for name in names)]
-
-
-UNREAD = {"results/benchmarks.json", "results/training.json"}  # no notebook reads them: a new row makes none stale
-# these make stale those notebooks alone whose code holds the word: the beginning of the file's name -> the word
-READ_BY = {
-    "claims.json": "world_runs", "results/world": "world_runs", "results/rivals": "world_runs",
-    "contrasts.jsonl": "trust_table", "results/measures": "trust_table", "ratings/": "read_labels",
-}  # fmt: skip
-
-
-@lru_cache(maxsize=8)
-def data_digest(folder: Path, unread: tuple[str, ...] = ()) -> str:
-    """SHA-256 of names and contents of all files below `folder`, but for README.md, hidden files, UNREAD ones and what
-    begins with one of `unread`.
-
-    Neither git's line endings nor the file system's order changes it. Kept for the life of the process.
-    """
-    digest = hashlib.sha256()
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    for name in sorted(files):
-        if files[name].name == "README.md" or name in UNREAD or any(part.startswith(".") for part in name.split("/")):
-            continue
-        if name.startswith(unread):
-            continue
-        content = files[name].read_bytes()
-        if files[name].suffix in TEXT:
-            content = content.replace(b"\r\n", b"\n")
-        digest.update(f"{name}\0{len(content)}\0".encode() + content)
-    return digest.hexdigest()
-
-
-def inputs_digest(notebook: Any, data: Path) -> str:
-    """SHA-256 of what a notebook's outputs come from: the sources of its code cells, and the files in `data`.
-
-    The address that the Colab cell carries is left out, and so are exercises: they change no output.
-    """
-    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code" and not is_exercise(cell)]
-    unread = tuple(name for name, word in READ_BY.items() if not any(word in source for source in sources))
-    digest = hashlib.sha256(data_digest(data, unread).encode())
-    for source in sources:
-        digest.update(b"\0" + ADDRESS.sub('REPOSITORY = ""', source.replace("\r\n", "\n")).encode())
-    return digest.hexdigest()
 
 
 @contextmanager
@@ -201,11 +155,6 @@ def write_html(path: Path) -> Path:
     page = path.with_suffix(".html")
     page.write_text(html, encoding="utf-8")
     return page
-
-
-def is_exercise(cell: Any) -> bool:
-    """Whether the learner has to fill the cell in: it is not run here, and its solution is."""
-    return "exercise" in cell.metadata.get("tags", [])
 
 
 def _injected(cell: Any) -> bool:

@@ -13,7 +13,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from nbval.plugin import find_comment_markers, find_metadata_tags
 
-from ddpo_utils.notebooks import data_digest, inputs_digest, is_exercise, readme_figures, write_back
+from ddpo_utils.notebook_inputs import data_digest, inputs_digest, is_exercise
+from ddpo_utils.notebooks import readme_figures, write_back
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
