@@ -6,7 +6,8 @@ import re
 import subprocess
 from pathlib import Path
 
-from .notebooks import ADDRESS, find_notebooks, write_notebook
+from .notebook_inputs import ADDRESS
+from .notebooks import find_notebooks, write_notebook
 from .profiles import CourseError
 
 __all__ = ["web_address", "write_address"]

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["data_digest", "inputs_digest", "is_exercise"]
+__all__ = ["ADDRESS", "data_digest", "inputs_digest", "is_exercise"]
 
 TEXT = {".csv", ".json", ".jsonl", ".md", ".txt", ".yaml"}
 ADDRESS = re.compile(r'^REPOSITORY = "[^"\n]*"', re.MULTILINE)
