@@ -85,7 +85,8 @@ def build_comparisons(
         (names of systems), samples (which stories stand where).
 
     Raises:
-        CourseError: the names are equal; a column is missing; no prompt is common; one has too few stories or two texts.
+        CourseError: the names are equal; a column or a common prompt is missing; a prompt has too few stories or two
+            texts.
     """
     if systems[0] == systems[1] or "undecided" in systems:
         raise CourseError("The two systems need two names, and neither may be 'undecided'.")
