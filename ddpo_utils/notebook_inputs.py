@@ -17,6 +17,7 @@ UNREAD = {"results/benchmarks.json", "results/training.json"}  # no notebook rea
 READ_BY = {
     "claims.json": "world_runs", "results/world": "world_runs", "results/rivals": "world_runs",
     "contrasts.jsonl": "trust_table", "results/measures": "trust_table", "ratings/": "read_labels",
+    "your_own/": "your_own",
 }  # fmt: skip
 
 
