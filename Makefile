@@ -1,6 +1,8 @@
 # make course      set up, fetch the models, run every notebook (results in build/laptop)
 # make test        set up, ruff, unit tests, every notebook's stored outputs        make test-all   and what is slow
 # make notebooks   run every notebook and store its outputs in notebooks/
+# make workshop    set up, fetch, and rehearse what a room will do; the last line says "ready" or what to do
+# make wheelhouse  all wheels of the course into build/wheelhouse, for machines without a network (FOLDER=... elsewhere)
 # make colab       write this clone's address into the notebooks' Colab cells       make clean      undo all of it
 #
 # All is installed into .venv, with its own torch; what the system's Python has is neither used nor changed. To keep a
@@ -13,7 +15,9 @@ WORKERS ?= 2  # processes for the unit tests; the notebooks read each other's fi
 # The pins are tested on Linux; elsewhere pyproject.toml's ranges decide.
 PINS := $(if $(filter Linux,$(shell uname -s)),-c .ci/constraints.txt)
 
-.PHONY: course test test-all notebooks colab clean
+FOLDER ?= build/wheelhouse
+
+.PHONY: course test test-all notebooks workshop wheelhouse colab clean
 
 course: $(READY)
 	$(RUN) -m ddpo_utils fetch
@@ -30,6 +34,13 @@ test-all: test
 
 notebooks: $(READY)
 	$(RUN) -m ddpo_utils run --profile laptop --write-back
+
+workshop: $(READY)
+	$(RUN) -m ddpo_utils fetch
+	$(RUN) -m ddpo_utils doctor --workshop
+
+wheelhouse: $(READY)
+	$(RUN) -m ddpo_utils wheelhouse "$(FOLDER)"
 
 colab: $(READY)
 	$(RUN) -m ddpo_utils colab

@@ -152,7 +152,10 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser("plan", parents=[profile, settings], help="memory, tokens and hours of a run, offline")
     one.add_argument("--gpu-memory", type=float, default=80, metavar="GB", help="24, 40, 80, 141 ... (default: 80)")
     one.add_argument("--gpus", type=int, default=1)
-    commands.add_parser("doctor", help="what this machine can run, what is missing, and what mends it")
+    one = commands.add_parser("doctor", help="what this machine can run, what is missing, and what mends it")
+    one.add_argument("--workshop", action="store_true", help="rehearse what a room will do; ends with: ready")
+    one = commands.add_parser("wheelhouse", help="all wheels of the course in a folder, for machines without a network")
+    one.add_argument("folder", type=Path)
     commands.add_parser("fetch", parents=[profile], help="fetch the profile's model and encoders")
     one = commands.add_parser("record", help="make the recorded runs in data/ again")
     one.add_argument("--development", action="store_true", help="the trials that chose the settings")
@@ -216,8 +219,14 @@ def _carry_out(args: argparse.Namespace) -> bool:
         show(_profile(args), args.gpu_memory, args.gpus)
     elif args.command == "doctor":
         from .doctor import doctor
+        from .workshop import preflight
 
-        return doctor()
+        return preflight() if args.workshop else doctor()
+    elif args.command == "wheelhouse":
+        from .notebooks import course_root
+        from .workshop import wheelhouse
+
+        wheelhouse(args.folder, course_root())
     elif args.command == "fetch":
         profile = get_profile(args.profile)
         fetch(profile)

@@ -9,13 +9,13 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .profiles import PROFILES, WRITING_PROMPTS, CourseError, Profile, cache_dir, data_dir, get_profile
 
-__all__ = ["Finding", "available_memory", "doctor", "estimate_memory", "lacking"]
+__all__ = ["PARTS", "Finding", "available_memory", "doctor", "estimate_memory", "lacking", "report"]
 
 GB = 1e9
 _HERE = os.path.relpath(sys.executable)
@@ -190,18 +190,27 @@ def _recommended() -> str:
     return next((name for name in order if not lacking(PROFILES[name])), "none until the lines above are mended")
 
 
-def doctor() -> bool:
-    """Print the report; True if the default profile (DDPO_PROFILE, else laptop) can run here. Never a traceback."""
-    for title, part in (
-        ("This machine", _machine), ("Packages", _packages), ("torch", _torch), ("Models", _models),
-        ("Profiles (peak memory of training on this machine, estimated by ddpo_utils/plan.py)", _profiles),
-    ):  # fmt: skip
-        print(title)
+PARTS = {"This machine": _machine, "Packages": _packages, "torch": _torch, "Models": _models}
+
+
+def report(parts: Mapping[str, Callable[[], Iterable[Finding]]]) -> list[Finding]:
+    """Print each part under its title and return all findings; a part that breaks is a finding and no traceback."""
+    found = []
+    for title, part in parts.items():
+        print(title, flush=True)
         try:
             for finding in part():
-                print(finding)
+                print(finding, flush=True)
+                found.append(finding)
         except Exception as error:  # a broken package must not silence the rest of the report
-            print(Finding("unknown", f"{type(error).__name__}: {str(error).splitlines()[:1]}", INSTALL))
+            found.append(Finding("unknown", f"{type(error).__name__}: {str(error).splitlines()[:1]}", INSTALL))
+            print(found[-1])
+    return found
+
+
+def doctor() -> bool:
+    """Print the report; True if the default profile (DDPO_PROFILE, else laptop) can run here. Never a traceback."""
+    report(PARTS | {"Profiles (peak memory of training on this machine, estimated by ddpo_utils/plan.py)": _profiles})
     try:
         default = get_profile()
         faults = lacking(default)
