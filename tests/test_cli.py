@@ -15,8 +15,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 from ddpo_utils import cli, doctor, encoders, notebooks, plan, smollm2
-from ddpo_utils.colab import web_address, write_address
-from ddpo_utils.profiles import PROFILES, CourseError, cache_dir, get_profile
+from ddpo_utils.profiles import PROFILES, cache_dir, get_profile
 
 SMOLLM2 = cache_dir() / "models" / "SmolLM2-135M-Instruct"  # in the user's cache: read before tests get their own
 PARAMETERS = new_code_cell('profile = ""', id="parameters", metadata={"tags": ["parameters"]})
@@ -264,39 +263,6 @@ def test_fetch_asks_every_encoder_once(monkeypatch: pytest.MonkeyPatch, fake_enc
     )
     cli.fetch(get_profile("laptop"))
     assert asked == ["model", "minilm", "stylometric", "wordllama", "delta"]
-
-
-@pytest.mark.parametrize(
-    ("remote", "address"),
-    [
-        ("https://github.com/someone/ddpo.git", "https://github.com/someone/ddpo"),
-        ("git@github.com:someone/ddpo.git", "https://github.com/someone/ddpo"),
-        ("ssh://git@example.org:2222/group/sub/ddpo", "https://example.org/group/sub/ddpo"),
-        ("https://user:secret@example.org/someone/ddpo/", "https://example.org/someone/ddpo"),
-    ],
-)
-def test_colab_writes_the_remote_in_its_https_form(tmp_path: Path, remote: str, address: str) -> None:
-    (tmp_path / "notebooks").mkdir()
-    path = tmp_path / "notebooks" / "01_try.ipynb"
-    source = 'REPOSITORY = ""  # where this is\nimport os'
-    nbformat.write(new_notebook(cells=[new_code_cell(source)]), path)
-    (tmp_path / "README.md").write_text("Title\n<!-- colab -->\nold\n<!-- /colab -->\nend\n")
-    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
-    with pytest.raises(CourseError, match="no git remote"):
-        write_address(tmp_path)
-    subprocess.run(["git", "-C", str(tmp_path), "remote", "add", "origin", remote], check=True)
-    assert write_address(tmp_path) == address
-    assert f'REPOSITORY = "{address}"  # where this is\nimport os' == nbformat.read(path, as_version=4).cells[0].source
-    readme = (tmp_path / "README.md").read_text()
-    assert "secret" not in readme and readme.endswith("<!-- /colab -->\nend\n")
-    assert ("colab.research.google.com/github/someone/ddpo/blob" in readme) == ("github.com" in address)
-
-
-def test_colab_refuses_a_remote_that_is_a_folder(tmp_path: Path) -> None:
-    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
-    subprocess.run(["git", "-C", str(tmp_path), "remote", "add", "origin", str(tmp_path)], check=True)
-    with pytest.raises(CourseError, match="no address on the web"):
-        web_address(tmp_path)
 
 
 def test_import_needs_numpy_and_torch_alone() -> None:
