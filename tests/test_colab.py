@@ -8,10 +8,14 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 
 from ddpo_utils.colab import web_address, write_address
 from ddpo_utils.notebook_inputs import ADDRESS, inputs_digest
-from ddpo_utils.profiles import CourseError
+from ddpo_utils.policy import number_type
+from ddpo_utils.profiles import CourseError, get_profile
+from ddpo_utils.recipes import trainer_arguments
+from ddpo_utils.runs import process
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -129,3 +133,20 @@ def test_the_course_itself_holds_no_dead_link() -> None:
         assert all(link.startswith(home) for link in links), f"{path.name}: run `make colab`"
         if path in texts:
             assert all(link.endswith(f"/notebooks/{path.name}") for link in links), f"{path.name}: run `make colab`"
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)]
+)
+def test_a_t4_trains_in_fp16_and_newer_cards_in_bf16(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capability: tuple[int, int], dtype: torch.dtype
+) -> None:
+    """The card itself is not here: what it says of itself is put in its place."""
+    process()  # finds this machine's devices before another is pretended
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
+    profile = get_profile("colab")
+    assert number_type(profile) == dtype
+    asked = trainer_arguments(lambda **given: given, tmp_path, profile, batch=profile.batch_size, most=2)
+    assert asked["fp16"] == (dtype == torch.float16) and asked["bf16"] == (dtype == torch.bfloat16)
+    assert not asked["use_cpu"]
