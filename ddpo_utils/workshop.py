@@ -74,9 +74,9 @@ def _kernel() -> Iterator[Finding]:
         path = Path(folder) / "00_preflight.ipynb"
         nbformat.write(new_notebook(cells=[new_code_cell("import ipywidgets\nimport ddpo_utils.plots")]), path)
         done = execute(path, get_profile("smoke"), Path(folder) / "out", offline=True)
-    yield Finding(
-        "notebooks", done.fault or f"a kernel starts and runs, {done.seconds:.0f} s", INSTALL * bool(done.fault)
-    )
+    mend = f"{INSTALL}; where that is done, close other programs, and let kernels connect to 127.0.0.1"
+    value = done.fault or f"a kernel starts and runs, {done.seconds:.0f} s"
+    yield Finding("notebooks", value, mend if done.fault else "")
 
 
 def _training() -> Iterator[Finding]:
@@ -85,7 +85,7 @@ def _training() -> Iterator[Finding]:
     from .recipes import train_sft
 
     profile = get_profile()
-    if not profile.sft_steps:
+    if not (profile.sft_steps and profile.steps):
         yield Finding("live training", f"hours: `python -m ddpo_utils plan --profile {profile.name}` says how many")
         return
     taken = {}
