@@ -17,7 +17,7 @@ from .tools import EXERCISES, Learner, NotYet, Outcome
 
 __all__ = ["check", "exercises"]
 
-MODULES = ("gap", "deviation", "loss", "training", "evaluation", "orpo", "claims", "asking")  # notebooks 01 to 08
+MODULES = ("gap", "deviation", "loss", "training", "evaluation", "orpo", "claims", "asking", "own_data")  # 01 to 09
 
 
 def exercises() -> list[str]:
