@@ -1,4 +1,4 @@
-"""The page for raters as a file; what it does in a browser is tested in tests/slow/test_rating_page.py."""
+"""The page for raters as a file; what it does in a browser is tested in tests/slow/test_rating_page_browser.py."""
 
 from __future__ import annotations
 
