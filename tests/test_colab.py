@@ -86,6 +86,7 @@ def test_the_address_and_badges_of_each_remote(clone: Path, remote: str, address
     readme = (clone / "README.md").read_text()
     assert OPEN.findall(readme) == ([links[0], *links] if address == GITHUB else [])
     assert readme.startswith("# Title\n") and readme.endswith("Text.\n")
+    assert address == GITHUB or readme == "# Title\n\nText.\n", "without badges the README stays as it is"
 
 
 def test_badges_are_taken_away_with_the_remote_that_they_named(clone: Path) -> None:

@@ -137,7 +137,7 @@ def test_a_browser_is_a_hint_and_no_condition(ready: None, monkeypatch: pytest.M
 def test_the_wheelhouse_asks_pip_for_the_course_and_the_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """pip itself is not run here: tests/slow builds a wheelhouse and installs from it."""
+    """pip itself is not run here: tests/slow/test_wheelhouse.py runs it."""
     asked = []
 
     def run(command: list[str]) -> subprocess.CompletedProcess[str]:
