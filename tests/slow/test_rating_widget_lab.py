@@ -19,7 +19,7 @@ import nbformat
 import pandas as pd
 import psutil
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, TimeoutError, expect, sync_playwright
 
 from ddpo_utils.comparisons import Comparisons, build_comparisons, read_comparisons, write_comparisons
 from ddpo_utils.corpus import load_stories
@@ -107,7 +107,10 @@ def run_cell(page: Page) -> None:
     cell = page.locator(".jp-CodeCell").first
     for _ in range(12):
         page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
-        cell.locator(".cm-content").click()
+        if (dialog := page.locator(".jp-Dialog .jp-mod-accept")).count():  # a slow start may end in a question
+            dialog.first.click()
+        with suppress(TimeoutError):
+            cell.locator(".cm-content").click(timeout=PATIENCE / 12)
         page.keyboard.press("Control+Enter")
         with suppress(AssertionError):
             expect(cell.locator(".jp-InputPrompt")).to_have_text(re.compile(r"\[\d+\]:"), timeout=PATIENCE / 12)
