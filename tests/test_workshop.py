@@ -61,6 +61,7 @@ def ready(monkeypatch: pytest.MonkeyPatch, tiny_folder: Path, tmp_path: Path) ->
     (tmp_path / "pyproject.toml").touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DDPO_MODEL", str(tiny_folder))
+    monkeypatch.setenv("DDPO_CACHE", str(tmp_path / "cache"))  # what is put there is for no other test
     monkeypatch.setattr(doctor, "available_memory", lambda: 16e9)
     monkeypatch.setattr(workshop, "ROOM", 0)
     (cache_dir() / "models" / "SmolLM2-135M-Instruct").mkdir(parents=True, exist_ok=True)
