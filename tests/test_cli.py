@@ -14,7 +14,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from ddpo_utils import cli, doctor, encoders, notebooks, plan, smollm2
+from ddpo_utils import cli, commands, doctor, encoders, notebooks, plan, smollm2
 from ddpo_utils.profiles import PROFILES, cache_dir, get_profile
 
 SMOLLM2 = cache_dir() / "models" / "SmolLM2-135M-Instruct"  # in the user's cache: read before tests get their own
@@ -43,7 +43,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         notebook = new_notebook(cells=[PARAMETERS, new_code_cell(code, id="code")])
         nbformat.write(notebook, tmp_path / "notebooks" / f"{name}.ipynb")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "fetch", lambda profile: None)
+    monkeypatch.setattr(commands, "fetch", lambda profile: None)
     monkeypatch.setattr(doctor, "lacking", lambda profile: [])
     return tmp_path
 
@@ -76,7 +76,7 @@ def test_run_uses_this_python_whatever_kernels_the_user_has(clone: Path, monkeyp
     (kernel / "kernel.json").write_text('{"argv": ["/nonexistent", "{connection_file}"], "display_name": "other"}')
     monkeypatch.setenv("JUPYTER_PATH", str(clone / "user"))
     monkeypatch.setenv("JUPYTER_DATA_DIR", str(clone / "user"))
-    assert cli.run(get_profile("smoke"), ["01"])
+    assert commands.run(get_profile("smoke"), ["01"])
     assert os.environ["JUPYTER_PATH"] == str(clone / "user")
 
 
@@ -91,7 +91,7 @@ def test_run_leaves_exercises_to_the_learner(clone: Path) -> None:
     path = clone / "notebooks" / "01_good.ipynb"
     exercise = new_code_cell("raise SystemError('not yet')", metadata={"tags": ["exercise"]})
     nbformat.write(new_notebook(cells=[PARAMETERS, exercise, new_code_cell("print(profile)")]), path)
-    assert cli.run(get_profile("smoke"), ["01"], write_back=True)
+    assert commands.run(get_profile("smoke"), ["01"], write_back=True)
     stored = nbformat.read(path, as_version=4).cells
     assert [cell.execution_count for cell in stored] == [1, None, 2]
     assert stored[1].source == exercise.source and stored[1].outputs == [] and stored[2].outputs[0].text == "smoke\n"
@@ -261,7 +261,7 @@ def test_fetch_asks_every_encoder_once(monkeypatch: pytest.MonkeyPatch, fake_enc
     monkeypatch.setattr(
         encoders, "load_encoder", lambda name: asked.append(name) or fake_encoder({"A story begins.": [1.0]})
     )
-    cli.fetch(get_profile("laptop"))
+    commands.fetch(get_profile("laptop"))
     assert asked == ["model", "minilm", "stylometric", "wordllama", "delta"]
 
 

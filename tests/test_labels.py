@@ -340,7 +340,7 @@ def test_a_draw_s_alpha_is_that_of_the_drawn_items(monkeypatch: pytest.MonkeyPat
         seen["statistic"], seen["clusters"] = statistic, clusters
         return share_interval([1], [2])
 
-    monkeypatch.setattr("ddpo_utils.labels.bootstrap_interval", keep)
+    monkeypatch.setattr("ddpo_utils.agreement.bootstrap_interval", keep)
     agreement(labels, "best")
     paired = labels[labels.groupby("item")["rater"].transform("size") > 1]
     groups = [own for _, own in paired.groupby("prompt_id")]
