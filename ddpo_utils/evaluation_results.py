@@ -19,6 +19,7 @@ from .corpus import decisions
 from .encoders import load_encoder
 from .metrics import check_stories, prompt_table
 from .profiles import CourseError, Profile
+from .rates import share_interval
 from .runs import run_facts
 from .sampling import DECODING
 from .stats import difference, mean_interval, verdict
@@ -39,6 +40,7 @@ MEASURES = {  # of diversity, with the setting that names the encoder; the secon
     "semantic": "semantic", "style": "style", "semantic, 2nd": "judge_semantic", "style, 2nd": "judge_style",
 }  # fmt: skip
 FAULTS = ["short", "cut", "repeating", "off_topic", "implausible"]
+SHARES = ("usable", *FAULTS)  # of a prompt's stories
 CUT = 25  # words at which texts are compared at a common length
 
 
@@ -78,12 +80,22 @@ def _by_prompt(
     return table
 
 
-def _plain(values: pd.Series) -> dict[str, Any] | None:
-    """An interval as JSON holds it; None where fewer than two prompts have a value."""
+def _plain(values: pd.Series, stories: pd.Series | None = None) -> dict[str, Any] | None:
+    """An interval as JSON holds it; None where fewer than two prompts have a value.
+
+    With the number of stories of each prompt the values are shares of them: no end leaves [0, 1], and where every
+    prompt has the same share (all usable, none) the interval has a width all the same.
+    """
     if values.notna().sum() < 2:
         return None
-    got = mean_interval(values)
+    got = mean_interval(values) if stories is None else share_interval(values * stories, stories)
     return {"mean": round(got.mean, 5), "low": round(got.low, 5), "high": round(got.high, 5), "n": got.n}
+
+
+def _means(table: pd.DataFrame, frame: pd.DataFrame) -> dict[str, dict[str, Any] | None]:
+    """Each measure's interval over prompts, of a row's `_by_prompt`."""
+    stories = frame.groupby("prompt_id").size()
+    return {name: _plain(table[name], stories if name in SHARES else None) for name in table}
 
 
 def _differences(tables: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Any]]:
@@ -190,7 +202,7 @@ def make_results(profile: Profile, material: Material, prompts: int, reward: Pat
         pool=len(material.pool or ()) or 70, encoders=encoders,
         cut_by_encoders=_cut_by_encoders(encoders, material.frames),
         rows={row: {"label": ROWS.get(row, row), "stories": len(material.frames[row]), "prompts": len(table),
-                    "means": {name: _plain(table[name]) for name in table}} for row, table in tables.items()},
+                    "means": _means(table, material.frames[row])} for row, table in tables.items()},
         differences=_differences(tables), verdicts=_verdicts(tables, spread),
         by_prompt={row: {"prompt_id": table.index.tolist(), **{
             name: [None if math.isnan(v) else round(float(v), 4) for v in table[name]] for name in table

@@ -84,6 +84,19 @@ def test_figures_are_means_over_prompts_of_what_the_encoders_say(run, profile):
     )
 
 
+def test_the_intervals_of_shares_stay_within_0_and_1_and_never_lose_their_width(run):
+    results, _ = run
+    for row, entry in results["rows"].items():
+        for name in ("usable", *FAULTS):
+            got, values = entry["means"][name], np.array(results["by_prompt"][row][name], dtype=float)
+            assert 0 <= got["low"] <= got["mean"] <= got["high"] <= 1, (row, name)
+            assert got["high"] - got["low"] > 0.05, (row, name)  # a few stories cannot say more, also if all are alike
+            if row != "gold":  # every prompt has as many stories
+                assert got["mean"] == pytest.approx(values.mean(), abs=1e-4)
+    alike = [entry["means"][n] for entry in results["rows"].values() for n in FAULTS if not entry["means"][n]["mean"]]
+    assert alike and all(got["low"] == 0 for got in alike)  # some fault occurs in no story of a row
+
+
 def test_differences_are_paired_by_prompt_against_gold_dpo_and_a_row_s_own_shuffled_weights(run):
     results, _ = run
     assert list(results["differences"]) == [
