@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import shutil
-import socket
 import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import nbformat
 import pandas as pd
 import psutil
 import pytest
-from playwright.sync_api import Page, TimeoutError, expect, sync_playwright
+from lab import CHROMIUM, PATIENCE, browser_page, jupyter_lab
+from playwright.sync_api import Page, TimeoutError, expect
 
 from ddpo_utils.comparisons import Comparisons, build_comparisons, read_comparisons, write_comparisons
 from ddpo_utils.corpus import load_stories
@@ -27,8 +20,6 @@ from ddpo_utils.ratings import read_ratings
 
 pytestmark = pytest.mark.slow
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-PATIENCE = 120_000  # ms: for whatever a busy machine does
 CELL = """\
 from ddpo_utils.comparisons import read_comparisons
 from ddpo_utils.rating_widget import rate
@@ -45,61 +36,6 @@ def task(folder: Path, items: int = 10) -> Comparisons:
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)], metadata=kernel)
     nbformat.write(notebook, folder / "task.ipynb")
     return read_comparisons(path)
-
-
-@contextmanager
-def jupyter_lab(folder: Path, theme: str = "JupyterLab Light") -> Iterator[tuple[str, subprocess.Popen]]:
-    """A JupyterLab of its own, with nothing of the user's settings: address of the notebook, process of the server."""
-    token, home = os.urandom(16).hex(), folder / ".home"
-    settings = home / "settings" / "@jupyterlab" / "apputils-extension"
-    settings.mkdir(parents=True)
-    (settings / "themes.jupyterlab-settings").write_text(json.dumps({"theme": theme}))
-    quiet = {"fetchNews": "false", "checkForUpdates": False}  # no question in the corner, no way out
-    (settings / "notification.jupyterlab-settings").write_text(json.dumps(quiet))
-    own = {
-        "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces", "IPYTHONDIR": "ipython",
-        "JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime",
-    }  # fmt: skip
-    variables = {**os.environ, **{name: str(home / place) for name, place in own.items()}}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
-        "--ServerApp.port_retries=0", f"--ServerApp.root_dir={folder}", f"--IdentityProvider.token={token}",
-    ]  # fmt: skip
-    with (home / "lab.log").open("w") as log:
-        server = subprocess.Popen(command, cwd=folder, env=variables, stdout=log, stderr=subprocess.STDOUT)
-    try:
-        until = time.monotonic() + 120
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/api?token={token}", timeout=10).close()
-                break
-            except OSError:
-                if server.poll() is not None or time.monotonic() > until:
-                    pytest.fail(f"JupyterLab did not start: {(home / 'lab.log').read_text()[-2000:]}")
-                time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}/lab/tree/task.ipynb?token={token}", server
-    finally:
-        kernels = psutil.Process(server.pid).children(recursive=True)
-        server.terminate()
-        server.wait(60)
-        for left in kernels:
-            if left.is_running():
-                left.kill()
-
-
-@contextmanager
-def browser_page(address: str):
-    """The notebook in a headless Chromium, 1400 pixels wide."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1400, "height": 1000})
-        page.set_default_timeout(PATIENCE)
-        page.goto(address)
-        yield page
-        browser.close()
 
 
 def run_cell(page: Page) -> None:
@@ -149,7 +85,7 @@ def kill_kernel(server: subprocess.Popen) -> None:
 @pytest.mark.skipif(CHROMIUM is None, reason="needs an installed Chromium (Debian: apt-get install chromium)")
 def test_a_whole_task_in_jupyterlab_survives_a_killed_kernel(tmp_path: Path) -> None:
     comparisons, file = task(tmp_path), tmp_path / "ratings" / "anna.json"
-    with jupyter_lab(tmp_path) as (address, server), browser_page(address) as page:
+    with jupyter_lab(tmp_path) as (address, server), browser_page(address("task.ipynb")) as page:
         run_cell(page)
         at_item(page, 1)
         press(page, "Next")
