@@ -73,7 +73,10 @@ def _cell(value: Mapping[str, float] | None) -> str:
     if value is None:
         return "-"
     digits = 3 if abs(value["mean"]) < 10 else 1
-    return f"{value['mean']:.{digits}f} ±{value['high'] - value['mean']:.{digits}f}"
+    mean, low, high = (round(value[end], digits) for end in ("mean", "low", "high"))
+    if abs((high - mean) - (mean - low)) > 1.5 * 10**-digits:  # a share's interval is not symmetric
+        return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    return f"{mean:.{digits}f} ±{value['high'] - value['mean']:.{digits}f}"
 
 
 def _sections(results: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
@@ -85,7 +88,7 @@ def _sections(results: Mapping[str, Any]) -> list[tuple[str, list[str], list[lis
     }
     alone, cut = [f"{name} (usable)" for name in names], [f"{name} ({CUT} words)" for name in names]
     parts = [
-        ("mean ± half of the 95% interval over prompts; diversity is mean pairwise cosine distance",
+        ("mean ± half of the 95% interval over prompts, or [both its ends]; diversity is mean pairwise cosine distance",
          ["reward", *names, "usable"], rows),
         ("shares of stories that fail (one can fail several checks); lengths; KL from SFT in nats a story",
          [*FAULTS, "words", "tokens", "kl"], rows),

@@ -57,7 +57,7 @@ def jupyter_lab(folder: Path, **variables: str) -> Iterator[tuple[Callable[[str]
                 if server.poll() is not None or time.monotonic() > until:
                     pytest.fail(f"JupyterLab did not start: {(home / 'lab.log').read_text()[-2000:]}")
                 time.sleep(0.5)
-        yield lambda file: f"http://127.0.0.1:{port}/lab/tree/{file}?token={token}", server
+        yield lambda file: f"http://127.0.0.1:{port}/lab/tree/{file}?token={token}&reset", server
     finally:
         kernels = psutil.Process(server.pid).children(recursive=True)
         server.terminate()

@@ -70,7 +70,7 @@ def run_all(page: Page, file: Path) -> nbformat.NotebookNode:
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_learner_runs_all_cells_and_sees_the_key_figure(name: str, course: Path, lab: Callable[[str], str]) -> None:
-    with browser_page(lab(f"notebooks/{name}?reset")) as page:
+    with browser_page(lab(f"notebooks/{name}")) as page:
         notebook = run_all(page, course / "notebooks" / name)
         for cell in notebook.cells:
             if cell.cell_type == "code":
