@@ -95,11 +95,12 @@ def train_arms(
     """
     sft = sft or folder / "sft"
     needed = not arms or any(arm.partition("-")[0] not in ("orpo", "dorpo") for arm in arms)
-    records = {"sft": train_sft(profile, stories, sft)} if needed and not is_plain_adapter(sft) else {}
     arms = [arm for arm in arms if arm != "sft"]
-    if arms:
+    if arms:  # before SFT: what is wrong with scores or encoders is said now, and not after hours
         pairs = make_pairs(stories, min_gap=profile.min_gap, seed=profile.seed)
         weights = arm_weights(stories, pairs, profile, arms)
+    records = {"sft": train_sft(profile, stories, sft)} if needed and not is_plain_adapter(sft) else {}
+    if arms:
         there = is_plain_adapter(sft) or (sft / "run.json").is_file()
         watch = _watched(profile, stories, sft) if there else None
     for arm in arms:

@@ -99,13 +99,19 @@ def train(profile: Profile, methods: Sequence[str], output: Path | None = None, 
     from .runs import process
 
     folder = output or work_dir(profile) / "adapters"
+    if sft and not any((sft / name).is_file() for name in ("adapter_config.json", "config.yaml")):
+        raise CourseError(
+            f"There is no SFT adapter in {sft}: check --sft, or leave it out, and one is trained in {folder / 'sft'}."
+        )
     arms = [arm_name(method, profile.weights) for method in methods]
     records = train_arms(profile, training_stories(profile), folder, arms, sft)
     if process().is_main_process:
         for arm, record in records.items():
             place = sft if sft and arm == "sft" else folder / arm
             steps = record["log"][-1]["step"] if record["log"] else 0
-            print(f"{arm}: {steps} steps in {record['seconds'] / 60:.1f} minutes; adapter in {os.path.relpath(place)}")
+            place = place if output or place == sft else os.path.relpath(place)
+            number = f"{steps} step{'s' * (steps != 1)}"
+            print(f"{arm}: {number} in {record['seconds'] / 60:.1f} minutes; adapter in {place}")
             if "unused_responses" in record:
                 print(f"{arm}: {record['unused_responses']} responses are in no pair; {record['unused_pairs']} pairs "
                       "fewer than the other arms have")  # fmt: skip

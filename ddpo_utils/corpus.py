@@ -188,8 +188,10 @@ def score_groups(stories: pd.DataFrame) -> list[np.ndarray]:
     Positions, since a frame for each of 95,000 prompts would take most of the time.
     """
     if stories["score"].isna().any():
-        row = stories.index[stories["score"].isna()][0]
-        raise CourseError(f"The story in row {row} has no score: pairs need a number for every response.")
+        first = stories[stories["score"].isna()].iloc[0]
+        raise CourseError(
+            f"The response with index {first.name} (prompt {first['prompt_id']}) has no score: pairs need one for each."
+        )
     if not stories.index.is_unique:
         raise CourseError("The frame's index repeats: call reset_index(drop=True) on it before making pairs.")
     number = stories.groupby("prompt_id", sort=True).ngroup().to_numpy()

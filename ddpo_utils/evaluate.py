@@ -21,7 +21,7 @@ import numpy as np
 
 from .arms import all_stories, training_stories
 from .corpus import load_prompts
-from .evaluation_results import ROWS, Material, make_results
+from .evaluation_results import ROWS, Material, find_trial, make_results
 from .evaluation_table import make_notes, show_table, write_tables
 from .metrics import words
 from .model_card import model_card
@@ -208,6 +208,8 @@ def evaluate(
         )
     if profile.samples < 2:
         raise CourseError("Diversity needs two samples a prompt at least: raise the setting samples.")
+    if reward:
+        find_trial(profile, reward)  # said before anything is sampled
     if missing and process().is_main_process:
         print("left out, without an adapter: " + ", ".join(ROWS.get(row, row) for row in missing), flush=True)
     prompts, profile = evaluation_prompts(profile, stories), _settled(profile, folder)

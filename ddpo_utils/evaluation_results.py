@@ -27,7 +27,7 @@ from .stats import difference, mean_interval, verdict
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["CUT", "FAULTS", "MEASURES", "ROWS", "Material", "make_results"]
+__all__ = ["CUT", "FAULTS", "MEASURES", "ROWS", "Material", "find_trial", "make_results"]
 
 ROWS = {
     "gold": "Gold", "start": "starting model", "sft": "SFT", "dpo": "DPO", "dpo-matched": "DPO at DDPO-both's KL",
@@ -113,18 +113,25 @@ def _differences(tables: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Any]
     return out
 
 
+def find_trial(profile: Profile, reward: Path) -> dict[str, Any]:
+    """The trial that `python -m ddpo_utils reward` left in a folder; CourseError where there is none."""
+    from .reward_record import load_trial
+
+    trial = load_trial(profile, reward) if reward.is_dir() else None
+    if trial is None or not (reward / trial["final"]).is_dir():
+        raise CourseError(f"There is no reward's trial in {reward}: make one with `python -m ddpo_utils reward`.")
+    return trial
+
+
 def _scores(profile: Profile, material: Material, reward: Path | None) -> tuple[dict[str, Any], float | None, str]:
     """The reward's score of every story by row, the standard deviation of the training stories' scores, and what is to
     be said of quality; no scores where the reward has not passed its trial."""
     from .reward import Target, public_backbone, score_stories
-    from .reward_record import load_trial
     from .reward_trial import choose_reward
 
     if reward is None:
         return {}, None, "quality not measured: no reward was given"
-    trial = load_trial(profile, reward) if reward.is_dir() else None
-    if trial is None or not (reward / trial["final"]).is_dir():
-        raise CourseError(f"There is no reward's trial in {reward}: make one with `python -m ddpo_utils reward`.")
+    trial = find_trial(profile, reward)
     objective = trial["final"].partition("/")[0]
     accuracy = trial["accuracy"][objective]
     share = accuracy["unseen prompts and writers"] or accuracy["unseen prompts"]

@@ -50,6 +50,9 @@ def make_notes(results: Mapping[str, Any]) -> list[str]:
         )
     else:
         notes.append("Gold: fewer than two of the prompts have two responses or more.")
+    every = [*(row["means"] for row in rows.values()), *results["differences"].values()]
+    if any(value and value["low"] == value["high"] for means in every for value in means.values()):
+        notes.append("(alike): the same value for every prompt; without variation there is no interval.")
     if results["differences"]:
         number = len(results["differences"]) * len(MEASURES)
         notes.append(f"Of {number} differences in diversity one in twenty excludes 0 by chance.")
@@ -73,6 +76,8 @@ def _cell(value: Mapping[str, float] | None) -> str:
     if value is None:
         return "-"
     digits = 3 if abs(value["mean"]) < 10 else 1
+    if value["low"] == value["high"]:
+        return f"{value['mean']:.{digits}f} (alike)"
     mean, low, high = (round(value[end], digits) for end in ("mean", "low", "high"))
     if abs((high - mean) - (mean - low)) > 1.5 * 10**-digits:  # a share's interval is not symmetric
         return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"

@@ -112,6 +112,8 @@ def check_columns(parts: dict[str, Any]) -> None:
     for name in ("train_dataset", "eval_dataset"):
         data = parts.get(name)
         for part in data.values() if isinstance(data, dict) else [data] if data is not None else []:
+            if not hasattr(part, "column_names"):
+                raise ValueError(f"{name} is no datasets.Dataset: make one of rows by Dataset.from_list(rows).")
             if "weight" not in (part.column_names or list(next(iter(part)))):
                 raise ValueError(
                     f"{name} has no column 'weight': add one number a pair (1.0 for all leaves the loss as it is)."

@@ -168,6 +168,15 @@ def test_with_weights_of_one_ddpo_is_dpo(profile: Profile, tmp_path: Path) -> No
     assert curve(other)[0] == pytest.approx(0.5 * curve(dpo)[0], rel=1e-5)
 
 
+def test_what_pairs_and_weights_lack_is_said_before_sft_is_trained(profile: Profile, tmp_path: Path) -> None:
+    scoreless = STORIES.assign(score=STORIES["score"].where(STORIES.index != STORIES.index[3]))
+    with pytest.raises(CourseError, match=f"index {STORIES.index[3]} .* has no score"):
+        train_arms(profile, scoreless, tmp_path, ["dpo"])
+    with pytest.raises(CourseError, match="nobody/encoder"):
+        train_arms(replace(profile, semantic="nobody/encoder"), STORIES, tmp_path, ["ddpo"])
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_is_finished_is_kept(profile: Profile, tmp_path: Path) -> None:
     first = train_arms(profile, STORIES, tmp_path, ["sft"])
     stamp = (tmp_path / "sft" / "run.json").stat().st_mtime_ns

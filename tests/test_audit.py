@@ -95,10 +95,10 @@ def test_explained_tells_the_writer_from_chance():
 
 
 def test_explained_leaves_out_what_has_no_weight_and_deals_within_prompts():
-    weight = np.array([1.0, 2.0, np.nan, 5.0, 6.0, np.nan])
-    named = np.array(["p", "p", "x", "q", "q", "y"])
+    weight = np.array([1.0, 2.0, np.nan, 5.0, 6.0, np.nan, 9.0, 10.0])
+    named = np.array(["p", "p", "x", "q", "q", "y", "r", "r"])
     share, chance = explained(weight, named, named)
-    assert share == pytest.approx(16 / 17) and chance == pytest.approx(share)  # a deal within prompts moves no mean
+    assert share == pytest.approx(128 / 131) and chance == pytest.approx(share)  # a deal within prompts moves no mean
     with pytest.raises(ValueError, match="There are 2 weights, 3 values and 2 groups"):
         explained([1, 2], [1, 2, 3], [1, 1])
 

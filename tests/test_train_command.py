@@ -77,6 +77,15 @@ def test_flags_stand_above_a_configuration(made, place):
     assert record_of(place / "over" / "dpo")["log"][0]["learning_rate"] == 1e-3
 
 
+def test_a_wrong_place_of_sft_is_refused_and_nothing_is_trained_there(made, place, capsys):
+    (place / "empty").mkdir()
+    words = ["train", "--config", str(made / "ddpo-sem" / "config.yaml"), "--output", "lost", "--sft"]
+    for folder in ("empty", "nowhere"):
+        assert cli.main([*words, folder]) == 1
+        assert f"no SFT adapter in {folder}: check --sft, or leave it out" in capsys.readouterr().err
+    assert not (place / "nowhere").exists() and not (place / "lost").exists() and not list((place / "empty").iterdir())
+
+
 def test_an_sft_configuration_trains_sft_alone(made, place):
     assert cli.main(["train", "--config", str(made / "sft" / "config.yaml"), "--output", "alone"]) == 0
     assert [path.name for path in (place / "alone").iterdir()] == ["sft"]

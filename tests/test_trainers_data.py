@@ -92,6 +92,11 @@ def stream(data: Dataset, named: bool) -> IterableDataset:
     return data.to_iterable_dataset() if named else IterableDataset.from_generator(lambda: iter(data.to_list()))
 
 
+def test_a_list_of_rows_is_refused_with_what_makes_a_dataset_of_it(make):
+    with pytest.raises(ValueError, match=r"train_dataset is no datasets.Dataset: .*Dataset.from_list"):
+        make(Spy, make_pairs(weights=[1.0] * 8).to_list())
+
+
 @pytest.mark.parametrize("named", [True, False])
 def test_a_streamed_set_works_and_its_faults_are_found_on_the_way(make, named):
     options = {"per_device_train_batch_size": 2, "max_steps": 4, "learning_rate": 1e-3}
