@@ -18,6 +18,7 @@ from ddpo_utils.notebooks import readme_figures, write_back
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+OWN_DATA = ROOT / "notebooks" / "09_your_own_data.ipynb"
 MEND = "run `make notebooks` and commit what it writes"
 # Share of the printing cells whose output is compared strictly, by the number of the notebook; and over the course.
 STRICT, STRICT_COURSE = {"01": 0.7, "02": 0.7, "03": 0.7}, 0.5
@@ -314,3 +315,24 @@ def test_write_back_takes_outputs_and_leaves_traces(good: Any, data: Path, tmp_p
     first = source.read_bytes()
     write_back(source, executed, data)
     assert source.read_bytes() == first
+
+
+@pytest.mark.parametrize("given", ["overrides", "the cell", ""])
+def test_notebook_09_takes_the_file_that_it_is_given(given: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    file = tmp_path / "mine.jsonl"
+    lines = [{"prompt": "Write an excuse.", "text": f"Excuse number {i}.", "score": i} for i in range(3)]
+    file.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    cells = {cell.id: cell.source for cell in nbformat.read(OWN_DATA, as_version=4).cells}
+    names: dict[str, Any] = {"display": print}
+    exec(cells["params"], names)
+    names |= {"profile": "smoke"} | ({"overrides": {"data": str(file)}} if given == "overrides" else {})
+    exec(cells["imports"], names)
+    source = cells["a2"]
+    if given == "the cell":
+        source = source.replace('data = overrides.get("data", "")', f"data = {str(file)!r}")
+    exec(source, names)
+    said = capsys.readouterr().out
+    assert len(names["everything"]) == (3 if given else 60)
+    assert said.startswith("mine.jsonl:" if given else "example.jsonl:")
+    assert names["settings"].data == str(names["file"]) and ("No row has the split test" in said) == bool(given)

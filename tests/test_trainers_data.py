@@ -3,17 +3,21 @@ where they are faulty or no loss is defined for them."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset, DatasetDict, IterableDataset
 from tiny_trainers import FAULTY_WEIGHTS, SETUPS, Spy, make_pairs, maker
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
+from ddpo_utils import compute_deviation
 from ddpo_utils.trainers import DDPOTrainer, WeightedCollator
 
 
@@ -90,6 +94,31 @@ def test_weights_of_a_formatted_dataset_are_checked_as_well(make, kind):
 
 def stream(data: Dataset, named: bool) -> IterableDataset:
     return data.to_iterable_dataset() if named else IterableDataset.from_generator(lambda: iter(data.to_list()))
+
+
+def test_the_readme_s_lines_train_with_the_weights_that_they_make(tiny_folder: Path, tmp_path: Path, monkeypatch):
+    class Letters:
+        """An embedder of what the README asks for and no more: how often a text has each letter."""
+
+        def __init__(self, name: str) -> None: ...
+
+        def encode(self, texts: list[str], normalize_embeddings: bool) -> np.ndarray:
+            return np.array([[text.count(letter) + 0.1 for letter in "aeiost"] for text in texts])
+
+    monkeypatch.setattr("sentence_transformers.SentenceTransformer", Letters)
+    readme = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n(from datasets.*?)```", readme, re.DOTALL)[1]
+    here = f"DPOConfig(output_dir={str(tmp_path)!r}, max_steps=1, report_to='none', bf16=False, logging_steps=1)"
+    responses = ["a tale at sea", "oooo", "it is a test", "so it ends"]
+    names: dict[str, Any] = {
+        "corpus": [("Tell.", responses, [(1, 0), (2, 3)]), ("Tell more.", responses[::-1], [(0, 1)])],
+        "model": AutoModelForCausalLM.from_pretrained(tiny_folder),
+        "tokenizer": AutoTokenizer.from_pretrained(tiny_folder),
+    }
+    exec(code.replace("DPOConfig(...)", here), names)
+    weights = compute_deviation(responses, Letters("a name"))
+    assert [row["weight"] for row in names["rows"]] == pytest.approx([weights[1], weights[2], weights[3]])
+    assert names["trainer"].state.log_history[0]["weight"] == pytest.approx(weights[1:].mean(), rel=1e-3)
 
 
 def test_a_list_of_rows_is_refused_with_what_makes_a_dataset_of_it(make):
