@@ -104,7 +104,12 @@ def train(profile: Profile, methods: Sequence[str], output: Path | None = None, 
             f"There is no SFT adapter in {sft}: check --sft, or leave it out, and one is trained in {folder / 'sft'}."
         )
     arms = [arm_name(method, profile.weights) for method in methods]
-    records = train_arms(profile, training_stories(profile), folder, arms, sft)
+    stories = training_stories(profile)
+    if process().is_main_process:
+        print(
+            f"{len(stories):,} responses; one after the other, what is finished is kept: {', '.join(arms)}", flush=True
+        )
+    records = train_arms(profile, stories, folder, arms, sft)
     if process().is_main_process:
         for arm, record in records.items():
             place = sft if sft and arm == "sft" else folder / arm
