@@ -18,6 +18,7 @@ __all__ = ["main"]
 def _parser() -> argparse.ArgumentParser:
     from .compare_command import add_arguments as add_compare
     from .judge_command import add_arguments as add_judge
+    from .ratings_command import add_arguments as add_ratings
     from .sample_command import add_arguments
 
     parser = argparse.ArgumentParser(prog="python -m ddpo_utils", description="The DDPO course's commands.")
@@ -66,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     add_arguments(commands.add_parser("sample", help="sample a model behind an OpenAI-compatible endpoint"))
     add_compare(commands.add_parser("compare", help="blind comparisons of two sample files, for human raters"))
     add_judge(commands.add_parser("judge", help="have a model behind an endpoint rate blind comparisons"))
+    add_ratings(commands.add_parser("ratings", help="what the raters' files say: win rates, agreement, position"))
     commands.add_parser("colab", help="write this clone's address into the notebooks' Colab cells")
     return parser
 
@@ -159,6 +161,10 @@ def _carry_out(args: argparse.Namespace) -> bool:
         from .judge_command import judge_file
 
         judge_file(args)
+    elif args.command == "ratings":
+        from .ratings_command import show_ratings
+
+        show_ratings(args)
     elif args.command == "colab":
         from .colab import write_address
         from .notebooks import course_root

@@ -45,13 +45,16 @@ def read_stories(where: str) -> pd.DataFrame:
         The file's columns, prompt_id, prompt and text among them.
 
     Raises:
-        CourseError: there are no samples; they are of several sources, or of several runs; the prompts are unknown.
+        CourseError: there is no such file, or it holds no samples; they are of several sources, or of several runs;
+            the prompts are unknown.
     """
     from .corpus import load_prompts
 
     path, source = where, ""
     if not Path(where).exists() and Path(where.rpartition(":")[0]).is_file():
         path, _, source = where.rpartition(":")
+    if not Path(path).is_file():
+        raise CourseError(f"There is no file {path}: check the path.")
     stories = read_samples(path)
     if not {"prompt_id", "text"} <= set(stories):
         raise CourseError(f"{path} holds no samples: each line needs prompt_id and text.")
@@ -88,18 +91,25 @@ def compare(args: argparse.Namespace) -> None:
     """Build the comparisons that the flags of `add_arguments` ask for; three lines say what to do with them.
 
     Raises:
-        CourseError: as `read_stories`, `build_comparisons` and `write_comparisons`.
+        CourseError: both sets of stories are the same, a file stands where the folder should be, or as `read_stories`,
+            `build_comparisons` and `write_comparisons`.
     """
     a, b = map(read_stories, args.samples)
-    folder = args.output or work_dir("compare")
+    if a[["prompt_id", "text"]].equals(b[["prompt_id", "text"]]):
+        raise CourseError(f"{' and '.join(args.samples)} are the same stories: name the samples of two systems.")
     comparisons, key = build_comparisons(a, b, tuple(args.names), args.per_side, args.prompts, args.seed)
+    folder = args.output or work_dir("compare")
+    if files := [place for place in (folder, *folder.parents) if place.is_file()]:
+        raise CourseError(f"{files[0]} is a file: name a folder.")
     page = write_page(comparisons, write_comparisons(folder, comparisons, key).with_suffix(".html"))
     _warn_of_length(comparisons)
-    common = len(set(a["prompt_id"]) & set(b["prompt_id"]))
+    (folder / "ratings").mkdir(exist_ok=True)
+    made, common = len(comparisons.items), len(set(a["prompt_id"]) & set(b["prompt_id"]))
+    what = f"{made} comparison{'s' * (made > 1)}, of {common} prompts that both answered"
+    if made < args.prompts:
+        what = f"{made} comparison{'s' * (made > 1)} ({args.prompts} were asked for; "
+        what += f"{common} prompt{'s are' if common > 1 else ' is'} in both files)"
     place = Path(os.path.relpath(folder))
-    print(
-        f"{len(comparisons.items)} comparisons, of {common} prompts that both answered: {os.path.relpath(page)} for "
-        "any browser, and comparisons.json beside it for notebooks."
-    )
+    print(f"{what}: {os.path.relpath(page)} for any browser, and comparisons.json beside it for notebooks.")
     print(f"Send the page to raters; keep {place / 'key.json'}, which tells what system wrote which set, from them.")
-    print(f"Put the files that they send back into {place / 'ratings'}, and read them with the key in notebook 08.")
+    print(f"Put what they send back into {place / 'ratings'}; `python -m ddpo_utils ratings {place}` makes the table.")

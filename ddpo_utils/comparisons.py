@@ -85,11 +85,13 @@ def build_comparisons(
         (names of systems), samples (which stories stand where).
 
     Raises:
-        CourseError: the names are equal; a column or a common prompt is missing; a prompt has too few stories or two
-            texts.
+        CourseError: the names are equal or empty; the seed is below 0; a column or a common prompt is missing; a
+            prompt has too few stories or two texts.
     """
-    if systems[0] == systems[1] or "undecided" in systems:
-        raise CourseError("The two systems need two names, and neither may be 'undecided'.")
+    if len({"", UNDECIDED, *(name.strip() for name in systems)}) < 4:
+        raise CourseError("The two systems need two names, and neither may be empty or 'undecided'.")
+    if seed < 0:
+        raise CourseError(f"The seed is 0 at least; got {seed}.")
     if per_side < 1 or (prompts is not None and prompts < 1):
         raise CourseError("A comparison needs at least one story a side, and there must be at least one comparison.")
     for frame in (a, b):
@@ -173,9 +175,12 @@ def read_comparisons(path: str | Path) -> Comparisons:
     """The comparisons of a file.
 
     Raises:
-        CourseError: there is none, it holds something else, or its texts were changed after it was built.
+        CourseError: there is none, it holds something else (such as the key), or its texts were changed after it was
+            built.
     """
     content = _read(path, "comparisons")
+    if {"comparisons", "systems"} <= content.keys():
+        raise CourseError(f"{path} is the key: give for_raters/comparisons.json, which stands beside it.")
     try:
         comparisons = Comparisons(content["id"], content["shown"], content["items"])
         whole = comparisons.id == _identity(comparisons.items) and comparisons.per_side == len(

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ class Journal:
     """Records of answers in a JSONL file, by (prompt_id, sample), one line a story, a call's lines together.
 
     A context manager that keeps other processes out while it is open. What a killed run left of its last call is cut
-    off; a file of anything else is refused and left alone.
+    off; a file of anything else is refused and left alone. Where nothing was stored, no file is left.
 
     Args:
         path: the file; it may grow by further prompts and samples.
@@ -53,12 +54,21 @@ class Journal:
             self._file = self.path.open("ab", buffering=0)
             self._file.truncate(whole)
         except BaseException:
-            self._lock.release()
+            self._release(empty=True)
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+        empty = self.path.stat().st_size == 0
+        if empty:
+            self.path.unlink()
+        self._release(empty)
+
+    def _release(self, empty: bool) -> None:
+        with suppress(OSError):  # Windows removes no open file
+            if empty:
+                os.unlink(self._lock.lock_file)
         self._lock.release()
 
     def __contains__(self, call: tuple[Any, int]) -> bool:

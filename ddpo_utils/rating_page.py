@@ -24,9 +24,9 @@ def _hash(template: str, tag: str) -> str:
 def write_page(comparisons: Comparisons, path: str | Path) -> Path:
     """Write the rating page, whole or not at all.
 
-    The page keeps every choice in the browser at once and hands the answers over as a download, `<rater>.json`, which
-    `ratings.read_ratings` reads. Its Content-Security-Policy allows its own script and style, by their hashes, and
-    nothing else; the texts are data in it and are never read as HTML.
+    The page keeps every choice in the browser at once and hands the answers over as a download, which
+    `ratings.read_ratings` reads: `<rater>-<first six of the comparisons' id>.json`. Its Content-Security-Policy allows
+    its own script and style, by their hashes, and nothing else; the texts are data in it and are never read as HTML.
 
     Args:
         comparisons: what is rated; the page holds nothing else, and no key.

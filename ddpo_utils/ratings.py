@@ -9,10 +9,14 @@ from typing import Any
 from .comparisons import Comparisons, _read, write_json
 from .profiles import CourseError
 
-__all__ = ["Ratings", "read_ratings"]
+__all__ = ["ForeignRatings", "Ratings", "own_files", "read_ratings"]
 
 KINDS = ("person", "model")
 UNREADABLE = "unreadable"  # a model's words that are none of the answers: a failure, and not "undecided"
+
+
+class ForeignRatings(CourseError):
+    """A ratings file belongs to other comparisons than those at hand."""
 
 
 def _check(answer: dict[str, Any], comparisons: Comparisons, path: Any, kind: str) -> None:
@@ -37,8 +41,8 @@ def read_ratings(path: str | Path, comparisons: Comparisons | None = None) -> di
         comparisons: what the answers must belong to; None leaves that unchecked.
 
     Raises:
-        CourseError: there is none; it holds something else; it belongs to other comparisons; an answer is none of
-            those allowed, or stands twice.
+        ForeignRatings: it belongs to other comparisons.
+        CourseError: there is none; it holds something else; an answer is none of those allowed, or stands twice.
     """
     content = _read(path, "ratings")
     answers = content.get("answers")
@@ -47,7 +51,10 @@ def read_ratings(path: str | Path, comparisons: Comparisons | None = None) -> di
         raise CourseError(f"{path} does not hold ratings: name a file that the notebook, the page or a judge wrote.")
     if comparisons is not None:
         if content["comparisons"] != comparisons.id:
-            raise CourseError(f"{path} rates other comparisons than these.")
+            raise ForeignRatings(
+                f"{path} rates other comparisons ({content['comparisons']}) than these ({comparisons.id}): read it "
+                "with the key written beside its page, or take it out of this folder."
+            )
         for answer in content["answers"]:
             _check(answer, comparisons, path, content["kind"])
     places = [(answer.get("item"), answer.get("order")) for answer in content["answers"]]
@@ -56,11 +63,30 @@ def read_ratings(path: str | Path, comparisons: Comparisons | None = None) -> di
     return content
 
 
+def own_files(folder: str | Path, comparisons: Comparisons) -> list[Path]:
+    """The ratings files in a folder that hold answers to these comparisons; a line says which rate others.
+
+    Args:
+        folder: of ratings files (every .json in it); it may be missing.
+        comparisons: what was rated.
+
+    Raises:
+        CourseError: as `read_ratings`, but for files of other comparisons.
+    """
+    own = []
+    for path in sorted(Path(folder).glob("*.json")):
+        try:
+            own += [path] if read_ratings(path, comparisons)["answers"] else []
+        except ForeignRatings as fault:
+            print(f"Left out: {fault}")
+    return own
+
+
 class Ratings:
     """The answers of one rater to some comparisons, kept in a file.
 
     Args:
-        folder: where the file `<rater>.json` stands or is begun.
+        folder: where the file `<rater>.json` stands or is begun, or the page's download stands.
         comparisons: what is rated.
         rater: a name, by which the rater is known and goes on later.
         kind: "person" or "model".
@@ -73,7 +99,9 @@ class Ratings:
         name = re.sub(r"[^\w-]+", "-", rater.strip()).strip("-").lower()
         if not name or kind not in KINDS:
             raise CourseError("A rater needs a name with at least one letter or digit, and is a person or a model.")
-        self.path, self.comparisons, self.rater, self.kind = Path(folder) / f"{name}.json", comparisons, rater, kind
+        of_page = Path(folder) / f"{name}-{comparisons.id[:6]}.json"
+        self.path = of_page if of_page.exists() else Path(folder) / f"{name}.json"
+        self.comparisons, self.rater, self.kind = comparisons, rater, kind
         self.answers: list[dict[str, Any]] = []
         self._load()
 

@@ -219,7 +219,7 @@ def read_samples(paths: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     """Samples of one or more JSONL files as one frame, in order.
 
     Raises:
-        CourseError: a file is missing or broken off.
+        CourseError: a file is missing, broken off, or none of JSON lines.
     """
     import pandas as pd
 
@@ -227,14 +227,19 @@ def read_samples(paths: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     for path in [paths] if isinstance(paths, (str, Path)) else paths:
         if not Path(path).is_file():
             raise CourseError(f"There are no samples at {path}: run the sampling that writes them first.")
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
+        try:
+            lines = Path(path).read_text(encoding="utf-8").split("\n")
+        except UnicodeDecodeError:
+            raise CourseError(f"{path} is no text in UTF-8: name a file of samples (JSONL).") from None
         rows = []
         for number, line in enumerate(lines, 1):
             try:
                 rows += [json.loads(line)] if line else []
             except ValueError:
-                raise CourseError(
-                    f"Line {number} of {path} is broken off: run the sampling that writes it again."
-                ) from None
+                if number == len(lines) and line.startswith("{"):  # a run was killed in the middle of it
+                    fault = "is broken off: run the sampling that writes it again"
+                else:
+                    fault = "is no JSON object: name a file of samples (JSONL)"
+                raise CourseError(f"Line {number} of {path} {fault}.") from None
         frames.append(pd.DataFrame(rows))
     return pd.concat(frames, ignore_index=True)

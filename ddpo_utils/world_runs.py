@@ -189,10 +189,10 @@ def record_world(seeds: Sequence[int]) -> None:
     """Run the test worlds of these seeds and store each in data/results/world/<seed>.json; those there are kept.
 
     Raises:
-        CourseError: no seed, or one of the worlds that served for tuning.
+        CourseError: no seed, one below 0, or one of the worlds that served for tuning.
     """
     plan = rules()
-    if not seeds or set(seeds) & set(plan["tuning_seeds"]):
+    if not seeds or min(seeds) < 0 or set(seeds) & set(plan["tuning_seeds"]):
         raise CourseError(f"Name test worlds, such as {plan['seeds']}; {plan['tuning_seeds']} served for tuning.")
     for seed in seeds:
         path = data_dir() / "results" / "world" / f"{seed}.json"

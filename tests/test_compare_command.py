@@ -38,7 +38,8 @@ def test_it_makes_the_page_the_comparisons_and_the_key_and_says_what_to_do(folde
     lines = said.out.replace("\\", "/").splitlines()
     assert len(lines) == 3 and not said.err
     assert lines[0].startswith("2 comparisons, of 3 prompts") and "made/for_raters/comparisons.html" in lines[0]
-    assert "made/key.json" in lines[1] and "made/ratings" in lines[2] and "notebook 08" in lines[2]
+    assert "made/key.json" in lines[1] and "into made/ratings; `python -m ddpo_utils ratings made`" in lines[2]
+    assert (folder / "made" / "ratings").is_dir()
     made = sorted(str(path.relative_to(folder)) for path in (folder / "made").rglob("*") if path.is_file())
     assert [name.replace("\\", "/") for name in made] == [
         "made/for_raters/comparisons.html", "made/for_raters/comparisons.json", "made/key.json",
@@ -67,8 +68,15 @@ def test_the_recorded_samples_get_their_prompts_from_the_course(capsys) -> None:
     [
         ("two.jsonl", "stories of y, z: pick one, as in 'two.jsonl:y'"),
         ("two.jsonl:w", "no source 'w', only y, z"),
-        ("three.jsonl", "no samples at three.jsonl"),
-        ("three.jsonl:x", "no samples at three.jsonl:x"),
+        ("three.jsonl", "There is no file three.jsonl: check the path."),
+        ("three.jsonl:x", "There is no file three.jsonl:x: check the path."),
+        (".", "There is no file .: check the path."),
+        ("note.txt", "Line 1 of note.txt is no JSON object: name a file of samples"),
+        ("indented.json", "Line 1 of indented.json is no JSON object"),
+        ("list.jsonl", "list.jsonl holds no samples: each line needs prompt_id and text"),
+        ("binary", "binary is no text in UTF-8"),
+        ("one.jsonl", "one.jsonl and one.jsonl are the same stories: name the samples of two systems."),
+        ("one.jsonl:x", "one.jsonl and one.jsonl:x are the same stories"),
         ("empty.jsonl", "each line needs prompt_id and text"),
         ("bare.jsonl", "lacks the prompts' texts"),
         ("seeds.jsonl", "several runs"),
@@ -78,10 +86,41 @@ def test_files_that_do_not_serve_are_refused_in_one_sentence(which: str, says: s
     (folder / "empty.jsonl").touch()
     (folder / "bare.jsonl").write_text('{"prompt_id": "p0", "text": "A story."}\n', encoding="utf-8")
     samples(samples(folder / "seeds.jsonl", "y", seed=1), "y", seed=2)
+    (folder / "note.txt").write_text("A note.\n", encoding="utf-8")
+    (folder / "indented.json").write_text('{\n "prompt_id": 1\n}\n', encoding="utf-8")
+    (folder / "list.jsonl").write_text("[1]\n", encoding="utf-8")
+    (folder / "binary").write_bytes(b"\xff\xfe\x00")
     assert main(["compare", "one.jsonl", which, "--names", "a", "b"]) == 1
     said = capsys.readouterr().err
     assert says in said and said.startswith("error: ") and said.count("\n") == 1
     assert not (folder / "build").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--names", "a", " "], "two names, and neither may be empty"),
+        (["--names", "a", "a "], "two names"),
+        (["--names", "a", "b", "--seed", "-1"], "The seed is 0 at least; got -1."),
+        (["--names", "a", "b", "--output", "one.jsonl"], "one.jsonl is a file: name a folder."),
+        (["--names", "a", "b", "--output", "one.jsonl/new"], "one.jsonl is a file: name a folder."),
+    ],
+)
+def test_flags_that_do_not_serve_are_refused_in_one_sentence(flags: list[str], says: str, folder: Path, capsys) -> None:
+    assert main(["compare", "one.jsonl", "two.jsonl:y", *flags]) == 1
+    said = capsys.readouterr().err
+    assert says in said and said.startswith("error: ") and said.count("\n") == 1
+    assert not (folder / "build").exists()
+
+
+@pytest.mark.parametrize(
+    ("prompts", "says"),
+    [(3, "3 comparisons (10 were asked for; 3 prompts are in"), (1, "1 comparison (10 were asked for; 1 prompt is in")],
+)
+def test_fewer_prompts_than_asked_for_are_said(prompts: int, says: str, folder: Path, capsys) -> None:
+    samples(folder / "few.jsonl", "f", prompts)
+    assert main(["compare", "one.jsonl", "few.jsonl", "--names", "a", "b"]) == 0
+    assert capsys.readouterr().out.startswith(says)
 
 
 @pytest.mark.parametrize(

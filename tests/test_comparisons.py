@@ -152,7 +152,7 @@ def test_files_of_others_are_refused(built: tuple, tmp_path: Path) -> None:
     with pytest.raises(CourseError, match="name"):
         Ratings(tmp_path, built[0], " . ")
     other = build_comparisons(stories("one"), stories("two"), ("one", "two"), seed=4)[0]
-    with pytest.raises(CourseError, match="other comparisons"):
+    with pytest.raises(CourseError, match=f"{built[0].id}.* than these .{other.id}.: read it with the key"):
         Ratings(tmp_path, other, "ada")
     content = json.loads((tmp_path / "ada.json").read_text())
     content["answers"] *= 2

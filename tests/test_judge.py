@@ -209,6 +209,12 @@ def test_the_command_judges_and_says_how_consistently(teller, arguments, tmp_pat
 
 
 def test_nothing_is_sent_unless_someone_agrees(teller, arguments, capsys):
+    before = sorted(Path(arguments[2]).parent.parent.rglob("*.*"))
     assert main(arguments) == 1 and "--yes" in capsys.readouterr().err and not teller.requests
+    assert main([*arguments, "--yes", "--key-variable", "NOT_SET"]) == 1 and "no usable key" in capsys.readouterr().err
+    assert sorted(Path(arguments[2]).parent.parent.rglob("*.*")) == before  # among people's ratings above all
+    key = Path(arguments[2]).parent.parent / "key.json"
+    assert main(["judge", "--comparisons", str(key), *arguments[3:], "--yes"]) == 1
+    assert "key.json is the key: give for_raters/comparisons.json" in capsys.readouterr().err
     arguments[2] = "nowhere.json"
     assert main([*arguments, "--yes"]) == 1 and "no comparisons at" in capsys.readouterr().err

@@ -165,7 +165,8 @@ def test_a_file_of_other_comparisons_is_said_and_another_name_goes_on(comparison
     Ratings(tmp_path, other, "anna").save("c01", "A", "A1")
     before = (tmp_path / "anna.json").read_bytes()
     widget = rate(comparisons, tmp_path, "anna")
-    assert "rates other comparisons than these." in widget.message.value and widget.name in parts(widget)
+    assert "than these" in widget.message.value and "read it with the key" in widget.message.value
+    assert widget.name in parts(widget)
     widget.name.value = "berta"
     answer(widget, "A", "A1")
     assert len(stored(tmp_path, "berta")) == 1 and (tmp_path / "anna.json").read_bytes() == before

@@ -119,5 +119,8 @@ def test_several_files_are_read_as_one_frame_in_order(tmp_path):
 
 def test_a_broken_off_file_is_named_when_it_is_read(tmp_path):
     (tmp_path / "s.jsonl").write_text('{"text": "a"}\n{"te', encoding="utf-8")
-    with pytest.raises(CourseError, match=r"Line 2 of .*s\.jsonl.*sampl"):
+    with pytest.raises(CourseError, match=r"Line 2 of .*s\.jsonl is broken off: run the sampling that writes it again"):
+        read_samples(tmp_path / "s.jsonl")
+    (tmp_path / "s.jsonl").write_text('{"text": "a"}\nAnd so on.\n', encoding="utf-8")
+    with pytest.raises(CourseError, match=r"Line 2 of .*s\.jsonl is no JSON object"):
         read_samples(tmp_path / "s.jsonl")

@@ -95,7 +95,7 @@ def test_arms_are_trained_and_counted(tiny: Seed, monkeypatch: pytest.MonkeyPatc
     assert set(samples["prompt"]) == set(own.prompts[: SIZES["test_prompts"]])
 
 
-@pytest.mark.parametrize("seeds", [[], [901], [1, 902]])
+@pytest.mark.parametrize("seeds", [[], [901], [1, 902], [-1]])
 def test_a_tuning_world_is_no_test_world(seeds: list[int]) -> None:
     with pytest.raises(CourseError, match="served for tuning"):
         world_runs.record_world(seeds)

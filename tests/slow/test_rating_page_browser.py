@@ -177,7 +177,8 @@ def test_a_whole_task_killed_in_the_middle_loses_nothing(raters: Raters, compari
     assert page.inner_text("#end h1").startswith("All done")
     path = download(page, tmp_path)
     content = read_ratings(path, comparisons)
-    assert path.name == Ratings(tmp_path / "other", comparisons, "Ada L.").path.name
+    by_hand = Ratings(tmp_path / "other", comparisons, "Ada L.").path
+    assert path.name == f"{by_hand.stem}-{comparisons.id[:6]}.json" and path.name in page.text_content("#file")
     assert (content["rater"], content["kind"]) == ("Ada L.", "person")
     given = [(a["item"], a["diverse"], a["best"], a["comment"]) for a in content["answers"]]
     assert given == [
