@@ -60,9 +60,9 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
-        empty = self.path.stat().st_size == 0
+        empty = not (self.path.exists() and self.path.stat().st_size)
         if empty:
-            self.path.unlink()
+            self.path.unlink(missing_ok=True)
         self._release(empty)
 
     def _release(self, empty: bool) -> None:

@@ -193,7 +193,9 @@ def record_world(seeds: Sequence[int]) -> None:
     """
     plan = rules()
     if not seeds or min(seeds) < 0 or set(seeds) & set(plan["tuning_seeds"]):
-        raise CourseError(f"Name test worlds, such as {plan['seeds']}; {plan['tuning_seeds']} served for tuning.")
+        raise CourseError(
+            f"Name test worlds, none below 0, such as {plan['seeds']}; {plan['tuning_seeds']} served for tuning."
+        )
     for seed in seeds:
         path = data_dir() / "results" / "world" / f"{seed}.json"
         if not path.is_file():
