@@ -1,12 +1,14 @@
 """Calls to an OpenAI-compatible endpoint, one and many side by side: keys, faults in plain words, a limit, a stop.
 
 Repeats after errors are the client library's: 408, 409, 429, 5xx, broken connections and time-outs, with exponential
-back-off, jitter and the server's Retry-After (up to two minutes; a longer one ends the run).
+back-off, jitter and the server's Retry-After (up to two minutes; a longer one ends the run). Where nothing takes the
+very first connection there is nothing to wait for.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,20 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from typing import Any
-from urllib.parse import urlsplit
 
+from .address import OPENAI, check_address, knock, of_openai, site
 from .profiles import CourseError
 from .progress import progress_bar
 from .spending import Estimate, cost, used
 
 __all__ = ["OPENAI", "Endpoint", "ask", "find_key"]
-
-OPENAI = "https://api.openai.com/v1"
-
-
-def of_openai(base_url: str) -> bool:
-    host = urlsplit(base_url).hostname or ""
-    return host == "openai.com" or host.endswith(".openai.com")
 
 
 def find_key(base_url: str, key_variable: str | None) -> str:
@@ -46,7 +41,7 @@ def find_key(base_url: str, key_variable: str | None) -> str:
     return key
 
 
-def _fault(error: Exception, model: str, key: str) -> CourseError:
+def _fault(error: Exception, model: str, key: str, address: str) -> CourseError:
     """One sentence for a call that failed for good. A server's words may repeat the key, which is taken out."""
     status = getattr(error, "status_code", None)
     said = " ".join(str(error).split()).replace(key if key != "none" else "\0", "[key]")
@@ -57,7 +52,9 @@ def _fault(error: Exception, model: str, key: str) -> CourseError:
         why = f"403: this key may not use {model!r} here. Ask for access, or name another model"
     elif status == 404:
         why = f"404: no model {model!r} at this address. Check both; an address usually ends in /v1"
-    elif status in (None, 408, 409, 429) or status >= 500:
+    elif status is None:
+        why = f"{said.rstrip('.')}, at {address}, also after the retries. See whether the server runs, and call again"
+    elif status in (408, 409, 429) or status >= 500:
         why = f"{said}, also after the retries. Call again later"
     else:
         why = (
@@ -78,7 +75,7 @@ async def ask(client: Any, model: str, messages: list[dict[str, str]], decoding:
     except OpenAIError as error:
         if getattr(error, "code", None) == "content_filter":  # a prompt that is refused, as some servers say it
             return {"text": "", "finished": False, "paid": (0, 0), "repeats": 0}  # is a failure like any other
-        raise _fault(error, model, client.api_key) from None
+        raise _fault(error, model, client.api_key, site(str(client.base_url))) from None
     except (AttributeError, LookupError, TypeError, ValueError):
         raise CourseError(
             "The endpoint answers with something else than a chat completion: check its address, which usually ends "
@@ -148,10 +145,17 @@ class Endpoint:
     confirm: Callable[[Estimate], bool] | None = None
 
     def __post_init__(self) -> None:
-        if self.concurrency < 1 or self.retries < 0 or self.timeout <= 0:
+        if not self.model.strip():
+            raise CourseError("The model has no name: give the one that the endpoint knows it by.")
+        if self.concurrency < 1 or self.retries < 0 or not self.timeout > 0:
             raise CourseError("concurrency and timeout must be above 0, and retries not below.")
-        if not self.base_url.startswith(("http://", "https://")):
-            raise CourseError("The endpoint's address must begin with http:// or https://, and usually ends in /v1.")
+        if self.temperature is not None and not 0 <= self.temperature < math.inf:
+            raise CourseError(f"temperature is 0 at least, or none; got {self.temperature:g}.")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise CourseError(f"top_p is above 0 and 1 at most, or none; got {self.top_p:g}.")
+        if self.prices is not None and not (len(self.prices) == 2 and all(0 <= p < math.inf for p in self.prices)):
+            raise CourseError("prices are two numbers, 0 at least: of a million prompt tokens, of a million written.")
+        check_address(self.base_url)
 
     @property
     def name(self) -> str:
@@ -185,7 +189,7 @@ class Endpoint:
             progress: show a progress bar.
 
         Raises:
-            CourseError: the key is missing, `confirm` said no, or a call failed for good.
+            CourseError: the key is missing, `confirm` said no, nothing is at the address, or a call failed for good.
         """
         from openai import AsyncOpenAI
 
@@ -194,6 +198,7 @@ class Endpoint:
         print(f"{who}: {expected}.", flush=True)
         if self.confirm is not None and not self.confirm(expected):
             raise CourseError("Nothing was sent: the estimate was not agreed to.")
+        knock(self.base_url)
         stop, faults, made = Event(), [], []
 
         async def work() -> None:

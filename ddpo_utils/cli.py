@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import NoReturn
 
 from .commands import fetch, run, train
 from .profiles import METHODS, PROFILES, WRITING_PROMPTS, CourseError, Profile, get_profile
@@ -15,13 +16,20 @@ from .profiles import METHODS, PROFILES, WRITING_PROMPTS, CourseError, Profile, 
 __all__ = ["main"]
 
 
-def _parser() -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """A parser whose faults are one sentence, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; see `{self.prog} --help`\n")
+
+
+def _parser() -> Parser:
     from .compare_command import add_arguments as add_compare
     from .judge_command import add_arguments as add_judge
     from .ratings_command import add_arguments as add_ratings
     from .sample_command import add_arguments
 
-    parser = argparse.ArgumentParser(prog="python -m ddpo_utils", description="The DDPO course's commands.")
+    parser = Parser(prog="python -m ddpo_utils", description="The DDPO course's commands.")
     commands = parser.add_subparsers(dest="command", required=True)
     profile = argparse.ArgumentParser(add_help=False)
     profile.add_argument("--profile", default="", help="smoke, laptop, colab or 8b (DDPO_PROFILE, else laptop)")
@@ -100,6 +108,9 @@ def _absolute(value: str) -> str:
 
 def _carry_out(args: argparse.Namespace) -> bool:
     if args.command == "run":
+        for pair in args.set:
+            if "=" not in pair:
+                raise CourseError(f"--set {pair} gives no value: write SETTING=VALUE, such as seed=7.")
         pairs = [pair.partition("=") for pair in args.set]
         overrides = {name.replace("-", "_"): _absolute(value) for name, _, value in pairs}
         profile = get_profile(args.profile, **overrides)
@@ -173,10 +184,29 @@ def _carry_out(args: argparse.Namespace) -> bool:
     return True
 
 
+def _of_file(fault: OSError) -> str:
+    """What to do about a file that cannot be used."""
+    if fault.filename is None:
+        return f"cannot use a file ({fault.strerror or fault}): free space or mend its rights."
+    advice = {
+        IsADirectoryError: "is a folder: name a file.",
+        FileExistsError: "is a file where a folder is needed: name another.",
+        NotADirectoryError: "needs a folder where a file is: name another.",
+        FileNotFoundError: "is not there: check the name.",
+    }
+    if type(fault) in advice:
+        return f"{fault.filename} {advice[type(fault)]}"
+    return f"cannot use the file {fault.filename} ({fault.strerror}): free space or mend its rights."
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out one command; the exit status is 0, or 1 after a fault, which is one sentence on stderr."""
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-    args = _parser().parse_args(arguments)
+    parser = _parser()
+    args, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        parser.prog += f" {args.command}"  # whose help has the flags that there are
+        parser.error(f"unknown arguments: {' '.join(unknown)}")
     try:
         return 0 if _carry_out(args) else 1
     except CourseError as fault:
@@ -186,8 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ImportError as fault:
         print(f"error: {fault}: install what is missing with `pip install -e '.[test]'`.", file=sys.stderr)
     except OSError as fault:
-        where = f" {fault.filename}" if fault.filename else ""
-        print(f"error: cannot use the file{where} ({fault.strerror}): free space or mend its rights.", file=sys.stderr)
+        print(f"error: {_of_file(fault)}", file=sys.stderr)
     except RuntimeError as fault:
         if "out of memory" not in str(fault):
             raise

@@ -107,6 +107,9 @@ def sample_endpoint(
     check_condition(condition, samples)
     if not len(prompts) or not prompts["prompt_id"].is_unique:
         raise CourseError("Sampling needs at least one prompt, each with a prompt_id of its own.")
+    for prompt_id, prompt in zip(prompts["prompt_id"], prompts["prompt"], strict=True):
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise CourseError(f"The prompt of the prompt_id {prompt_id!r} is no text: fill it in or leave it out.")
     endpoint = Endpoint(
         model, base_url, temperature, top_p, key_variable, concurrency, timeout, retries, prices, tokenizer, confirm
     )

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
 
 from .architecture import adapted, architecture, trained_parameters
-from .profiles import CourseError, Profile
+from .profiles import WRITING_PROMPTS, CourseError, Profile
 from .runs import divide
 
 __all__ = ["architecture", "flops", "memory", "peak", "reference_ratio", "remedy", "show", "trained_parameters"]
@@ -151,30 +152,41 @@ def reference_ratio(epochs: float, checkpointing: bool) -> float:
 
 
 def data_size(profile: Profile) -> tuple[int, int, float, str]:
-    """(responses, pairs, tokens a response with its prompt, where these come from)."""
-    if profile.data != "bundled":
+    """(responses, pairs, tokens a response with its prompt, where these come from); one's own file is counted.
+
+    Raises:
+        CourseError: the data are not there, or no pair can be made of them.
+    """
+    from .arms import training_stories
+    from .corpus import is_writing_prompts, load_stories, make_pairs
+
+    if is_writing_prompts(profile.data):
+        if profile.data != WRITING_PROMPTS and not Path(profile.data).exists():
+            raise CourseError(f"There are no data at {profile.data}: check the path, or leave out --data.")
         responses = int(PAPER * min(1, profile.prompts / POSTS)) if profile.prompts else PAPER
         source = f"the paper's {PAPER:,} training responses" + f" on {profile.prompts:,} posts" * bool(profile.prompts)
-        return (
-            responses,
-            responses // 2,
-            TOKENS,
-            f"{source}; at most half as many pairs, {TOKENS} tokens each (assumed)",
-        )
-    from .arms import training_stories
-    from .corpus import make_pairs
-
-    stories = training_stories(profile)
+        source += " (yours are not counted)" * (profile.data != WRITING_PROMPTS)
+        source += f"; at most half as many pairs, {TOKENS} tokens each (assumed)"
+        return responses, responses // 2, TOKENS, source
+    stories = training_stories(profile, load_stories(profile.data))
     characters = (stories["prompt"].str.len() + stories["text"].str.len()).mean()
     pairs = make_pairs(stories, min_gap=profile.min_gap, seed=profile.seed)
-    return len(stories), len(pairs), characters / 4 + 30, "the bundled stories, 4 characters a token, a template of 30"
+    whose = "the bundled" if profile.data == "bundled" else f"{Path(profile.data).name}'s {len(stories):,} training"
+    return len(stories), len(pairs), characters / 4 + 30, f"{whose} stories, 4 characters a token, a template of 30"
+
+
+def span(low: float, high: float) -> str:
+    """From so many hours to so many, in minutes where the hours would be 0.0."""
+    if high >= 0.1:
+        return f"{low:,.1f} to {high:,.1f}"
+    return f"{60 * low:.1f} to {60 * high:.1f} minutes" if high >= 0.1 / 60 else "under 0.1 minutes"
 
 
 def show(profile: Profile, gpu_memory: float = 80.0, gpus: int = 1) -> None:
     """Print what a run needs: parameters, memory on each of `gpus` cards of `gpu_memory` GB, whether it fits, and work.
 
     Raises:
-        CourseError: the model's sizes are not known offline, or the batch cannot be shared.
+        CourseError: the model's sizes are not known offline, the batch cannot be shared, or as `data_size`.
     """
     if not gpu_memory > 0:
         raise CourseError(f"--gpu-memory is a number of GB, more than 0; got {gpu_memory:g}.")
@@ -186,8 +198,10 @@ def show(profile: Profile, gpu_memory: float = 80.0, gpus: int = 1) -> None:
         for way, sharded in ways.items()
         for method, name in METHODS.items()
     }
+    size = data_size(profile)
     print(
-        f"Profile {profile.name}, {profile.model}: estimates by the formulas in ddpo_utils/plan.py, nothing measured."
+        f"Profile {profile.name}, {profile.model}, on {gpus} GPU{'s' * (gpus > 1)} of {gpu_memory:g} GB, whatever this "
+        "machine has: estimates by the formulas in ddpo_utils/plan.py, nothing measured."
     )
     print(f"Parameters: {model.parameters:,}; trained: {trained:,} (LoRA r {profile.lora_r} on {targets})\n")
     print(f"{'GB at the peak, each GPU':<30}" + "".join(f"{name:>18}" for name in columns))
@@ -197,7 +211,7 @@ def show(profile: Profile, gpu_memory: float = 80.0, gpus: int = 1) -> None:
     print(f"  {'together':<28}" + "".join(f"{sum(column.values()) / GB:18.1f}" for column in columns.values()))
     for way, sharded in ways.items():
         print(f"{way.strip(' ()')}: " * (gpus > 1) + verdict(profile, gpu_memory * GB, gpus, sharded))
-    _show_work(profile, gpu_memory, gpus)
+    _show_work(profile, size, gpu_memory, gpus)
 
 
 def verdict(profile: Profile, room: float, gpus: int = 1, sharded: bool = False) -> str:
@@ -218,8 +232,8 @@ def verdict(profile: Profile, room: float, gpus: int = 1, sharded: bool = False)
     return f"{short}; with {flags} it fits: {peak(other, gpus=gpus, sharded=sharded) / GB:.1f} GB."
 
 
-def _show_work(profile: Profile, gpu_memory: float, gpus: int) -> None:
-    responses, pairs, tokens, source = data_size(profile)
+def _show_work(profile: Profile, data: tuple[int, int, float, str], gpu_memory: float, gpus: int) -> None:
+    responses, pairs, tokens, source = data
     size = max((size for size in CARDS if size <= gpu_memory), default=min(CARDS))
     name, rate = CARDS[size]
     (sft, _), (step, once) = flops(profile, "sft"), flops(profile)
@@ -238,7 +252,7 @@ def _show_work(profile: Profile, gpu_memory: float, gpus: int) -> None:
     for what, (count, cost) in rows.items():
         total = count * tokens * cost
         hours = [total / (gpus * rate * share * 3600) for share in (high, low)]
-        print(f"{what:<30}{count * tokens:>10.2g}{total:>10.2g}" + f"{hours[0]:,.1f} to {hours[1]:,.1f}".rjust(20))
+        print(f"{what:<30}{count * tokens:>10.2g}{total:>10.2g}" + span(*hours).rjust(20))
     print(f"Hours: {gpus} x {name} at {low:.0%} to {high:.0%} of {rate / 1e12:.0f} TFLOP/s (assumed), without padding.")
     if size != gpu_memory:
         print(f"The table has no card of {gpu_memory:g} GB: these are the hours of its {name}.")

@@ -100,8 +100,8 @@ def cannot_load(what: str, name: str, error: Exception) -> CourseError:
             f"`hf auth login`, or take an ungated model: {UNGATED}."
         )
     return CourseError(
-        f"The {what} {name!r} cannot be loaded ({first_line(error)}): check the name and the network, or set "
-        "DDPO_MODEL to a local folder."
+        f"The {what} {name!r} cannot be loaded ({first_line(error)}): check the name and the network, or name a "
+        "local folder by --model FOLDER (or by DDPO_MODEL, which goes before it)."
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ PROFILES: dict[str, Profile] = {
 }  # fmt: skip
 
 
-def get_profile(name: str = "", **overrides: Any) -> Profile:
+def get_profile(name: str = "", /, **overrides: Any) -> Profile:
     """The profile called `name`, else the one that DDPO_PROFILE names, else `laptop`, with settings overridden.
 
     Values may be texts, as a command line or a YAML file gives them ("5e-6", "true", "q_proj,v_proj").
@@ -127,10 +128,13 @@ def get_profile(name: str = "", **overrides: Any) -> Profile:
     name = name or os.environ.get("DDPO_PROFILE", "") or "laptop"
     if name not in PROFILES:
         raise CourseError(f"There is no profile {name!r}: choose one of {', '.join(PROFILES)}.")
-    known = {field.name for field in fields(Profile)}
+    known = {field.name for field in fields(Profile)} - {"name"}
     for setting in overrides:
         if setting not in known:
-            raise CourseError(f"A profile has no setting {setting!r}: the settings are {', '.join(sorted(known))}.")
+            near = "".join(f"the nearest is {other!r}; " for other in get_close_matches(setting, known, 1))
+            raise CourseError(
+                f"A profile has no setting {setting!r}: {near}`python -m ddpo_utils train --help` lists all."
+            )
     typed = {setting: _typed(setting, value) for setting, value in overrides.items()}
     for setting, value in typed.items():
         _check_range(setting, value)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .calls import OPENAI
 from .corpus import load_prompts
@@ -14,7 +16,10 @@ from .profiles import CourseError, work_dir
 from .prompting import CONDITIONS
 from .spending import Estimate
 
-__all__ = ["add_arguments", "sample"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["add_arguments", "read_prompts", "sample"]
 
 
 def number(value: str) -> float | None:
@@ -67,23 +72,56 @@ def file_name(model: str) -> str:
     return Path(model).name if Path(model).exists() else model.replace("/", "-").replace(":", "-")
 
 
+def read_prompts(path: Path) -> pd.DataFrame:
+    """The prompts of a JSONL file: prompt_id (each once) and prompt.
+
+    Raises:
+        CourseError: no such file, unreadable, empty, or a line without either; the message names the line.
+    """
+    import pandas as pd
+
+    takes = "one JSON object a line, with prompt_id and prompt"
+    if path.is_dir():
+        raise CourseError(f"{path} is a folder: name a file of {takes}.")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except FileNotFoundError:
+        raise CourseError(f"There is no file {path}: name one of {takes}.") from None
+    except UnicodeDecodeError:
+        raise CourseError(f"{path} is no text in UTF-8: save it so, {takes}.") from None
+    rows: dict[str | int, str] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        name, prompt = (row.get(key) if isinstance(row, dict) else None for key in ("prompt_id", "prompt"))
+        fault = ""
+        if not isinstance(row, dict):
+            fault = "is no JSON object"
+        elif not isinstance(prompt, str) or not prompt.strip():
+            fault = "has no prompt, or one that is no text"
+        elif not isinstance(name, (str, int)) or isinstance(name, bool) or name == "":
+            fault = "has no prompt_id, or one that is neither a text nor a whole number"
+        elif name in rows:
+            fault = f"repeats the prompt_id {name!r}"
+        if fault:
+            raise CourseError(f"Line {number} of {path} {fault}: the file takes {takes}.")
+        rows[name] = prompt
+    if not rows:
+        raise CourseError(f"{path} is empty: it takes {takes}.")
+    return pd.DataFrame(rows.items(), columns=["prompt_id", "prompt"])
+
+
 def sample(args: argparse.Namespace) -> None:
     """Sample as the flags of `add_arguments` say; one line for what was made.
 
     Raises:
-        CourseError: the prompts cannot be read, or as `sample_endpoint`.
+        CourseError: as `read_prompts` and `sample_endpoint`.
     """
-    import pandas as pd
-
-    if args.prompts is None:
-        prompts = load_prompts()
-    else:
-        try:
-            prompts = pd.read_json(args.prompts, lines=True, dtype=False)[["prompt_id", "prompt"]]
-        except (OSError, ValueError, KeyError):
-            raise CourseError(
-                f"{args.prompts} cannot be read: it takes one JSON object a line, with prompt_id and prompt."
-            ) from None
+    prompts = load_prompts() if args.prompts is None else read_prompts(args.prompts)
     output = args.output or work_dir("endpoint") / f"{file_name(args.model)}-{args.condition}.jsonl"
     frame = sample_endpoint(
         prompts, output, args.model, args.base_url, args.condition, args.samples, temperature=args.temperature,

@@ -50,7 +50,8 @@ def _room() -> Iterator[Finding]:
         webbrowser.get()
         yield Finding("browser", "there is one; `jupyter lab notebooks` opens it")
     except webbrowser.Error:  # a hint and no fault: a browser elsewhere will do
-        yield Finding("browser", "none found: open the address that `jupyter lab --no-browser notebooks` prints in one")
+        mend = "open the address that `jupyter lab --no-browser notebooks` prints in one"
+        yield Finding("browser", f"none that opens from here (no screen, or none installed): {mend}")
 
 
 def _encoders() -> Iterator[Finding]:

@@ -127,6 +127,56 @@ def test_unknown_profile(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     assert "'vast'" in said(capsys)
 
 
+def test_a_setting_without_a_value_and_one_that_there_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "--set", "seed=1", "foo"]) == 1
+    assert "--set foo gives no value: write SETTING=VALUE" in said(capsys)
+    assert cli.main(["run", "--set", "learning-rat=1"]) == 1
+    assert "the nearest is 'learning_rate'" in said(capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault", "command"),
+    [
+        ([], "command", ""),
+        (["tarin"], "'tarin'", ""),
+        (["train", "--method", "foo"], "'foo'", " train"),
+        (["compare", "--prompts", "ten"], "'ten'", " compare"),
+        (["sample"], "--model", " sample"),
+        (["plan", "--stepz", "3"], "--stepz 3", " plan"),
+    ],
+)
+def test_faults_of_the_command_line_are_one_line(
+    arguments: list[str], fault: str, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    text = said(capsys)
+    assert caught.value.code == 2 and fault in text
+    assert text.endswith(f"; see `python -m ddpo_utils{command} --help`\n")
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        (errno.EISDIR, "it/self is a folder: name a file."),
+        (errno.EEXIST, "it/self is a file where a folder is needed: name another."),
+        (errno.ENOTDIR, "it/self needs a folder where a file is: name another."),
+        (errno.ENOENT, "it/self is not there: check the name."),
+        (errno.EACCES, "cannot use the file it/self (Permission denied): free space or mend its rights."),
+        (errno.ENOSPC, "cannot use the file it/self (No space left on device): free space or mend its rights."),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named_with_its_mend(
+    number: int, says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*args: Any) -> None:
+        raise OSError(number, os.strerror(number), "it/self")
+
+    monkeypatch.setattr(cli, "run", fail)
+    assert cli.main(["run"]) == 1
+    assert said(capsys) == f"error: {says}\n"
+
+
 def test_help_says_what_each_setting_is_and_its_values(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["train", "--help"])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from typing import Any
 
 import pandas as pd
 import pytest
+from faults import sentence
 from flaky_proxy import FlakyProxy
 from teller import KEY, PROMPTS, completion
 
@@ -183,9 +185,30 @@ def test_an_answer_that_is_no_completion_is_said(teller, sample, reply):
         sample(retries=0)
 
 
-def test_an_endpoint_that_is_not_there_is_said(sample):
-    with pytest.raises(CourseError, match=r"Connection error.*also after the retries"):
-        sample(base_url="http://127.0.0.1:9/v1", retries=0)
+@pytest.mark.parametrize("host, why", [("127.0.0.1:9", "refused"), ("nowhere.invalid:80", "no such host")])
+def test_an_endpoint_that_is_not_there_is_said_at_once(sample, tmp_path, monkeypatch, host, why):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    begun = time.monotonic()
+    with pytest.raises(CourseError, match=f"http://{host} .*{why}.*does a server run there") as caught:
+        sample(base_url=f"http://me:{KEY}@{host}/{KEY}/v1?key={KEY}", retries=10)
+    assert time.monotonic() - begun < 15 and KEY not in sentence(caught)
+    assert not (tmp_path / "s.jsonl").exists()
+
+
+def test_behind_a_proxy_it_is_the_proxy_that_knows_the_host(teller, sample, monkeypatch):
+    with FlakyProxy(teller.url) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url.removesuffix("/v1"))
+        frame = sample(base_url="http://nowhere.invalid/v1", prompts=PROMPTS[:1])
+    assert len(frame) == 3 and proxy.answered == 3
+
+
+def test_an_endpoint_that_has_answered_and_is_gone_is_named_after_the_retries(teller, sample, tmp_path):
+    with FlakyProxy(teller.url, [None, *["drop"] * 9]) as proxy:
+        with pytest.raises(CourseError, match=r"also after the retries.*stored") as caught:
+            sample(base_url=proxy.url.replace("://", f"://me:{KEY}@"), retries=1, concurrency=1)
+        assert f"at {proxy.url.removesuffix('/v1')}," in str(caught.value) and KEY not in str(caught.value)
+    assert len(read_samples(tmp_path / "s.jsonl")) == 1
 
 
 def test_a_hung_endpoint_is_given_up(teller, sample):
@@ -235,10 +258,14 @@ def test_it_runs_where_an_event_loop_runs_already(sample):
     "change",
     [{"condition": "other"}, {"samples": 0}, {"prompts": PROMPTS[:0]}, {"prompts": PROMPTS.assign(prompt_id="p")},
      {"concurrency": 0}, {"timeout": 0.0}, {"max_tokens": 0}, {"retries": -1},
-     {"base_url": "localhost:8000/v1"}],
+     {"base_url": "localhost:8000/v1"}, {"base_url": "http:///v1"}, {"base_url": "http://localhost:8o/v1"},
+     {"model": ""}, {"model": " "}, {"temperature": -0.1}, {"temperature": float("nan")}, {"top_p": 0.0},
+     {"top_p": 1.1}, {"prices": (-1, 1)}, {"prices": (1, float("nan"))}, {"prices": (1,)},
+     {"timeout": float("nan")}, {"prompts": PROMPTS.assign(prompt=5)}, {"prompts": PROMPTS.assign(prompt=" ")}],
     ids=str,
 )  # fmt: skip
 def test_bad_arguments_are_refused_before_any_call(teller, sample, change):
-    with pytest.raises(CourseError):
+    with pytest.raises(CourseError) as caught:
         sample(**change)
+    assert sentence(caught)
     assert not teller.requests

@@ -256,6 +256,40 @@ def test_hours_are_flops_over_the_assumed_rate(capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize(
+    ("hours", "says"),
+    [((0.5, 2), "0.5 to 2.0"), ((0.01, 0.05), "0.6 to 3.0 minutes"), ((1e-5, 2e-5), "under 0.1 minutes")],
+)
+def test_hours_that_would_be_nought_are_minutes(hours: tuple[float, float], says: str) -> None:
+    assert plan.span(*hours) == says
+
+
+def test_it_says_whose_machine_it_speaks_of(capsys: pytest.CaptureFixture[str]) -> None:
+    plan.show(get_profile("laptop"), 24)
+    said = capsys.readouterr().out
+    assert "on 1 GPU of 24 GB, whatever this machine has" in said and "0.0 to 0.0" not in said.split("hours")[1]
+    plan.show(BIG, 80, 2)
+    assert "on 2 GPUs of 80 GB" in capsys.readouterr().out
+
+
+def test_data_of_one_s_own_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.jsonl"
+    rows = [{"prompt": f"Prompt {n // 4}", "text": "A story.", "score": n % 4, "split": "train"} for n in range(8)]
+    rows[7]["split"] = "test"
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    assert plan.data_size(replace(BIG, data=str(path)))[:2] == (7, 3)
+    assert cli.main(["plan", "--data", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "Data: mine.jsonl's 7 training stories" in said and "421,330" not in said
+
+
+@pytest.mark.parametrize("name", ["none.jsonl", "none.parquet", "no-such-folder"])
+def test_data_that_are_not_there_are_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", "--data", name]) == 1
+    out, error = capsys.readouterr()
+    assert not out and name in error and "check the path" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
     ("room", "taken"), [(8, 16), (47.5, 40), (48, 40), (200, 141), *((size, size) for size in plan.CARDS)]
 )
 def test_a_speed_that_is_another_card_s_is_said_to_be(

@@ -36,7 +36,11 @@ def test_unknown_profiles_and_settings_are_named_with_the_choices(monkeypatch):
         get_profile()
     with pytest.raises(CourseError) as caught:
         get_profile("smoke", stepz=3)
-    assert "'stepz'" in sentence(caught) and "steps" in sentence(caught)
+    assert "'stepz': the nearest is 'steps'; " in sentence(caught) and "train --help" in sentence(caught)
+    for setting in ("qqq", "name"):
+        with pytest.raises(CourseError) as caught:
+            get_profile("smoke", **{setting: 3})
+        assert f"'{setting}': `python" in sentence(caught) and len(sentence(caught)) < 120
 
 
 def test_smoke_shrinks_sampling_and_training_alone():

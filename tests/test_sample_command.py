@@ -47,11 +47,53 @@ def test_nothing_is_sent_unless_someone_agrees(teller, arguments, capsys, monkey
         assert (main(arguments), len(teller.requests)) == (status, 0 if status else 10)
 
 
-@pytest.mark.parametrize("content", [None, "not json", '{"prompt_id": "a"}'])
-def test_prompts_that_cannot_be_read_are_said(teller, arguments, tmp_path, capsys, content):
-    (tmp_path / "p.jsonl").unlink() if content is None else (tmp_path / "p.jsonl").write_text(content)
-    assert main([*arguments, "--yes"]) == 1 and "prompt_id and prompt" in capsys.readouterr().err
+GOOD = '{"prompt_id": 1, "prompt": "Sea."}\n\n'
+
+
+@pytest.mark.parametrize(
+    "content, says",
+    [
+        (None, "There is no file p.jsonl"),
+        (" \n", "p.jsonl is empty"),
+        (b"\xff\xfe", "p.jsonl is no text in UTF-8"),
+        ("not json", "Line 1 of p.jsonl is no JSON object"),
+        (GOOD + "[1]", "Line 3 of p.jsonl is no JSON object"),
+        ('{"prompt_id": "a"}', "Line 1 of p.jsonl has no prompt, or"),
+        (GOOD + '{"prompt_id": "q1", "prompt": 5}', "Line 3 of p.jsonl has no prompt, or one that is no text"),
+        (GOOD + '{"prompt_id": "q1", "prompt": " "}', "Line 3 of p.jsonl has no prompt, or"),
+        (GOOD + '{"prompt": "Sea."}', "Line 3 of p.jsonl has no prompt_id, or"),
+        (GOOD + '{"prompt_id": [1], "prompt": "Sea."}', "Line 3 of p.jsonl has no prompt_id, or"),
+        (GOOD + GOOD, "Line 3 of p.jsonl repeats the prompt_id 1"),
+    ],
+)
+def test_prompts_that_cannot_be_read_are_said(teller, arguments, tmp_path, capsys, content, says):
+    path = tmp_path / "p.jsonl"
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert main([*arguments, "--yes"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {says}") and said.endswith("prompt_id and prompt.\n") and said.count("\n") == 1
     assert not teller.requests
+
+
+def test_folders_are_no_files(teller, arguments, tmp_path, capsys):
+    (tmp_path / "folder").mkdir()
+    assert main([*arguments, "--yes", "--prompts", "folder"]) == 1
+    assert capsys.readouterr().err.startswith("error: folder is a folder: name a file of ")
+    assert main([*arguments, "--yes", "--output", "folder"]) == 1
+    assert capsys.readouterr().err == "error: folder is a folder: name a file.\n"
+    assert main([*arguments, "--yes", "--output", "p.jsonl/s.jsonl"]) == 1
+    assert capsys.readouterr().err == "error: p.jsonl is a file where a folder is needed: name another.\n"
+    assert not teller.requests
+
+
+@pytest.mark.parametrize("flags", [["--model", ""], ["--temperature", "-1"], ["--prices", "-1", "2"]], ids=str)
+def test_settings_that_no_endpoint_takes_are_refused(teller, arguments, capsys, flags):
+    assert main([*arguments, "--yes", *flags]) == 1 and not teller.requests
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1
 
 
 def test_the_key_is_no_flag(arguments, capsys, monkeypatch):

@@ -129,7 +129,7 @@ def test_a_browser_is_a_hint_and_no_condition(ready: None, monkeypatch: pytest.M
     def none() -> None:
         raise webbrowser.Error("could not locate runnable browser")
 
-    for get, word in ((none, "--no-browser"), (lambda: None, "opens it")):
+    for get, word in ((none, "(no screen, or none installed): open"), (lambda: None, "opens it")):
         monkeypatch.setattr(webbrowser, "get", get)
         (browser,) = (finding for finding in workshop._room() if finding.what == "browser")
         assert word in browser.value and not browser.mend
