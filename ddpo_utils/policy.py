@@ -99,9 +99,11 @@ def cannot_load(what: str, name: str, error: Exception) -> CourseError:
             f"Access to the {what} {name!r} is gated: accept its licence on its Hub page and log in with "
             f"`hf auth login`, or take an ungated model: {UNGATED}."
         )
+    flag = {"reward's backbone": "--reward", "reward": "--reward-model"}.get(what, "--model")
+    variable = " (or by DDPO_MODEL, which goes before it)" * (flag == "--model")
     return CourseError(
-        f"The {what} {name!r} cannot be loaded ({first_line(error)}): check the name and the network, or name a "
-        "local folder by --model FOLDER (or by DDPO_MODEL, which goes before it)."
+        f"The {what} {name!r} cannot be loaded ({first_line(error).rstrip('.')}): check the name and the network, or "
+        f"name a local folder by {flag} FOLDER{variable}."
     )
 
 

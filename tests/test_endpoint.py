@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
 from typing import Any
@@ -185,10 +186,16 @@ def test_an_answer_that_is_no_completion_is_said(teller, sample, reply):
         sample(retries=0)
 
 
+def unknown(*_: Any, **__: Any) -> None:
+    raise socket.gaierror(-2, "Name or service not known")
+
+
 @pytest.mark.parametrize("host, why", [("127.0.0.1:9", "refused"), ("nowhere.invalid:80", "no such host")])
 def test_an_endpoint_that_is_not_there_is_said_at_once(sample, tmp_path, monkeypatch, host, why):
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
+    if "invalid" in host:  # as a name server says it that gives no search page for what it does not know
+        monkeypatch.setattr(socket, "getaddrinfo", unknown)
     begun = time.monotonic()
     with pytest.raises(CourseError, match=f"http://{host} .*{why}.*does a server run there") as caught:
         sample(base_url=f"http://me:{KEY}@{host}/{KEY}/v1?key={KEY}", retries=10)

@@ -24,6 +24,16 @@ def test_an_unknown_model_is_said_in_one_sentence(monkeypatch, tmp_path):
     assert str(tmp_path) in sentence(caught)
 
 
+@pytest.mark.parametrize(
+    ("what", "way"),
+    [("model", "--model FOLDER (or by DDPO_MODEL"), ("tokenizer", "--model FOLDER (or"),
+     ("reward's backbone", "--reward FOLDER."), ("reward", "--reward-model FOLDER.")],
+)  # fmt: skip
+def test_what_cannot_be_loaded_is_said_with_the_flag_that_names_another(what, way):
+    said = str(policy.cannot_load(what, "nobody/nothing", OSError("Not there.\nSee below.")))
+    assert "'nobody/nothing' cannot be loaded (OSError: Not there):" in said and way in said and "\n" not in said
+
+
 def test_a_local_model_is_loaded_ready_for_sampling(monkeypatch, tiny_folder):
     model, tokenizer = load_policy(get_profile("smoke", model=str(tiny_folder), dtype="float32"))
     assert model.dtype == torch.float32 and not model.training
