@@ -115,8 +115,6 @@ def check_columns(parts: dict[str, Any]) -> None:
             if not hasattr(part, "column_names"):
                 raise ValueError(f"{name} is no datasets.Dataset: make one of rows by Dataset.from_list(rows).")
             if "weight" not in (part.column_names or list(next(iter(part)))):
-                raise ValueError(
-                    f"{name} has no column 'weight': add one number a pair (1.0 for all leaves the loss as it is)."
-                )
+                raise ValueError(f"{name} has no column 'weight': add one number a pair (all 1.0: the loss as it is).")
             if hasattr(part, "__len__"):  # a streamed set is checked batch by batch in the collator
                 check_weights(part["weight"][:], f"{name}'s weight")
