@@ -11,7 +11,8 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
 READY := .venv/ready
-WORKERS ?= 2  # processes for the unit tests; the notebooks read each other's files and run one by one
+WORKERS ?= 2  # processes for the tests
+READERS := $(wildcard notebooks/05*.ipynb notebooks/06*.ipynb)  # of the adapters that 04 leaves, and so after it
 # The pins are tested on Linux; elsewhere pyproject.toml's ranges decide.
 PINS := $(if $(filter Linux,$(shell uname -s)),-c .ci/constraints.txt)
 
@@ -27,7 +28,8 @@ test: $(READY)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pytest -n $(WORKERS) --dist loadfile
-	$(RUN) -m pytest --nbval notebooks
+	$(RUN) -m pytest --nbval -n $(WORKERS) --dist loadfile $(filter-out $(READERS),$(wildcard notebooks/*.ipynb))
+	$(RUN) -m pytest --nbval -n $(WORKERS) --dist loadfile $(READERS)
 
 test-all: test
 	$(RUN) -m pytest -m slow

@@ -45,13 +45,14 @@ def data_digest(folder: Path, unread: tuple[str, ...] = ()) -> str:
 def inputs_digest(notebook: Any, data: Path) -> str:
     """SHA-256 of what a notebook's outputs come from: the sources of its code cells, and the files in `data`.
 
-    The address that the Colab cell carries is left out, and so are exercises: they change no output.
+    The Colab cell is left out, which does nothing elsewhere, and so are exercises: they change no output.
     """
-    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code" and not is_exercise(cell)]
+    code = [cell for cell in notebook.cells if cell.cell_type == "code" and not is_exercise(cell)]
+    sources = [cell.source.replace("\r\n", "\n") for cell in code if not ADDRESS.search(cell.source)]
     unread = tuple(name for name, word in READ_BY.items() if not any(word in source for source in sources))
     digest = hashlib.sha256(data_digest(data, unread).encode())
     for source in sources:
-        digest.update(b"\0" + ADDRESS.sub('REPOSITORY = ""', source.replace("\r\n", "\n")).encode())
+        digest.update(b"\0" + source.encode())
     return digest.hexdigest()
 
 

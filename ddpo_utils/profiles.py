@@ -90,8 +90,8 @@ WRITING_PROMPTS = "euclaise/WritingPrompts_preferences"  # r/writingPrompts on t
 
 PROFILES: dict[str, Profile] = {
     "smoke": Profile(
-        "smoke", sft_steps=1, steps=2, checkpoint_every=1, batch_size=2, sft_batch_size=2,
-        sample_prompts=2, samples=2, max_new_tokens=24,
+        "smoke", sft_steps=1, steps=2, checkpoint_every=2, batch_size=1, sft_batch_size=1,
+        sample_prompts=2, samples=2, max_new_tokens=16,
     ),
     "laptop": Profile("laptop"),
     "colab": Profile(

@@ -29,6 +29,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     if not item.config.option.nbval_kernel_name:
         item.config.option.nbval_current_env = True  # whatever kernels the user has installed
     variables = {"DDPO_PROFILE": os.environ.get("DDPO_PROFILE") or "smoke"}
+    if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # kernels beside each other share the cores
+        share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        variables["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS") or str(max(1, share))
     if _model_is_there():
         variables["HF_HUB_OFFLINE"] = os.environ.get("HF_HUB_OFFLINE") or "1"
     with patch.dict(os.environ, variables):

@@ -280,10 +280,12 @@ def test_an_exercise_changes_no_digest_and_needs_no_output(good: Any, data: Path
     assert inputs_digest(good, data) != first
 
 
-def test_address_in_the_colab_cell_changes_no_digest(good: Any, data: Path) -> None:
-    good.cells[1].source = 'REPOSITORY = ""  # where this is\nprint(1)'
+def test_the_colab_cell_changes_no_digest(good: Any, data: Path) -> None:
+    good.cells.insert(1, new_code_cell('REPOSITORY = ""  # where this is\nprint(1)'))
     first = inputs_digest(good, data)
-    good.cells[1].source = 'REPOSITORY = "https://example.org/a/b"  # where this is\nprint(1)'
+    good.cells[1].source = 'REPOSITORY = "https://example.org/a/b"  # where this is\nprint(2)'
+    assert inputs_digest(good, data) == first
+    del good.cells[1]
     assert inputs_digest(good, data) == first
 
 

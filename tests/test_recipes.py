@@ -29,7 +29,7 @@ def profile(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Profile:
     monkeypatch.setenv("TQDM_DISABLE", "1")
     return get_profile(
         "smoke", model=str(tiny_folder), semantic="stylometric", style="delta", dtype="float32", max_length=300,
-        learning_rate=1e-2, sft_steps=2,
+        learning_rate=1e-2, sft_steps=2, batch_size=2, sft_batch_size=2, checkpoint_every=1,
     )  # fmt: skip
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nbformat
 import pytest
 from lab import CHROMIUM, browser_page, jupyter_lab
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, TimeoutError, expect
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -56,16 +56,23 @@ def run_all(page: Page, file: Path) -> nbformat.NotebookNode:
     page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
     for label in ("Run", "Run All Cells"):
         page.get_by_role("menuitem", name=label, exact=True).click()
-    until = time.monotonic() + 60 * MINUTES
-    while time.monotonic() < until:
-        page.wait_for_timeout(3000)
-        page.keyboard.press("Control+s")
-        page.wait_for_timeout(1000)
-        code = [cell for cell in nbformat.read(file, as_version=4).cells if cell.cell_type == "code"]
-        failed = any(output.output_type == "error" for cell in code for output in cell.outputs)
-        if failed or code[-1].execution_count:
-            return nbformat.read(file, as_version=4)
-    pytest.fail(f"{file.name} does not end within {MINUTES} minutes.")
+    last = page.locator(".jp-CodeCell .jp-InputPrompt").last  # [ ] waits, [*] runs, [7] has run
+    error = page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']")
+    ended = last.filter(has_text=re.compile(r"\[\d+\]")).or_(error).first
+    try:
+        ended.wait_for(state="attached", timeout=60_000 * MINUTES)
+        for _ in range(10):  # what is on the disk may lag behind what is seen
+            page.keyboard.press("Control+s")
+            page.wait_for_timeout(2000)
+            notebook = nbformat.read(file, as_version=4)
+            code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+            if code[-1].execution_count or any(o.output_type == "error" for cell in code for o in cell.outputs):
+                return notebook
+        raise TimeoutError(f"{file.name} has run and is not saved.")
+    except TimeoutError:
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=PICTURES / f"{file.stem}_unfinished.png")
+        raise
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS[::-1])  # the last first: none may need what another leaves behind

@@ -166,6 +166,7 @@ def test_a_whole_task_killed_in_the_middle_loses_nothing(raters: Raters, compari
 
     page = raters.start()
     page.get_by_role("button", name="Go on as Ada L. (4 of 10 answered)").click()
+    page.locator("#item").wait_for()
     assert page.inner_text("#place") == "Comparison 5 of 10"
     assert checked(page) == ["bestA4"] and page.input_value("#comment") == "half"
     answers = read_ratings(download(page, tmp_path), comparisons)["answers"]
