@@ -205,6 +205,8 @@ class Endpoint:
             async with AsyncOpenAI(
                 api_key=key, base_url=self.base_url, timeout=self.timeout, max_retries=self.retries
             ) as client:
+                if not of_openai(self.base_url):  # the library takes both from the environment, for any address
+                    client.organization = client.project = None
 
                 async def one(call: Any) -> None:
                     made.extend(await make(client, call))

@@ -42,7 +42,8 @@ class Teller:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with teller.lock:
                     number = len(teller.requests)
-                    teller.requests.append(body | {"authorization": self.headers["Authorization"]})
+                    sent = {"authorization": self.headers["Authorization"], "headers": str(self.headers)}
+                    teller.requests.append(body | sent)
                 status, reply = teller.answer(body, number)
                 data = reply.encode() if isinstance(reply, str) else json.dumps(reply).encode()
                 self.send_response(status)

@@ -252,6 +252,17 @@ def test_the_key_is_sent_and_appears_nowhere_else(teller, sample, tmp_path, monk
     assert {body["authorization"] for body in teller.requests[15:]} == {"Bearer none"}
 
 
+def test_what_names_an_account_at_openai_is_sent_to_nobody_else(teller, sample, monkeypatch):
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-of-mine")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "project-of-mine")
+    sample()
+    assert teller.requests and not any("of-mine" in body["headers"] for body in teller.requests)
+    monkeypatch.setattr("ddpo_utils.calls.of_openai", lambda base_url: True)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    sample(samples=4)
+    assert all(name in teller.requests[-1]["headers"] for name in ("org-of-mine", "project-of-mine"))
+
+
 def test_it_runs_where_an_event_loop_runs_already(sample):
     """As in a notebook."""
 
