@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from .profiles import CourseError, Profile, get_profile
+from .settings import CourseError, Profile, get_profile
 
 __version__ = "0.1.0"
 
@@ -28,12 +28,12 @@ _LAZY = {
     "orpo_loss": "losses",
     "DDPOTrainer": "trainers",
     "DORPOTrainer": "orpo_trainer",
-    "divpo_pairs": "divpo",
-    "load_encoder": "encoders",
-    "load_stories": "corpus",
-    "make_pairs": "corpus",
-    "load_policy": "policy",
-    "sample_stories": "sampling",
+    "divpo_pairs": "pairs",
+    "load_encoder": "embeddings.encoders",
+    "load_stories": "corpus.stories",
+    "make_pairs": "pairs",
+    "load_policy": "models.policy",
+    "sample_stories": "models.sampling",
 }
 
 __all__ = ["CourseError", "Profile", "__version__", "get_profile", *_LAZY]

@@ -10,8 +10,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import NoReturn
 
-from .commands import fetch, run, train
-from .profiles import METHODS, PROFILES, WRITING_PROMPTS, CourseError, Profile, get_profile
+from .course.commands import fetch, run, train
+from .settings import METHODS, PROFILES, WRITING_PROMPTS, CourseError, Profile, get_profile
 
 __all__ = ["main"]
 
@@ -24,70 +24,150 @@ class Parser(argparse.ArgumentParser):
 
 
 def _parser() -> Parser:
-    from .compare_command import add_arguments as add_compare
-    from .judge_command import add_arguments as add_judge
-    from .ratings_command import add_arguments as add_ratings
-    from .sample_command import add_arguments
+    from .human_eval.compare_command import add_arguments as add_compare
+    from .human_eval.judge_command import add_arguments as add_judge
+    from .human_eval.ratings_command import add_arguments as add_ratings
+    from .models.sample_command import add_arguments
 
     parser = Parser(prog="python -m ddpo_utils", description="The DDPO course's commands.")
     commands = parser.add_subparsers(dest="command", required=True)
     profile = argparse.ArgumentParser(add_help=False)
-    profile.add_argument("--profile", default="", help="smoke, laptop, colab or 8b (DDPO_PROFILE, else laptop)")
+    profile.add_argument(
+        "--profile", default="", help="smoke, laptop, colab or 8b (DDPO_PROFILE, else laptop)"
+    )
     settings = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
-    group = settings.add_argument_group("settings", "each overrides the profile's (ddpo_utils/profiles.py)")
+    group = settings.add_argument_group(
+        "settings", "each overrides the profile's (ddpo_utils/profiles.py)"
+    )
     for field in fields(Profile):
         if field.name != "name":
-            values = ", ".join(f"{name}: {getattr(PROFILES[name], field.name)}" for name in ("laptop", "8b"))
+            values = ", ".join(
+                f"{name}: {getattr(PROFILES[name], field.name)}" for name in ("laptop", "8b")
+            )
             flag, kind = f"--{field.name.replace('_', '-')}", field.type.split(" ")[0].upper()
             group.add_argument(flag, metavar=kind, help=f"{field.metadata['says']} ({values})")
 
-    one = commands.add_parser("run", parents=[profile], help="run the notebooks; results go to build/<profile>")
-    one.add_argument("--notebooks", nargs="+", default=[], metavar="NN", help="some of them, such as 01 03")
-    one.add_argument("--write-back", action="store_true", help="store the outputs in notebooks/ too")
-    one.add_argument("--set", nargs="+", default=[], metavar="SETTING=VALUE", help="override settings of the profile")
-    one = commands.add_parser("train", parents=[profile, settings], help="train adapters, alone or by accelerate")
+    one = commands.add_parser(
+        "run", parents=[profile], help="run the notebooks; results go to build/<profile>"
+    )
+    one.add_argument(
+        "--notebooks", nargs="+", default=[], metavar="NN", help="some of them, such as 01 03"
+    )
+    one.add_argument(
+        "--write-back", action="store_true", help="store the outputs in notebooks/ too"
+    )
+    one.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="SETTING=VALUE",
+        help="override settings of the profile",
+    )
+    one = commands.add_parser(
+        "train", parents=[profile, settings], help="train adapters, alone or by accelerate"
+    )
     one.add_argument("--method", nargs="+", choices=METHODS, help="default: ddpo")
-    one.add_argument("--config", type=Path, help="a run's config.yaml: its profile, settings and method")
-    one.add_argument("--output", type=Path, help="folder of the adapters (build/<profile>/adapters)")
-    one.add_argument("--sft", type=Path, help="folder of an SFT adapter to start from (<output>/sft)")
-    one = commands.add_parser("evaluate", parents=[profile, settings], help="sample adapters and make the table")
-    one.add_argument("--adapters", type=Path, help="folder of the adapters (build/<profile>/adapters)")
-    one.add_argument("--output", type=Path, help="folder of samples and table (build/<profile>/evaluation)")
+    one.add_argument(
+        "--config", type=Path, help="a run's config.yaml: its profile, settings and method"
+    )
+    one.add_argument(
+        "--output", type=Path, help="folder of the adapters (build/<profile>/adapters)"
+    )
+    one.add_argument(
+        "--sft", type=Path, help="folder of an SFT adapter to start from (<output>/sft)"
+    )
+    one = commands.add_parser(
+        "evaluate", parents=[profile, settings], help="sample adapters and make the table"
+    )
+    one.add_argument(
+        "--adapters", type=Path, help="folder of the adapters (build/<profile>/adapters)"
+    )
+    one.add_argument(
+        "--output", type=Path, help="folder of samples and table (build/<profile>/evaluation)"
+    )
     one.add_argument("--reward-model", type=Path, help="folder of a reward model made by `reward`")
-    one = commands.add_parser("reward", parents=[profile, settings], help="train the reward model and measure it")
+    one = commands.add_parser(
+        "reward", parents=[profile, settings], help="train the reward model and measure it"
+    )
     objectives = ["regression", "bradley-terry"]
-    one.add_argument("--objective", nargs="+", choices=objectives, default=objectives, help="default: both")
-    one.add_argument("--output", type=Path, help="folder of the reward model (build/<profile>/reward)")
-    one = commands.add_parser("plan", parents=[profile, settings], help="memory, tokens and hours of a run, offline")
-    one.add_argument("--gpu-memory", type=float, default=80, metavar="GB", help="24, 40, 80, 141 ... (default: 80)")
+    one.add_argument(
+        "--objective", nargs="+", choices=objectives, default=objectives, help="default: both"
+    )
+    one.add_argument(
+        "--output", type=Path, help="folder of the reward model (build/<profile>/reward)"
+    )
+    one = commands.add_parser(
+        "plan", parents=[profile, settings], help="memory, tokens and hours of a run, offline"
+    )
+    one.add_argument(
+        "--gpu-memory",
+        type=float,
+        default=80,
+        metavar="GB",
+        help="24, 40, 80, 141 ... (default: 80)",
+    )
     one.add_argument("--gpus", type=int, default=1)
-    one = commands.add_parser("doctor", help="what this machine can run, what is missing, and what mends it")
-    one.add_argument("--workshop", action="store_true", help="rehearse what a room will do; ends with: ready")
-    one = commands.add_parser("wheelhouse", help="all wheels of the course in a folder, for machines without a network")
+    one = commands.add_parser(
+        "doctor", help="what this machine can run, what is missing, and what mends it"
+    )
+    one.add_argument(
+        "--workshop", action="store_true", help="rehearse what a room will do; ends with: ready"
+    )
+    one = commands.add_parser(
+        "wheelhouse", help="all wheels of the course in a folder, for machines without a network"
+    )
     one.add_argument("folder", type=Path)
     commands.add_parser("fetch", parents=[profile], help="fetch the profile's model and encoders")
     one = commands.add_parser("record", help="make the recorded runs in data/ again")
-    one.add_argument("--development", action="store_true", help="the trials that chose the settings")
-    one.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="the same runs from further seeds")
-    one.add_argument("--world", nargs="*", type=int, metavar="SEED", help="the small worlds of these seeds")
-    one.add_argument("--rivals", action="store_true", help="prompting and decoding without training")
-    one.add_argument("--measures", action="store_true", help="which measures of diversity can be trusted; minutes")
-    add_arguments(commands.add_parser("sample", help="sample a model behind an OpenAI-compatible endpoint"))
-    add_compare(commands.add_parser("compare", help="blind comparisons of two sample files, for human raters"))
-    add_judge(commands.add_parser("judge", help="have a model behind an endpoint rate blind comparisons"))
-    add_ratings(commands.add_parser("ratings", help="what the raters' files say: win rates, agreement, position"))
+    one.add_argument(
+        "--development", action="store_true", help="the trials that chose the settings"
+    )
+    one.add_argument(
+        "--seeds", nargs="+", type=int, metavar="SEED", help="the same runs from further seeds"
+    )
+    one.add_argument(
+        "--world", nargs="*", type=int, metavar="SEED", help="the small worlds of these seeds"
+    )
+    one.add_argument(
+        "--rivals", action="store_true", help="prompting and decoding without training"
+    )
+    one.add_argument(
+        "--measures",
+        action="store_true",
+        help="which measures of diversity can be trusted; minutes",
+    )
+    add_arguments(
+        commands.add_parser("sample", help="sample a model behind an OpenAI-compatible endpoint")
+    )
+    add_compare(
+        commands.add_parser(
+            "compare", help="blind comparisons of two sample files, for human raters"
+        )
+    )
+    add_judge(
+        commands.add_parser("judge", help="have a model behind an endpoint rate blind comparisons")
+    )
+    add_ratings(
+        commands.add_parser(
+            "ratings", help="what the raters' files say: win rates, agreement, position"
+        )
+    )
     commands.add_parser("colab", help="write this clone's address into the notebooks' Colab cells")
     return parser
 
 
 def _profile(args: argparse.Namespace) -> Profile:
     """The profile with the settings given as flags; those of --config stand between the two."""
-    given = {f.name: getattr(args, f.name) for f in fields(Profile) if f.name != "name" and hasattr(args, f.name)}
+    given = {
+        f.name: getattr(args, f.name)
+        for f in fields(Profile)
+        if f.name != "name" and hasattr(args, f.name)
+    }
     if getattr(args, "config", None) is None:
         return get_profile(args.profile, **given)
     from dataclasses import asdict
 
-    from .runs import read_config
+    from .training.runs import read_config
 
     profile, arm = read_config(args.config)
     args.method = args.method or [arm.partition("-")[0]]
@@ -110,34 +190,41 @@ def _carry_out(args: argparse.Namespace) -> bool:
     if args.command == "run":
         for pair in args.set:
             if "=" not in pair:
-                raise CourseError(f"--set {pair} gives no value: write SETTING=VALUE, such as seed=7.")
+                raise CourseError(
+                    f"--set {pair} gives no value: write SETTING=VALUE, such as seed=7."
+                )
         pairs = [pair.partition("=") for pair in args.set]
         overrides = {name.replace("-", "_"): _absolute(value) for name, _, value in pairs}
         profile = get_profile(args.profile, **overrides)
-        return run(profile, args.notebooks, args.write_back, **{name: getattr(profile, name) for name in overrides})
+        return run(
+            profile,
+            args.notebooks,
+            args.write_back,
+            **{name: getattr(profile, name) for name in overrides},
+        )
     if args.command == "train":
         profile = _profile(args)
         train(profile, args.method or ["ddpo"], args.output, args.sft)
     elif args.command == "evaluate":
-        from .evaluate import evaluate_adapters
+        from .evaluation.evaluate import evaluate_adapters
 
         evaluate_adapters(_profile(args), args.adapters, args.output, args.reward_model)
     elif args.command == "reward":
-        from .reward_record import record_reward
+        from .evaluation.reward_record import record_reward
 
         record_reward(_profile(args), args.objective, args.output)
     elif args.command == "plan":
-        from .plan import show
+        from .training.plan import show
 
         show(_profile(args), args.gpu_memory, args.gpus)
     elif args.command == "doctor":
-        from .doctor import doctor
-        from .workshop import preflight
+        from .course.doctor import doctor
+        from .course.workshop import preflight
 
         return preflight() if args.workshop else doctor()
     elif args.command == "wheelhouse":
-        from .notebooks import course_root
-        from .workshop import wheelhouse
+        from .course.notebooks import course_root
+        from .course.workshop import wheelhouse
 
         wheelhouse(args.folder, course_root())
     elif args.command == "fetch":
@@ -145,15 +232,15 @@ def _carry_out(args: argparse.Namespace) -> bool:
         fetch(profile)
         print(f"Model and encoders of the profile {profile.name} are ready.")
     elif args.command == "record":
-        from .record import record, record_seeds
-        from .world_runs import record_world, tune
+        from .course.recorded_runs import record, record_seeds
+        from .small_world.experiment import record_world, tune
 
         if args.rivals:
-            from .rival_record import record_rivals
+            from .course.recorded_rivals import record_rivals
 
             record_rivals()
         elif args.measures:
-            from .trust import record_measures
+            from .course.measures import record_measures
 
             record_measures()
         elif args.world is not None:
@@ -161,24 +248,24 @@ def _carry_out(args: argparse.Namespace) -> bool:
         else:
             record_seeds(args.seeds) if args.seeds else record(development=args.development)
     elif args.command == "sample":
-        from .sample_command import sample
+        from .models.sample_command import sample
 
         sample(args)
     elif args.command == "compare":
-        from .compare_command import compare
+        from .human_eval.compare_command import compare
 
         compare(args)
     elif args.command == "judge":
-        from .judge_command import judge_file
+        from .human_eval.judge_command import judge_file
 
         judge_file(args)
     elif args.command == "ratings":
-        from .ratings_command import show_ratings
+        from .human_eval.ratings_command import show_ratings
 
         show_ratings(args)
     elif args.command == "colab":
-        from .colab import write_address
-        from .notebooks import course_root
+        from .course.colab import write_address
+        from .course.notebooks import course_root
 
         print(f"The notebooks' Colab cells now name {write_address(course_root())}.")
     return True
@@ -196,7 +283,9 @@ def _of_file(fault: OSError) -> str:
     }
     if type(fault) in advice:
         return f"{fault.filename} {advice[type(fault)]}"
-    return f"cannot use the file {fault.filename} ({fault.strerror}): free space or mend its rights."
+    return (
+        f"cannot use the file {fault.filename} ({fault.strerror}): free space or mend its rights."
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -214,7 +303,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("error: stopped from the keyboard; what was finished is kept.", file=sys.stderr)
     except ImportError as fault:
-        print(f"error: {fault}: install what is missing with `pip install -e '.[test]'`.", file=sys.stderr)
+        print(
+            f"error: {fault}: install what is missing with `pip install -e '.[test]'`.",
+            file=sys.stderr,
+        )
     except OSError as fault:
         print(f"error: {_of_file(fault)}", file=sys.stderr)
     except RuntimeError as fault:
@@ -222,6 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(
             "error: the memory is full; checkpoints are kept. Lower --micro-batch or --max-length, or take --quantize "
-            "true (QLoRA); `python -m ddpo_utils plan` shows what fits.", file=sys.stderr,
-        )  # fmt: skip
+            "true (QLoRA); `python -m ddpo_utils plan` shows what fits.",
+            file=sys.stderr,
+        )
     return 1

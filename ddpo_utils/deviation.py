@@ -37,7 +37,9 @@ def _check_rows(embeddings: Any, what: str = "embeddings") -> np.ndarray:
     try:
         rows = np.asarray(embeddings)
     except ValueError:  # numpy's own message names neither array nor row
-        raise ValueError(f"The rows of {what} differ in length: give every response a row of one width.") from None
+        raise ValueError(
+            f"The rows of {what} differ in length: give every response a row of one width."
+        ) from None
     if rows.ndim != 2 or not np.issubdtype(rows.dtype, np.floating):
         raise ValueError(
             f"{what} must be a 2-D array of floating-point numbers, one row a response; "
@@ -54,7 +56,9 @@ def _group_ids(groups: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros(1, dtype=int), np.zeros(n, dtype=np.intp)
     groups = np.asarray(groups)
     if groups.shape != (n,):
-        raise ValueError(f"groups must hold one prompt id a row, {n} in all; got shape {groups.shape}.")
+        raise ValueError(
+            f"groups must hold one prompt id a row, {n} in all; got shape {groups.shape}."
+        )
     try:
         missing = groups != groups  # NaN alone differs from itself
         if groups.dtype.kind in "biu":
@@ -63,12 +67,19 @@ def _group_ids(groups: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
         else:  # texts: a dictionary finds the distinct ones faster than a sort of them all
             listed = groups.tolist()
             place = {name: i for i, name in enumerate(sorted(set(listed)))}
-            names, ids = np.array(list(place)), np.fromiter((place[name] for name in listed), np.intp, n)
+            names, ids = (
+                np.array(list(place)),
+                np.fromiter((place[name] for name in listed), np.intp, n),
+            )
     except TypeError:  # None, or texts and numbers mixed
         i = next(i for i, g in enumerate(groups) if not isinstance(g, type(groups[0])))
-        raise ValueError(f"groups[{i}] is {groups[i]!r} beside {groups[0]!r}: ids must be of one kind.") from None
+        raise ValueError(
+            f"groups[{i}] is {groups[i]!r} beside {groups[0]!r}: ids must be of one kind."
+        ) from None
     if missing.any():
-        raise ValueError(f"groups[{int(np.argmax(missing))}] is missing: give every response the id of its prompt.")
+        raise ValueError(
+            f"groups[{int(np.argmax(missing))}] is missing: give every response the id of its prompt."
+        )
     return names, ids
 
 
@@ -79,7 +90,9 @@ def _unit_rows(rows: np.ndarray, index: np.ndarray, what: str) -> np.ndarray:
     bad = ~np.isfinite(squares) | (squares == 0)
     if bad.any():
         row, fault = int(index[bad][0]), "zeros only" if squares[bad][0] == 0 else "NaN or infinity"
-        raise ValueError(f"Row {row} of {what} holds {fault}: encode that response again or leave it out.")
+        raise ValueError(
+            f"Row {row} of {what} holds {fault}: encode that response again or leave it out."
+        )
     unit *= (1 / np.sqrt(squares))[..., None]
     return unit
 
@@ -170,7 +183,9 @@ def deviation_weights(*embeddings: Any, groups: Any = None, floor: float = 0.0) 
     arrays = [_check_rows(rows, f"embeddings[{i}]") for i, rows in enumerate(embeddings)]
     for i, rows in enumerate(arrays):
         if len(rows) != len(arrays[0]):
-            raise ValueError(f"embeddings[{i}] has {len(rows)} rows and embeddings[0] has {len(arrays[0])}.")
+            raise ValueError(
+                f"embeddings[{i}] has {len(rows)} rows and embeddings[0] has {len(arrays[0])}."
+            )
     names, ids = _group_ids(groups, len(arrays[0]))
     product = np.ones(len(arrays[0]))
     for i, rows in enumerate(arrays):
@@ -211,7 +226,9 @@ def diversity(embeddings: Any, groups: Any = None) -> float | np.ndarray:
     k = grouped.counts
     if (k < 2).any():
         which = "This set" if groups is None else f"Prompt {names[np.argmax(k < 2)]}"
-        raise ValueError(f"{which} has one response, and diversity needs at least two: sample more, or leave it out.")
+        raise ValueError(
+            f"{which} has one response, and diversity needs at least two: sample more, or leave it out."
+        )
     values = np.maximum(0.0, (k.astype(float) ** 2 - grouped.square) / (k * (k - 1.0)))
     return float(values[0]) if groups is None else values
 
@@ -241,7 +258,11 @@ def compute_deviation(responses: Sequence[str], embedder: Encoder) -> np.ndarray
             raise ValueError(f"Response {i} is {text!r}, not a text.")
         if not text.strip():
             raise ValueError(f"Response {i} is blank: leave it out before weighting.")
-    rows = _check_rows(embedder.encode(responses, normalize_embeddings=True), "The embedder's output")
+    rows = _check_rows(
+        embedder.encode(responses, normalize_embeddings=True), "The embedder's output"
+    )
     if len(rows) != len(responses):
-        raise ValueError(f"The embedder gave {len(rows)} rows for {len(responses)} responses; expected one each.")
+        raise ValueError(
+            f"The embedder gave {len(rows)} rows for {len(responses)} responses; expected one each."
+        )
     return deviation_weights(rows)

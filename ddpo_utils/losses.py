@@ -12,7 +12,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-__all__ = ["check_weights", "ddpo_loss", "dorpo_loss", "dpo_loss", "log_odds", "orpo_loss", "pair_losses"]
+__all__ = [
+    "check_weights",
+    "ddpo_loss",
+    "dorpo_loss",
+    "dpo_loss",
+    "log_odds",
+    "orpo_loss",
+    "pair_losses",
+]
 
 
 def pair_losses(
@@ -37,7 +45,9 @@ def check_weights(weights: Any, what: str = "weight") -> list[float]:
     """
     values = weights.tolist() if hasattr(weights, "tolist") else weights
     values = list(values) if isinstance(values, Iterable) else [values]
-    values = [w.item() if getattr(w, "ndim", 1) == 0 else w for w in values]  # 0-d tensors of a formatted dataset
+    values = [
+        w.item() if getattr(w, "ndim", 1) == 0 else w for w in values
+    ]  # 0-d tensors of a formatted dataset
     for i, w in enumerate(values):
         if not isinstance(w, (int, float)):
             raise ValueError(f"{what} of pair {i} is {w!r}: give every pair a number.")
@@ -50,13 +60,21 @@ def _checked(**logps: torch.Tensor) -> list[torch.Tensor]:
     shapes = set()
     for name, value in logps.items():
         if not isinstance(value, torch.Tensor) or value.dim() != 1 or not value.is_floating_point():
-            got = f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
-            raise ValueError(f"{name} must be a 1-D floating-point tensor, one log-prob a pair; got {got}.")
+            got = (
+                f"shape {tuple(value.shape)}"
+                if isinstance(value, torch.Tensor)
+                else type(value).__name__
+            )
+            raise ValueError(
+                f"{name} must be a 1-D floating-point tensor, one log-prob a pair; got {got}."
+            )
         if not torch.isfinite(value).all():
             raise ValueError(f"{name}[{int((~torch.isfinite(value)).nonzero()[0])}] is not finite.")
         shapes.add(len(value))
     if len(shapes) != 1 or 0 in shapes:
-        raise ValueError(f"The log-probs must cover the same pairs, at least one; got lengths {sorted(shapes)}.")
+        raise ValueError(
+            f"The log-probs must cover the same pairs, at least one; got lengths {sorted(shapes)}."
+        )
     return list(logps.values())
 
 
@@ -108,7 +126,10 @@ def ddpo_loss(
     Source: Chung et al., arXiv 2503.17126, section 3 (DDPO).
     """
     logps = _checked(
-        policy_logps_w=policy_logps_w, policy_logps_l=policy_logps_l, ref_logps_w=ref_logps_w, ref_logps_l=ref_logps_l
+        policy_logps_w=policy_logps_w,
+        policy_logps_l=policy_logps_l,
+        ref_logps_w=ref_logps_w,
+        ref_logps_l=ref_logps_l,
     )
     return (_weights(deviation_w, beta, logps[0]) * pair_losses(*logps, beta)).mean()
 
@@ -118,7 +139,9 @@ def _weights(deviation_w: Any, beta: float, like: torch.Tensor) -> torch.Tensor:
         raise ValueError(f"beta must be above 0; got {beta!r}.")
     weights = check_weights(deviation_w, "deviation_w")
     if len(weights) != len(like):
-        raise ValueError(f"deviation_w must hold {len(like)} weights, one a pair; got {len(weights)}.")
+        raise ValueError(
+            f"deviation_w must hold {len(like)} weights, one a pair; got {len(weights)}."
+        )
     return torch.tensor(weights, dtype=like.dtype, device=like.device)
 
 
@@ -132,13 +155,17 @@ def log_odds(mean_logps: torch.Tensor) -> torch.Tensor:
     """
     x = mean_logps.to(torch.promote_types(mean_logps.dtype, torch.float32))
     x = x.clamp(max=-torch.finfo(x.dtype).eps)
-    return x - torch.log(-torch.expm1(x))  # expm1: 1 - exp(x) would lose every digit where p is near 1
+    return x - torch.log(
+        -torch.expm1(x)
+    )  # expm1: 1 - exp(x) would lose every digit where p is near 1
 
 
 def _counts(counts: Any, name: str, like: torch.Tensor) -> torch.Tensor:
     tensor = torch.as_tensor(counts, device=like.device)
     if tensor.shape != like.shape or not bool((tensor >= 1).all()):
-        raise ValueError(f"{name} must hold {len(like)} numbers of tokens, each at least 1; got {counts!r}.")
+        raise ValueError(
+            f"{name} must hold {len(like)} numbers of tokens, each at least 1; got {counts!r}."
+        )
     return tensor
 
 
@@ -159,7 +186,9 @@ def orpo_loss(
     Source: Hong et al., arXiv 2403.07691, equations 3 to 7; NLL over prompt and response as in TRL 1.16.
     """
     ones = torch.ones_like(policy_logps_w) if isinstance(policy_logps_w, torch.Tensor) else 1.0
-    return dorpo_loss(policy_logps_w, policy_logps_l, tokens_w, tokens_l, nll_w, nll_tokens_w, ones, beta)
+    return dorpo_loss(
+        policy_logps_w, policy_logps_l, tokens_w, tokens_l, nll_w, nll_tokens_w, ones, beta
+    )
 
 
 def dorpo_loss(
@@ -198,11 +227,15 @@ def dorpo_loss(
 
     Source: Chung et al., arXiv 2503.17126, section 3 (DORPO); Hong et al., arXiv 2403.07691, equations 3 to 7.
     """
-    w, l, nll = _checked(policy_logps_w=policy_logps_w, policy_logps_l=policy_logps_l, nll_w=nll_w)  # noqa: E741
+    w, l, nll = _checked(policy_logps_w=policy_logps_w, policy_logps_l=policy_logps_l, nll_w=nll_w)
     for name, value in (("policy_logps_w", w), ("policy_logps_l", l), ("-nll_w", -nll)):
         if (value > 1e-3).any():  # rounding may leave a little above 0
-            raise ValueError(f"{name}[{int((value > 1e-3).nonzero()[0])}] is above 0, and no log-prob is.")
+            raise ValueError(
+                f"{name}[{int((value > 1e-3).nonzero()[0])}] is above 0, and no log-prob is."
+            )
     weights = _weights(deviation_w, beta, w)
-    ratio = log_odds(w / _counts(tokens_w, "tokens_w", w)) - log_odds(l / _counts(tokens_l, "tokens_l", w))
+    ratio = log_odds(w / _counts(tokens_w, "tokens_w", w)) - log_odds(
+        l / _counts(tokens_l, "tokens_l", w)
+    )
     tokens = _counts(nll_tokens_w, "nll_tokens_w", w).sum()
     return (weights * nll).sum() / tokens - beta * F.logsigmoid(weights * ratio).mean()

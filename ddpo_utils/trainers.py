@@ -23,7 +23,10 @@ class WeightedCollator:
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         weights = check_weights([example.get("weight") for example in examples])
-        bare = [{key: value for key, value in example.items() if key != "weight"} for example in examples]
+        bare = [
+            {key: value for key, value in example.items() if key != "weight"}
+            for example in examples
+        ]
         return {**self.collator(bare), "weight": torch.tensor(weights, dtype=torch.float32)}
 
 
@@ -43,18 +46,37 @@ class DDPOTrainer(DPOTrainer):
     Source: Chung et al., arXiv 2503.17126, section 3; Rafailov et al., arXiv 2305.18290, equation 7.
     """
 
-    _tag_names = ["trl", "dpo", "ddpo"]  # noqa: RUF012 - as TRL declares it
+    _tag_names = ["trl", "dpo", "ddpo"]
 
     def __init__(self, model: Any, ref_model: Any = None, args: Any = None, **kwargs: Any):
-        loss_types = [] if args is None else [args.loss_type] if isinstance(args.loss_type, str) else args.loss_type
-        plain = {"f_divergence_type": "reverse_kl", "ld_alpha": None, "use_weighting": False, "label_smoothing": 0.0}
-        odd = [name for name, value in plain.items() if args is not None and getattr(args, name) != value]
+        loss_types = (
+            []
+            if args is None
+            else [args.loss_type]
+            if isinstance(args.loss_type, str)
+            else args.loss_type
+        )
+        plain = {
+            "f_divergence_type": "reverse_kl",
+            "ld_alpha": None,
+            "use_weighting": False,
+            "label_smoothing": 0.0,
+        }
+        odd = [
+            name
+            for name, value in plain.items()
+            if args is not None and getattr(args, name) != value
+        ]
         if odd or not set(loss_types) <= {"sigmoid", "sft"}:
-            raise ValueError(f"DDPOTrainer weights the losses 'sigmoid' and 'sft' alone; drop {odd or loss_types}.")
+            raise ValueError(
+                f"DDPOTrainer weights the losses 'sigmoid' and 'sft' alone; drop {odd or loss_types}."
+            )
         check_columns(kwargs)
         super().__init__(model, ref_model, args, **kwargs)
         if self.aux_loss_enabled:
-            raise ValueError("DDPOTrainer does not weight a router's auxiliary loss: set router_aux_loss_coef=0.")
+            raise ValueError(
+                "DDPOTrainer does not weight a router's auxiliary loss: set router_aux_loss_coef=0."
+            )
         self.data_collator = WeightedCollator(self.data_collator)
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -64,9 +86,13 @@ class DDPOTrainer(DPOTrainer):
 
     def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> Any:
         # an unknown key would travel on to the model, and Llama swallows it silently
-        return super().compute_ref_log_probs(model, {k: v for k, v in inputs.items() if k != "weight"})
+        return super().compute_ref_log_probs(
+            model, {k: v for k, v in inputs.items() if k != "weight"}
+        )
 
-    def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False) -> Any:
+    def _compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False
+    ) -> Any:
         inputs = dict(inputs)
         weight = inputs.pop("weight")
         mask = inputs["completion_mask"][:, 1:]
@@ -74,12 +100,16 @@ class DDPOTrainer(DPOTrainer):
         known = {"completion_mask", "ref_chosen_logps", "ref_rejected_logps"}
         batch = {k: v for k, v in inputs.items() if k not in known}
         outputs = model(**batch, use_cache=False, labels=labels, fused_lm_head=True)
-        per_token = outputs.log_probs[:, -mask.size(1) :]  # prompt-learning adapters put virtual tokens in front
+        per_token = outputs.log_probs[
+            :, -mask.size(1) :
+        ]  # prompt-learning adapters put virtual tokens in front
         chosen, rejected = per_token.sum(dim=1).chunk(2)
         if "ref_chosen_logps" in inputs:  # precomputed by TRL, or brought along in the dataset
             ref_chosen, ref_rejected = inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]
         else:
-            ref_chosen, ref_rejected = self.compute_ref_log_probs(self.ref_model or self.model, inputs)
+            ref_chosen, ref_rejected = self.compute_ref_log_probs(
+                self.ref_model or self.model, inputs
+            )
 
         loss = 0.0
         for loss_type, scale in zip(self.loss_types, self.loss_weights, strict=True):
@@ -104,7 +134,9 @@ class DDPOTrainer(DPOTrainer):
 
     def _record(self, name: str, values: torch.Tensor) -> None:
         mode = "train" if self.model.training else "eval"
-        self._metrics[mode][name].append(self.accelerator.gather_for_metrics(values).float().mean().item())
+        self._metrics[mode][name].append(
+            self.accelerator.gather_for_metrics(values).float().mean().item()
+        )
 
 
 def check_columns(parts: dict[str, Any]) -> None:
@@ -113,8 +145,12 @@ def check_columns(parts: dict[str, Any]) -> None:
         data = parts.get(name)
         for part in data.values() if isinstance(data, dict) else [data] if data is not None else []:
             if not hasattr(part, "column_names"):
-                raise ValueError(f"{name} is no datasets.Dataset: make one of rows by Dataset.from_list(rows).")
+                raise ValueError(
+                    f"{name} is no datasets.Dataset: make one of rows by Dataset.from_list(rows)."
+                )
             if "weight" not in (part.column_names or list(next(iter(part)))):
-                raise ValueError(f"{name} has no column 'weight': add one number a pair (all 1.0: the loss as it is).")
+                raise ValueError(
+                    f"{name} has no column 'weight': add one number a pair (all 1.0: the loss as it is)."
+                )
             if hasattr(part, "__len__"):  # a streamed set is checked batch by batch in the collator
                 check_weights(part["weight"][:], f"{name}'s weight")

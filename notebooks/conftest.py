@@ -14,10 +14,12 @@ import pytest
 @lru_cache(maxsize=1)
 def _model_is_there() -> bool:
     """Fetch the model before the first cell runs, so that no cell's stored output holds the fetching's message."""
-    from ddpo_utils.profiles import CourseError
-    from ddpo_utils.smollm2 import fetch_smollm2
+    from ddpo_utils.models.smollm2 import fetch_smollm2
+    from ddpo_utils.settings import CourseError
 
-    with suppress(CourseError):  # notebooks that need no model still run; the others say what is missing
+    with suppress(
+        CourseError
+    ):  # notebooks that need no model still run; the others say what is missing
         fetch_smollm2()
         return True
     return False
@@ -40,7 +42,11 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Exercises wait for a learner; their solutions are run."""
-    waiting = [item for item in items if "exercise" in getattr(item, "cell", {}).get("metadata", {}).get("tags", [])]
+    waiting = [
+        item
+        for item in items
+        if "exercise" in getattr(item, "cell", {}).get("metadata", {}).get("tags", [])
+    ]
     if waiting:
         config.hook.pytest_deselected(items=waiting)
         items[:] = [item for item in items if item not in waiting]

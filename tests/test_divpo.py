@@ -19,7 +19,10 @@ def corpus(scores: dict[str, list[float]]) -> pd.DataFrame:
     """Stories with these scores by prompt, the prompts' rows mixed."""
     rows = [(name, score) for name, own in scores.items() for score in own]
     frame = pd.DataFrame(rows, columns=["prompt_id", "score"])
-    frame["prompt"], frame["text"] = "about " + frame["prompt_id"], [f"story {i}" for i in range(len(frame))]
+    frame["prompt"], frame["text"] = (
+        "about " + frame["prompt_id"],
+        [f"story {i}" for i in range(len(frame))],
+    )
     return load_stories(frame.sample(frac=1, random_state=0))
 
 
@@ -40,7 +43,10 @@ def test_sixteen_responses_on_paper() -> None:
     deviation |= {text[16]: 0.2, text[15]: 1.7, text[14]: 0.1, text[13]: 2.0}
     deviation |= {text[1]: 3.0, text[2]: 0.3, text[3]: 0.5, text[4]: 0.2}
     pairs, unused = divpo_pairs(stories, told(deviation))
-    assert pairs[["chosen", "rejected"]].values.tolist() == [[text[13], text[4]], [text[15], text[2]]]
+    assert pairs[["chosen", "rejected"]].values.tolist() == [
+        [text[13], text[4]],
+        [text[15], text[2]],
+    ]
     assert pairs["gap"].tolist() == [9.0, 13.0] and unused == 12
     assert list(pairs.columns) == list(make_pairs(stories).columns)
     assert stories.loc[pairs["chosen_row"], "text"].tolist() == pairs["chosen"].tolist()
@@ -85,7 +91,9 @@ def literal(stories: pd.DataFrame, weight: dict[str, float]) -> list[tuple[str, 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=4), st.integers(0, 1000))
 def test_the_rule_read_literally(sizes: list[int], seed: int) -> None:
     rng = np.random.default_rng(seed)
-    stories = corpus({f"p{i}": rng.permutation(size).tolist() for i, size in enumerate([*sizes, 2])})
+    stories = corpus(
+        {f"p{i}": rng.permutation(size).tolist() for i, size in enumerate([*sizes, 2])}
+    )
     weight = dict(zip(stories["text"], rng.random(len(stories)), strict=True))
     pairs, unused = divpo_pairs(stories, told(weight))
     assert list(zip(pairs["chosen"], pairs["rejected"], strict=True)) == literal(stories, weight)
@@ -93,7 +101,9 @@ def test_the_rule_read_literally(sizes: list[int], seed: int) -> None:
 
 
 @given(st.lists(st.integers(0, 2), min_size=2, max_size=20), st.integers(0, 1000))
-def test_equal_scores_are_never_paired_and_no_response_is_used_twice(scores: list[int], seed: int) -> None:
+def test_equal_scores_are_never_paired_and_no_response_is_used_twice(
+    scores: list[int], seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     stories = corpus({"a": scores, "b": [0, 1]})
     values = dict(zip(stories["text"], rng.random(len(stories)), strict=True))
@@ -125,7 +135,9 @@ def test_deviation_is_that_within_the_good_ones_alone() -> None:
     pairs, _ = divpo_pairs(stories, deviation)
     chosen = stories.loc[pairs["chosen_row"], "score"].tolist()
     assert chosen[0] == 10
-    assert 1 not in stories.loc[pairs["rejected_row"], "score"].tolist()  # the bad ones' odd one out
+    assert (
+        1 not in stories.loc[pairs["rejected_row"], "score"].tolist()
+    )  # the bad ones' odd one out
 
 
 @pytest.mark.parametrize(

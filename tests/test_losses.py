@@ -17,7 +17,10 @@ NAMES = ["policy_logps_w", "policy_logps_l", "ref_logps_w", "ref_logps_l"]
 
 def draw(n: int = 6, dtype: torch.dtype = torch.float64, seed: int = 0) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    logps = [(torch.randn(n, generator=generator, dtype=torch.float64) * 20 - 100).to(dtype) for _ in range(4)]
+    logps = [
+        (torch.randn(n, generator=generator, dtype=torch.float64) * 20 - 100).to(dtype)
+        for _ in range(4)
+    ]
     return [x.requires_grad_(i < 2) for i, x in enumerate(logps)]
 
 
@@ -28,7 +31,9 @@ def by_hand(logps: list[torch.Tensor], weights: list[float], beta: float) -> flo
     return total / len(weights)
 
 
-def loss_and_gradients(logps: list[torch.Tensor], weights: object, beta: float = 0.1) -> tuple[float, torch.Tensor]:
+def loss_and_gradients(
+    logps: list[torch.Tensor], weights: object, beta: float = 0.1
+) -> tuple[float, torch.Tensor]:
     loss = ddpo_loss(*logps, weights, beta)
     return loss.item(), torch.stack(torch.autograd.grad(loss, logps[:2]))
 
@@ -46,8 +51,12 @@ def test_the_loss_of_one_pair_on_paper():
 @pytest.mark.parametrize("beta", [0.01, 0.1, 1.0])
 def test_the_formula_over_a_batch_is_the_plain_mean(beta):
     logps, weights = draw(), [0.0, 0.3, 1.0, 1.0, 2.7, 4.0]
-    assert ddpo_loss(*logps, weights, beta=beta).item() == pytest.approx(by_hand(logps, weights, beta), rel=1e-12)
-    assert dpo_loss(*logps, beta=beta).item() == pytest.approx(by_hand(logps, [1.0] * 6, beta), rel=1e-12)
+    assert ddpo_loss(*logps, weights, beta=beta).item() == pytest.approx(
+        by_hand(logps, weights, beta), rel=1e-12
+    )
+    assert dpo_loss(*logps, beta=beta).item() == pytest.approx(
+        by_hand(logps, [1.0] * 6, beta), rel=1e-12
+    )
 
 
 def test_the_gradient_by_hand():
@@ -109,11 +118,18 @@ def test_weights_may_be_any_row_of_numbers(kind):
 
 def test_double_precision_weights_are_not_rounded_to_single():
     weights = [0.1, 0.2, 0.3, 0.7, 0.9, 3.8]
-    assert ddpo_loss(*draw(), weights).item() == pytest.approx(by_hand(draw(), weights, 0.1), rel=1e-14)
+    assert ddpo_loss(*draw(), weights).item() == pytest.approx(
+        by_hand(draw(), weights, 0.1), rel=1e-14
+    )
 
 
 def test_extreme_margins_stay_finite():
-    far = [torch.tensor([0.0, -2000.0]), torch.tensor([-2000.0, 0.0]), torch.zeros(2), torch.zeros(2)]
+    far = [
+        torch.tensor([0.0, -2000.0]),
+        torch.tensor([-2000.0, 0.0]),
+        torch.zeros(2),
+        torch.zeros(2),
+    ]
     assert pair_losses(*far, beta=1.0).tolist() == [0.0, 2000.0]
 
 

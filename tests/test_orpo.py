@@ -21,7 +21,10 @@ def draw(n: int = 8, dtype: torch.dtype = torch.float64, seed: int = 0) -> list[
     counts = [torch.randint(1, 200, (n,), generator=generator) for _ in range(2)]
     prompt = torch.randint(0, 50, (n,), generator=generator)
     rates = [torch.rand(n, generator=generator, dtype=torch.float64) * 4 + 0.01 for _ in range(2)]
-    logps = [(-rate * count).to(dtype).requires_grad_() for rate, count in zip(rates, counts, strict=True)]
+    logps = [
+        (-rate * count).to(dtype).requires_grad_()
+        for rate, count in zip(rates, counts, strict=True)
+    ]
     nll = (-logps[0].detach() + 3.0 * prompt).to(dtype).requires_grad_()
     return [*logps, *counts, nll, counts[0] + prompt]
 
@@ -40,8 +43,12 @@ def by_hand(parts: list[Any], weights: list[float], beta: float) -> float:
 @pytest.mark.parametrize("beta", [0.1, 0.25, 1.0])
 def test_the_formulas_are_those_of_a_literal_loop(beta: float) -> None:
     parts = draw()
-    assert dorpo_loss(*parts, WEIGHTS, beta).item() == pytest.approx(by_hand(parts, WEIGHTS, beta), rel=1e-10)
-    assert orpo_loss(*parts, beta).item() == pytest.approx(by_hand(parts, [1.0] * 8, beta), rel=1e-10)
+    assert dorpo_loss(*parts, WEIGHTS, beta).item() == pytest.approx(
+        by_hand(parts, WEIGHTS, beta), rel=1e-10
+    )
+    assert orpo_loss(*parts, beta).item() == pytest.approx(
+        by_hand(parts, [1.0] * 8, beta), rel=1e-10
+    )
     assert orpo_loss(*parts).item() == orpo_loss(*parts, beta=0.25).item()
 
 
@@ -51,7 +58,9 @@ def test_one_pair_on_paper() -> None:
     parts = [torch.tensor([v], dtype=torch.float64) for v in (2 * log(0.5), log(0.2))]
     parts += [[2], [1], torch.tensor([3 * log(2)], dtype=torch.float64), [3]]
     assert orpo_loss(*parts).item() == pytest.approx(log(2) + 0.25 * log(1 + 1 / 4))
-    assert dorpo_loss(*parts, [2.0]).item() == pytest.approx(2 * log(2) + 0.25 * log(1 + 1 / 16))  # 4 squared
+    assert dorpo_loss(*parts, [2.0]).item() == pytest.approx(
+        2 * log(2) + 0.25 * log(1 + 1 / 16)
+    )  # 4 squared
 
 
 def gradients(loss: torch.Tensor, parts: list[Any]) -> list[torch.Tensor]:
@@ -92,7 +101,9 @@ def test_log_odds_keep_their_digits(mean: float) -> None:
     with localcontext(prec=400):
         p = Decimal(mean).exp()
         expected = float((p / (1 - p)).ln())
-    assert log_odds(torch.tensor(mean, dtype=torch.float64)).item() == pytest.approx(expected, rel=1e-13, abs=1e-15)
+    assert log_odds(torch.tensor(mean, dtype=torch.float64)).item() == pytest.approx(
+        expected, rel=1e-13, abs=1e-15
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddpo_utils import CourseError, load_stories, make_pairs
-from ddpo_utils.corpus import to_dataset
+from ddpo_utils.training.recipes import to_dataset
 
 
 def scored(*scores: float, prompt: str = "A") -> pd.DataFrame:
-    return pd.DataFrame([{"prompt": prompt, "text": f"{prompt}{i}", "score": s} for i, s in enumerate(scores)])
+    return pd.DataFrame(
+        [{"prompt": prompt, "text": f"{prompt}{i}", "score": s} for i, s in enumerate(scores)]
+    )
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
@@ -40,7 +42,9 @@ def test_the_rules_of_pairing(prompts, gap, seed):
     assert (pairs["rejected"].to_numpy() == lost["text"].to_numpy()).all()
     assert (pairs["gap"].to_numpy() == won["score"].to_numpy() - lost["score"].to_numpy()).all()
     for prompt_id, group in frame.drop(index=used).groupby("prompt_id"):
-        assert group["score"].nunique() == 1, f"two responses of {prompt_id} that differ were left over"
+        assert group["score"].nunique() == 1, (
+            f"two responses of {prompt_id} that differ were left over"
+        )
     # whoever is in a pair below the wanted gap found no partner at that gap among those
     small = pairs[pairs["gap"] < gap]
     for _, group in small.groupby("prompt_id"):
@@ -58,7 +62,9 @@ def plain_pairs(stories: pd.DataFrame, min_gap: float, seed: int) -> list[tuple[
             alone = []
             while free:
                 one = free.pop()
-                partners = [p for p in free if votes[p] != votes[one] and abs(votes[p] - votes[one]) >= gap]
+                partners = [
+                    p for p in free if votes[p] != votes[one] and abs(votes[p] - votes[one]) >= gap
+                ]
                 if partners:
                     other = partners[rng.integers(len(partners))]
                     free.remove(other)
@@ -73,9 +79,15 @@ def plain_pairs(stories: pd.DataFrame, min_gap: float, seed: int) -> list[tuple[
 @pytest.mark.parametrize("seed", [42, 7])
 def test_the_bundled_pairs_are_those_of_the_plain_loop(gap, seed):
     stories = load_stories()
-    for part in (stories, stories[stories["source"] == "authors"], stories.sample(frac=0.7, random_state=seed)):
+    for part in (
+        stories,
+        stories[stories["source"] == "authors"],
+        stories.sample(frac=0.7, random_state=seed),
+    ):
         pairs = make_pairs(part, gap, seed)
-        assert list(zip(pairs["chosen_row"], pairs["rejected_row"], strict=True)) == plain_pairs(part, gap, seed)
+        assert list(zip(pairs["chosen_row"], pairs["rejected_row"], strict=True)) == plain_pairs(
+            part, gap, seed
+        )
 
 
 def test_a_wanted_gap_is_preferred_and_small_gaps_fill_up():

@@ -8,7 +8,7 @@ import pytest
 from faults import sentence
 
 from ddpo_utils import CourseError, get_profile
-from ddpo_utils.profiles import PROFILES, Profile, cache_dir, work_dir
+from ddpo_utils.settings import PROFILES, Profile, cache_dir, work_dir
 
 
 def test_the_profile_comes_from_the_argument_then_the_variable_then_laptop(monkeypatch):
@@ -36,7 +36,9 @@ def test_unknown_profiles_and_settings_are_named_with_the_choices(monkeypatch):
         get_profile()
     with pytest.raises(CourseError) as caught:
         get_profile("smoke", stepz=3)
-    assert "'stepz': the nearest is 'steps'; " in sentence(caught) and "train --help" in sentence(caught)
+    assert "'stepz': the nearest is 'steps'; " in sentence(caught) and "train --help" in sentence(
+        caught
+    )
     for setting in ("qqq", "name"):
         with pytest.raises(CourseError) as caught:
             get_profile("smoke", **{setting: 3})
@@ -47,8 +49,18 @@ def test_smoke_shrinks_sampling_and_training_alone():
     """So what notebooks 01 to 03 compute from the stories is the same in both profiles."""
     from dataclasses import fields
 
-    free = {"name", "steps", "sft_steps", "checkpoint_every", "batch_size", "sft_batch_size", "sample_prompts",
-            "samples", "max_new_tokens", "sample_batch"}  # fmt: skip
+    free = {
+        "name",
+        "steps",
+        "sft_steps",
+        "checkpoint_every",
+        "batch_size",
+        "sft_batch_size",
+        "sample_prompts",
+        "samples",
+        "max_new_tokens",
+        "sample_batch",
+    }
     for field in fields(Profile):
         if getattr(PROFILES["smoke"], field.name) != getattr(PROFILES["laptop"], field.name):
             assert field.name in free, f"{field.name} differs between smoke and laptop"
@@ -58,7 +70,12 @@ def test_the_8b_profile_holds_the_paper_s_settings():
     paper = get_profile("8b")
     assert (paper.lora_r, paper.lora_alpha, paper.beta) == (128, 256, 0.1)
     assert (paper.sft_learning_rate, paper.learning_rate, paper.batch_size) == (3e-5, 5e-6, 12)
-    assert (paper.orpo_beta, paper.orpo_learning_rate, paper.orpo_epochs, paper.steps) == (0.25, 5e-6, 4, 0)
+    assert (paper.orpo_beta, paper.orpo_learning_rate, paper.orpo_epochs, paper.steps) == (
+        0.25,
+        5e-6,
+        4,
+        0,
+    )
 
 
 def test_folders_follow_the_variables(monkeypatch, tmp_path):
@@ -71,7 +88,9 @@ def test_folders_follow_the_variables(monkeypatch, tmp_path):
         (clone / folder).mkdir(parents=True)
     (clone / "pyproject.toml").touch()
     monkeypatch.chdir(clone / "notebooks")
-    assert work_dir("smoke") == clone / "build" / "smoke" and work_dir(get_profile("laptop")).is_dir()
+    assert (
+        work_dir("smoke") == clone / "build" / "smoke" and work_dir(get_profile("laptop")).is_dir()
+    )
     (tmp_path / "alone").mkdir()
     monkeypatch.chdir(tmp_path / "alone")
     assert work_dir("smoke") == tmp_path / "alone" / "build" / "smoke"

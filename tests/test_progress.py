@@ -11,11 +11,11 @@ import pytest
 from awkward_posts import small_posts
 from sampled import sample
 
-from ddpo_utils.embedding import embed_corpus
-from ddpo_utils.posts import read_rows
+from ddpo_utils.corpus.posts import read_rows
+from ddpo_utils.embeddings.corpus_cache import embed_corpus
 
 SCRIPT = """
-from ddpo_utils.progress import progress_bar
+from ddpo_utils.settings import progress_bar
 for shown, name in ((True, "first"), (False, "hidden")):
     assert list(progress_bar(range(3), shown, desc=name)) == [0, 1, 2]
 with progress_bar(total=3, desc="second") as bar:
@@ -27,7 +27,9 @@ with progress_bar(total=3, desc="second") as bar:
 def test_the_variable_silences_every_bar(variable: str, shown: bool):
     """stderr is no terminal here, as in a notebook."""
     environment = {**os.environ, "TQDM_DISABLE": variable}
-    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=environment, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=environment, check=True
+    )
     assert ("first" in done.stderr) == ("second" in done.stderr) == shown
     assert "hidden" not in done.stderr and done.stdout == ""
 

@@ -32,12 +32,19 @@ def make(tiny_folder: Path, adapter_folder: Path, tmp_path: Path) -> Callable[..
 def test_weights_stay_with_their_pairs_after_shuffling(make, setup, precompute, accumulation):
     data = make_pairs(n=13, weights=[i / 10 for i in range(13)])
     trainer = make(
-        Spy, data, setup=setup, precompute_ref_log_probs=precompute, per_device_train_batch_size=2, num_train_epochs=2,
-        gradient_accumulation_steps=accumulation, learning_rate=1e-3,
-    )  # fmt: skip
+        Spy,
+        data,
+        setup=setup,
+        precompute_ref_log_probs=precompute,
+        per_device_train_batch_size=2,
+        num_train_epochs=2,
+        gradient_accumulation_steps=accumulation,
+        learning_rate=1e-3,
+    )
     trainer.train()
     expected = [
-        (tuple(row["prompt_ids"] + row["chosen_ids"]), round(row["weight"], 4)) for row in trainer.train_dataset
+        (tuple(row["prompt_ids"] + row["chosen_ids"]), round(row["weight"], 4))
+        for row in trainer.train_dataset
     ]
     assert len(set(expected)) == 13
     for epoch in (trainer.seen[:13], trainer.seen[13:]):
@@ -51,19 +58,30 @@ def test_weights_stay_with_their_pairs_after_shuffling(make, setup, precompute, 
 def test_the_weight_never_reaches_the_model(make, setup, precompute):
     calls: list[set[str]] = []
     trainer = make(
-        DDPOTrainer, make_pairs(weights=2.0), setup=setup, precompute_ref_log_probs=precompute, max_steps=1,
-        eval_dataset=make_pairs(4), spy=lambda module, args, kwargs: calls.append(set(kwargs)),
-    )  # fmt: skip
+        DDPOTrainer,
+        make_pairs(weights=2.0),
+        setup=setup,
+        precompute_ref_log_probs=precompute,
+        max_steps=1,
+        eval_dataset=make_pairs(4),
+        spy=lambda module, args, kwargs: calls.append(set(kwargs)),
+    )
     trainer.train()
     trainer.evaluate()
     trainer.evaluate(make_pairs(3)) if setup != "full model" or not precompute else None
     assert len(calls) >= 3
-    assert {"input_ids", "attention_mask", "labels"} <= set().union(*calls) and "weight" not in set().union(*calls)
+    assert {"input_ids", "attention_mask", "labels"} <= set().union(
+        *calls
+    ) and "weight" not in set().union(*calls)
     theirs: list[set[str]] = []
     plain = make(
-        DPOTrainer, make_pairs(weights=None), setup=setup, precompute_ref_log_probs=precompute, max_steps=1,
+        DPOTrainer,
+        make_pairs(weights=None),
+        setup=setup,
+        precompute_ref_log_probs=precompute,
+        max_steps=1,
         spy=lambda module, args, kwargs: theirs.append(set(kwargs)),
-    )  # fmt: skip
+    )
     plain.train()
     assert set().union(*calls) == set().union(*theirs)
 
@@ -82,21 +100,33 @@ def test_faulty_weights_are_refused_when_the_trainer_is_made(make, weights, mess
     with pytest.raises(ValueError, match="eval_dataset.*" + message):
         make(DDPOTrainer, make_pairs(3), eval_dataset=make_pairs(3, weights))
     with pytest.raises(ValueError, match="eval_dataset.*" + message):
-        make(DDPOTrainer, make_pairs(3), eval_dataset=DatasetDict(good=make_pairs(3), bad=make_pairs(3, weights)))
+        make(
+            DDPOTrainer,
+            make_pairs(3),
+            eval_dataset=DatasetDict(good=make_pairs(3), bad=make_pairs(3, weights)),
+        )
 
 
 @pytest.mark.parametrize("kind", ["numpy", "torch"])
 def test_weights_of_a_formatted_dataset_are_checked_as_well(make, kind):
-    data = make_pairs(3, [1.0, -1.0, 1.0]).with_format(kind, columns=["weight"], output_all_columns=True)
+    data = make_pairs(3, [1.0, -1.0, 1.0]).with_format(
+        kind, columns=["weight"], output_all_columns=True
+    )
     with pytest.raises(ValueError, match="weight of pair 1"):
         make(DDPOTrainer, data)
 
 
 def stream(data: Dataset, named: bool) -> IterableDataset:
-    return data.to_iterable_dataset() if named else IterableDataset.from_generator(lambda: iter(data.to_list()))
+    return (
+        data.to_iterable_dataset()
+        if named
+        else IterableDataset.from_generator(lambda: iter(data.to_list()))
+    )
 
 
-def test_the_readme_s_lines_train_with_the_weights_that_they_make(tiny_folder: Path, tmp_path: Path, monkeypatch):
+def test_the_readme_s_lines_train_with_the_weights_that_they_make(
+    tiny_folder: Path, tmp_path: Path, monkeypatch
+):
     class Letters:
         """An embedder of what the README asks for and no more: how often a text has each letter."""
 
@@ -111,18 +141,27 @@ def test_the_readme_s_lines_train_with_the_weights_that_they_make(tiny_folder: P
     here = f"DPOConfig(output_dir={str(tmp_path)!r}, max_steps=1, report_to='none', bf16=False, logging_steps=1)"
     responses = ["a tale at sea", "oooo", "it is a test", "so it ends"]
     names: dict[str, Any] = {
-        "corpus": [("Tell.", responses, [(1, 0), (2, 3)]), ("Tell more.", responses[::-1], [(0, 1)])],
+        "corpus": [
+            ("Tell.", responses, [(1, 0), (2, 3)]),
+            ("Tell more.", responses[::-1], [(0, 1)]),
+        ],
         "model": AutoModelForCausalLM.from_pretrained(tiny_folder),
         "tokenizer": AutoTokenizer.from_pretrained(tiny_folder),
     }
     exec(code.replace("DPOConfig(...)", here), names)
     weights = compute_deviation(responses, Letters("a name"))
-    assert [row["weight"] for row in names["rows"]] == pytest.approx([weights[1], weights[2], weights[3]])
-    assert names["trainer"].state.log_history[0]["weight"] == pytest.approx(weights[1:].mean(), rel=1e-3)
+    assert [row["weight"] for row in names["rows"]] == pytest.approx(
+        [weights[1], weights[2], weights[3]]
+    )
+    assert names["trainer"].state.log_history[0]["weight"] == pytest.approx(
+        weights[1:].mean(), rel=1e-3
+    )
 
 
 def test_a_list_of_rows_is_refused_with_what_makes_a_dataset_of_it(make):
-    with pytest.raises(ValueError, match=r"train_dataset is no datasets.Dataset: .*Dataset.from_list"):
+    with pytest.raises(
+        ValueError, match=r"train_dataset is no datasets.Dataset: .*Dataset.from_list"
+    ):
         make(Spy, make_pairs(weights=[1.0] * 8).to_list())
 
 
@@ -135,7 +174,9 @@ def test_a_streamed_set_works_and_its_faults_are_found_on_the_way(make, named):
     assert [w for _, w in trainer.seen] == [i / 4 for i in range(8)]
     with pytest.raises(ValueError, match="no column 'weight'"):
         make(DDPOTrainer, stream(make_pairs(weights=None), named), **options)
-    trainer = make(DDPOTrainer, stream(make_pairs(weights=[1.0] * 5 + [-1.0] + [1.0] * 2), named), **options)
+    trainer = make(
+        DDPOTrainer, stream(make_pairs(weights=[1.0] * 5 + [-1.0] + [1.0] * 2), named), **options
+    )
     with pytest.raises(ValueError, match=r"weight of pair 1 is -1\.0"):  # of its batch
         trainer.train()
 
@@ -169,4 +210,6 @@ def test_the_collator_adds_the_weight_and_nothing_else():
     assert batch.keys() == plain(examples).keys()
     assert "weight" in examples[0]  # the dataset's own row is left as it was
     with pytest.raises(ValueError, match="weight of pair 1 is None"):
-        WeightedCollator(plain)([examples[0], {k: v for k, v in examples[1].items() if k != "weight"}])
+        WeightedCollator(plain)(
+            [examples[0], {k: v for k, v in examples[1].items() if k != "weight"}]
+        )

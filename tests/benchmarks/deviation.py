@@ -29,7 +29,9 @@ def double_loop(rows: np.ndarray) -> np.ndarray:
     """The definition, one pair of responses at a time."""
     rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     k = len(rows)
-    return np.array([sum(1 - rows[i] @ rows[j] for j in range(k) if j != i) / (k - 1) for i in range(k)])
+    return np.array(
+        [sum(1 - rows[i] @ rows[j] for j in range(k) if j != i) / (k - 1) for i in range(k)]
+    )
 
 
 def best(function: Callable[[np.ndarray], np.ndarray], rows: np.ndarray, runs: int = 5) -> float:
@@ -47,7 +49,9 @@ def one_prompt() -> None:
     for k in (4, 8, 32, 128, 512):
         rows = rng.normal(size=(k, 384))
         ratio = best(double_loop, rows) / best(raw_deviation, rows)
-        print(f"{k:4d}    {ratio:12.1f}    {np.abs(double_loop(rows) - raw_deviation(rows)).max():18.1e}")
+        print(
+            f"{k:4d}    {ratio:12.1f}    {np.abs(double_loop(rows) - raw_deviation(rows)).max():18.1e}"
+        )
 
 
 def random_corpus(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -55,11 +59,15 @@ def random_corpus(path: Path) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     rows = np.lib.format.open_memmap(path, "w+", np.float16, (ROWS, WIDTH))
     for start in range(0, ROWS, 8192):
-        rows[start : start + 8192] = rng.standard_normal((len(rows[start : start + 8192]), WIDTH), dtype="f4") + 0.5
+        rows[start : start + 8192] = (
+            rng.standard_normal((len(rows[start : start + 8192]), WIDTH), dtype="f4") + 0.5
+        )
     rows.flush()
     # two responses a prompt at least, and a long tail as votes and comments have one
     share = rng.lognormal(0, 1, PROMPTS)
-    groups = np.concatenate([*[np.arange(PROMPTS)] * 2, rng.choice(PROMPTS, ROWS - 2 * PROMPTS, p=share / share.sum())])
+    groups = np.concatenate(
+        [*[np.arange(PROMPTS)] * 2, rng.choice(PROMPTS, ROWS - 2 * PROMPTS, p=share / share.sum())]
+    )
     rng.shuffle(groups)
     return np.load(path, mmap_mode="r"), groups
 
@@ -69,7 +77,9 @@ def corpus(folder: Path, runs: int = 3, part: int = 300) -> None:
 
     rows, groups = random_corpus(folder / "rows.npy")
     counts = np.bincount(groups)
-    print(f"{ROWS:,} rows of {WIDTH:,} float16 numbers, {PROMPTS:,} prompts of {counts.min()} to {counts.max()}")
+    print(
+        f"{ROWS:,} rows of {WIDTH:,} float16 numbers, {PROMPTS:,} prompts of {counts.min()} to {counts.max()}"
+    )
     seconds: dict[str, list[float]] = {}
     for name, ids in (("numbers", groups), ("texts", groups.astype(str))):
         for _ in range(runs):
@@ -77,8 +87,12 @@ def corpus(folder: Path, runs: int = 3, part: int = 300) -> None:
             deviation_weights(rows, groups=ids)
             wall, cpu = time.perf_counter() - start, time.process_time() - cpu
             seconds.setdefault(name, []).append(round(wall, 2))
-            print(f"prompt ids as {name}: {wall:.1f} s ({cpu:.1f} s of processor time; load before: {load:.1f})")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB, mapped pages included
+            print(
+                f"prompt ids as {name}: {wall:.1f} s ({cpu:.1f} s of processor time; load before: {load:.1f})"
+            )
+    peak = (
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )  # Linux counts in KiB, mapped pages included
     print(f"peak memory {peak / 2**30:.1f} GiB, {rows.nbytes / 2**30:.1f} of it the rows")
     rng = np.random.default_rng(1)
     some = rng.choice(np.flatnonzero(counts > 2), part, replace=False)
@@ -89,17 +103,26 @@ def corpus(folder: Path, runs: int = 3, part: int = 300) -> None:
     start = time.process_time()
     raw = raw_deviation(rows, groups)
     closed = (time.process_time() - start) / ROWS
-    worst = max(np.abs(raw[groups == g] - values).max() for g, values in zip(some, loops, strict=True))
+    worst = max(
+        np.abs(raw[groups == g] - values).max() for g, values in zip(some, loops, strict=True)
+    )
     print(
         f"double loop on {part} prompts: {loop / closed:.0f} times the processor time a row; "
         f"largest difference {worst:.0e}"
     )
     keep(
-        "deviation", "python tests/benchmarks/deviation.py", rows=ROWS, width=WIDTH, prompts=PROMPTS,
-        seconds_by_kind_of_prompt_id=seconds, peak_bytes=peak, rows_bytes=rows.nbytes,
-        double_loop_prompts=part, double_loop_times_the_processor_time=round(loop / closed, 1),
+        "deviation",
+        "python tests/benchmarks/deviation.py",
+        rows=ROWS,
+        width=WIDTH,
+        prompts=PROMPTS,
+        seconds_by_kind_of_prompt_id=seconds,
+        peak_bytes=peak,
+        rows_bytes=rows.nbytes,
+        double_loop_prompts=part,
+        double_loop_times_the_processor_time=round(loop / closed, 1),
         largest_difference_from_double_loop=float(f"{worst:.0e}"),
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

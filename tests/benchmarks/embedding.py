@@ -22,7 +22,7 @@ import torch
 from keep import keep
 
 from ddpo_utils import deviation_weights, load_stories
-from ddpo_utils.embedding import _number_type, embed_corpus
+from ddpo_utils.embeddings.corpus_cache import _number_type, embed_corpus
 
 TURNS = 3
 
@@ -47,12 +47,16 @@ def main() -> None:
         out = np.empty((len(texts), 384), dtype=np.float32)
         for prompt in np.unique(prompts):
             own = np.flatnonzero(prompts == prompt)
-            out[own] = model.encode([texts[i] for i in own], normalize_embeddings=True, show_progress_bar=False)
+            out[own] = model.encode(
+                [texts[i] for i in own], normalize_embeddings=True, show_progress_bar=False
+            )
         rows["prompt by prompt"] = out
 
     def at_once(name: str, half: bool) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            rows[name] = np.array(embed_corpus(texts, "minilm", Path(folder), half, 1, progress=False))
+            rows[name] = np.array(
+                embed_corpus(texts, "minilm", Path(folder), half, 1, progress=False)
+            )
 
     arms = {
         "prompt by prompt": prompt_by_prompt,
@@ -64,7 +68,9 @@ def main() -> None:
         for half in (True, False):
             embed_corpus(texts[:24], "minilm", Path(folder), half, 1, progress=False)
     number_type = str(_number_type(True)).removeprefix("torch.")
-    print(f"{len(texts)} stories, {torch.get_num_threads()} threads; half is {number_type} on this processor")
+    print(
+        f"{len(texts)} stories, {torch.get_num_threads()} threads; half is {number_type} on this processor"
+    )
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in arms}
     for turn in range(TURNS):  # in turn, so that other load on the machine falls on all alike
         print(f"turn {turn + 1}, load of the machine {os.getloadavg()[0]:.1f}:", end="")
@@ -79,23 +85,31 @@ def main() -> None:
         clock, processor = np.median(base / np.array(seconds), axis=0)
         figures[name] = {
             "seconds_best": round(min(clocks for clocks, _ in seconds), 2),
-            "times_as_fast": round(clock, 2), "times_as_fast_in_processor_time": round(processor, 2),
-        }  # fmt: skip
+            "times_as_fast": round(clock, 2),
+            "times_as_fast_in_processor_time": round(processor, 2),
+        }
     exact = rows["prompt by prompt"]
     authors = (stories["source"] == "authors").to_numpy()
     for name in list(arms)[1:]:
         own = rows[name].astype(np.float32)
         weights = [deviation_weights(r[authors], groups=prompts[authors]) for r in (exact, own)]
         figures[name] |= {
-            "largest_change_of_a_cosine": float(f"{np.abs(own @ own.T - exact @ exact.T).max():.1e}"),
-            "largest_change_of_an_authors_semantic_weight": float(f"{np.abs(weights[0] - weights[1]).max():.1e}"),
+            "largest_change_of_a_cosine": float(
+                f"{np.abs(own @ own.T - exact @ exact.T).max():.1e}"
+            ),
+            "largest_change_of_an_authors_semantic_weight": float(
+                f"{np.abs(weights[0] - weights[1]).max():.1e}"
+            ),
         }
     with tempfile.TemporaryDirectory() as folder:
         embed_corpus(texts, "minilm", Path(folder), progress=False)
         again, _ = timed(lambda: embed_corpus(texts, "minilm", Path(folder), progress=False))
     figures["second call"] = {"seconds_best": round(again, 2)}
     for name, values in figures.items():
-        print(f"{name}: " + ", ".join(f"{what.replace('_', ' ')} {value:g}" for what, value in values.items()))
+        print(
+            f"{name}: "
+            + ", ".join(f"{what.replace('_', ' ')} {value:g}" for what, value in values.items())
+        )
     command = "python tests/benchmarks/embedding.py"
     keep("embedding", command, stories=len(texts), half=number_type, turns=TURNS, arms=figures)
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from ddpo_utils.profiles import data_dir, get_profile
-from ddpo_utils.runs import run_facts, write_json
+from ddpo_utils.settings import data_dir, get_profile
+from ddpo_utils.training.runs import run_facts, write_json
 
 
 def status(key: str) -> int:
@@ -38,4 +38,10 @@ def keep(name: str, command: str, **figures: Any) -> None:
     facts = run_facts(get_profile("laptop"), command=command, processor=processor())
     del facts["settings"], facts["model"]  # a benchmark has none
     facts["versions"]["sentence-transformers"] = version("sentence-transformers")
-    write_json(path, known | {name: facts | {"threads": torch.get_num_threads(), "load": os.getloadavg()[0]} | figures})
+    write_json(
+        path,
+        known
+        | {
+            name: facts | {"threads": torch.get_num_threads(), "load": os.getloadavg()[0]} | figures
+        },
+    )

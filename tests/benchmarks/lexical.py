@@ -34,8 +34,13 @@ import numpy as np
 from keep import keep
 
 from ddpo_utils import load_stories
-from ddpo_utils.lexical import compression_ratio, ngram_diversity, rouge_homogenisation, self_bleu
-from ddpo_utils.metrics import words
+from ddpo_utils.corpus.text import words
+from ddpo_utils.evaluation.lexical import (
+    compression_ratio,
+    ngram_diversity,
+    rouge_homogenisation,
+    self_bleu,
+)
 
 LENGTH = 200
 INSTALL = "pip install --no-deps diversity==0.3.1 rouge-score evaluate absl-py six"
@@ -50,7 +55,10 @@ class CorpusBleu:
         self.bleu = BLEU(smooth_method="none")
 
     def compute(self, predictions: list[str], references: list[list[str]]) -> dict[str, float]:
-        return {"bleu": self.bleu.corpus_score(predictions, [[own[0] for own in references]]).score / 100}
+        return {
+            "bleu": self.bleu.corpus_score(predictions, [[own[0] for own in references]]).score
+            / 100
+        }
 
 
 def package(module: str) -> ModuleType:
@@ -92,7 +100,9 @@ def sacrebleu_loop(texts: list[str]) -> float:
     from sacrebleu.metrics import BLEU
 
     bleu = BLEU(tokenize="none", effective_order=True)
-    scores = [bleu.sentence_score(text, texts[:i] + texts[i + 1 :]).score for i, text in enumerate(texts)]
+    scores = [
+        bleu.sentence_score(text, texts[:i] + texts[i + 1 :]).score for i, text in enumerate(texts)
+    ]
     return float(np.mean(scores)) / 100
 
 
@@ -100,24 +110,46 @@ def faults(homogenization: ModuleType) -> dict[str, Any]:
     """The package's values beside ours on sets whose values are known."""
     compression, ngrams = package("compression"), package("ngram_diversity")
     one = texts_of(1)[0]
-    same, apart, seam = [one] * 5, ["alpha beta gamma delta", "one two three four"], ["a b c d", "b c d a"]
-    score = lambda texts, measure: homogenization.homogenization_score(texts, measure, verbose=False)  # noqa: E731
+    same, apart, seam = (
+        [one] * 5,
+        ["alpha beta gamma delta", "one two three four"],
+        ["a b c d", "b c d a"],
+    )
+    score = lambda texts, measure: homogenization.homogenization_score(
+        texts, measure, verbose=False
+    )
     stories = load_stories()["text"].tolist()[:4]
     out = {
         "rougel, five identical texts": (score(same, "rougel"), rouge_homogenisation(same)),
-        "rougel, two texts without a common word": (score(apart, "rougel"), rouge_homogenisation(apart)),
+        "rougel, two texts without a common word": (
+            score(apart, "rougel"),
+            rouge_homogenisation(apart),
+        ),
         "bleu, five identical texts": (score(same, "bleu"), self_bleu(same)),
         "bleu, two texts without a common word": (score(apart, "bleu"), self_bleu(apart)),
-        "compression ratio, four stories": (compression.compression_ratio(stories), compression_ratio(stories)),
-        "compression ratio, five identical texts": (compression.compression_ratio(same), compression_ratio(same)),
-        "n-gram diversity, 'a b c d' and 'b c d a'": (ngrams.ngram_diversity_score(seam), ngram_diversity(seam)),
+        "compression ratio, four stories": (
+            compression.compression_ratio(stories),
+            compression_ratio(stories),
+        ),
+        "compression ratio, five identical texts": (
+            compression.compression_ratio(same),
+            compression_ratio(same),
+        ),
+        "n-gram diversity, 'a b c d' and 'b c d a'": (
+            ngrams.ngram_diversity_score(seam),
+            ngram_diversity(seam),
+        ),
     }
-    values = {name: {"package": theirs, "here": round(ours, 4)} for name, (theirs, ours) in out.items()}
+    values = {
+        name: {"package": theirs, "here": round(ours, 4)} for name, (theirs, ours) in out.items()
+    }
     try:
         short: Any = ngrams.ngram_diversity_score(["a", "b"])
     except ZeroDivisionError as error:
         short = type(error).__name__
-    return values | {"n-gram diversity, 'a' and 'b'": {"package": short, "here": ngram_diversity(["a", "b"])}}
+    return values | {
+        "n-gram diversity, 'a' and 'b'": {"package": short, "here": ngram_diversity(["a", "b"])}
+    }
 
 
 def main(count: int = 200) -> None:
@@ -134,10 +166,18 @@ def main(count: int = 200) -> None:
         function(texts[:3])  # imports
     figures = {}
     for name, function in arms.items():
-        runs = [timed(function, texts) for _ in range(5 if "_" in name else 1)]  # a slow one runs once
+        runs = [
+            timed(function, texts) for _ in range(5 if "_" in name else 1)
+        ]  # a slow one runs once
         value, clock, processor = (min(column) for column in zip(*runs, strict=True))
-        figures[name] = {"value": value, "seconds": round(clock, 3), "processor_seconds": round(processor, 3)}
-        print(f"{name}: {value:.4f} in {clock:.2f} s ({processor:.2f} s of the processor)", flush=True)
+        figures[name] = {
+            "value": value,
+            "seconds": round(clock, 3),
+            "processor_seconds": round(processor, 3),
+        }
+        print(
+            f"{name}: {value:.4f} in {clock:.2f} s ({processor:.2f} s of the processor)", flush=True
+        )
     ratios = {}
     for ours, theirs in (
         ("rouge_homogenisation", "diversity, rougel"),
@@ -151,9 +191,15 @@ def main(count: int = 200) -> None:
     for name, values in known.items():
         print(f"{name}: package {values['package']}, here {values['here']}")
     keep(
-        "lexical", "python tests/benchmarks/lexical.py", texts=count, words=LENGTH, arms=figures,
-        times_as_fast_in_processor_time=ratios, values_on_known_sets=known, diversity=version("diversity"),
-    )  # fmt: skip
+        "lexical",
+        "python tests/benchmarks/lexical.py",
+        texts=count,
+        words=LENGTH,
+        arms=figures,
+        times_as_fast_in_processor_time=ratios,
+        values_on_known_sets=known,
+        diversity=version("diversity"),
+    )
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Every case trains SmolLM2-135M in float32 on this CPU for two steps, by the functions that every profile trains with,
 in a fresh process: the peak of its resident memory less what it held before the model was loaded, beside the figure of
-`ddpo_utils.plan.memory`. Each micro-batch holds one sequence that fills max_length and one much shorter, so there is
+`ddpo_utils.training.plan.memory`. Each micro-batch holds one sequence that fills max_length and one much shorter, so there is
 padding, as in real data.
 
 A formula counts tensors. glibc's allocator keeps freed blocks for later and finds them in pieces, which adds up to a
@@ -30,9 +30,9 @@ from typing import Any
 
 from keep import status
 
-from ddpo_utils.plan import HEAP, memory
-from ddpo_utils.profiles import Profile, data_dir, get_profile
-from ddpo_utils.runs import run_facts, write_json
+from ddpo_utils.settings import Profile, data_dir, get_profile
+from ddpo_utils.training.plan import HEAP, memory
+from ddpo_utils.training.runs import run_facts, write_json
 
 FILE = data_dir() / "results" / "memory.json"
 COMMAND = "OMP_NUM_THREADS=1 python tests/benchmarks/memory.py"
@@ -40,7 +40,12 @@ GIVEN_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "6553
 PAPER = {"lora_targets": "q_proj,v_proj", "lora_r": 128, "lora_alpha": 256}
 SIZES = ((256, 1), (512, 1), (256, 2))  # max_length, micro_batch
 CASES: list[dict[str, Any]] = [
-    {"method": method, "gradient_checkpointing": checkpointing, "max_length": length, "micro_batch": micro}
+    {
+        "method": method,
+        "gradient_checkpointing": checkpointing,
+        "max_length": length,
+        "micro_batch": micro,
+    }
     for method in ("sft", "ddpo")
     for checkpointing in (False, True)
     for length, micro in SIZES
@@ -53,14 +58,22 @@ def profile_of(case: dict[str, Any]) -> Profile:
     """The profile laptop in float32, two steps of one micro-batch, with the case's settings."""
     settings = {name: value for name, value in case.items() if name not in ("method", "allocator")}
     return get_profile(
-        "laptop", dtype="float32", steps=2, sft_steps=2, checkpoint_every=100, batch_size=case["micro_batch"],
-        sft_batch_size=2 * case["micro_batch"], **settings,
-    )  # fmt: skip
+        "laptop",
+        dtype="float32",
+        steps=2,
+        sft_steps=2,
+        checkpoint_every=100,
+        batch_size=case["micro_batch"],
+        sft_batch_size=2 * case["micro_batch"],
+        **settings,
+    )
 
 
 def planned(case: dict[str, Any]) -> float:
     """What the plan says of the case, in bytes."""
-    return sum(memory(profile_of(case), case["method"], "cpu").values()) * (HEAP if "allocator" in case else 1)
+    return sum(memory(profile_of(case), case["method"], "cpu").values()) * (
+        HEAP if "allocator" in case else 1
+    )
 
 
 def measure(case: dict[str, Any], folder: Path) -> None:
@@ -69,9 +82,12 @@ def measure(case: dict[str, Any], folder: Path) -> None:
     import pandas as pd
     import trl  # all that training imports is there before the baseline is read
 
-    from ddpo_utils import load_stories, recipes, trainers
+    from ddpo_utils import load_stories, trainers
+    from ddpo_utils.training import recipes
 
-    assert trainers.DPOTrainer is trl.DPOTrainer and trl.DPOConfig and trl.SFTTrainer and trl.SFTConfig
+    assert (
+        trainers.DPOTrainer is trl.DPOTrainer and trl.DPOConfig and trl.SFTTrainer and trl.SFTConfig
+    )
     profile, text = profile_of(case), " ".join(load_stories()["text"])
     count = 4 * profile.micro_batch
     long, short = [text[10 * i :][:4000] for i in range(count)], text[:200]
@@ -84,7 +100,9 @@ def measure(case: dict[str, Any], folder: Path) -> None:
             recipes.train_sft(profile, stories, folder / "run")
         else:
             pairs = pd.DataFrame({"prompt": "Write a story.", "chosen": long, "rejected": short})
-            recipes.train_pairs(profile, pairs, [1.0] * count, folder / "run", folder / "sft", "ddpo")
+            recipes.train_pairs(
+                profile, pairs, [1.0] * count, folder / "run", folder / "sft", "ddpo"
+            )
     print(status("VmHWM") - baseline)
 
 
@@ -92,11 +110,13 @@ def prepare(case: dict[str, Any], folder: Path) -> None:
     """A fresh adapter in folder/sft."""
     from peft import get_peft_model
 
-    from ddpo_utils.policy import load_policy, lora_config
+    from ddpo_utils.models.policy import load_policy, lora_config
 
     profile = profile_of(case)
     model, _ = load_policy(profile)
-    get_peft_model(model, lora_config(profile)).save_pretrained(folder / "sft", save_embedding_layers=False)
+    get_peft_model(model, lora_config(profile)).save_pretrained(
+        folder / "sft", save_embedding_layers=False
+    )
 
 
 def main() -> None:
@@ -114,8 +134,14 @@ def main() -> None:
                     if done.returncode:
                         sys.exit(done.stderr[-3000:])
             facts = run_facts(profile_of(case))
-            about = {name: facts[name] for name in ("model", "code", "versions", "python", "hardware")}
-            row = {"case": case, "measured": int(done.stdout.split()[-1]), "code": about.pop("code")}
+            about = {
+                name: facts[name] for name in ("model", "code", "versions", "python", "hardware")
+            }
+            row = {
+                "case": case,
+                "measured": int(done.stdout.split()[-1]),
+                "code": about.pop("code"),
+            }
             record = {"command": COMMAND, **about, "rows": [*record["rows"], row]}
             write_json(FILE, record)
         row = next(row for row in record["rows"] if row["case"] == case)
@@ -123,8 +149,9 @@ def main() -> None:
         what = ", ".join(f"{name} {value}" for name, value in case.items())
         print(
             f"measured {row['measured'] / 1e9:.2f} GB, planned {expected / 1e9:.2f} GB "
-            f"({expected / row['measured'] - 1:+.1%}): {what}", flush=True,
-        )  # fmt: skip
+            f"({expected / row['measured'] - 1:+.1%}): {what}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -8,11 +8,11 @@ authors arrange it; that their trainer also builds whole logits is not repeated 
 process per arm. The result is appended to data/results/training.json; rows that this machine cannot run stay there as
 "not measured", with the command that fills them. Not collected by pytest: a test asserts no times.
 
-The formula (`ddpo_utils.plan.flops`), in FLOPs a token with N the parameters that a token is multiplied with:
+The formula (`ddpo_utils.training.plan.flops`), in FLOPs a token with N the parameters that a token is multiplied with:
 forward 2N; gradients of the activations 2N; LoRA's own gradients, under 1% of these, left out; recomputing with
 checkpointing 2N; the reference's forward 2N. A reference that is computed once and read for E epochs costs 2N/E an
 epoch, so its time is that of the reference in the loop times (4 + 2/3) / 6 = 0.78 for E = 3, and with checkpointing
-(6 + 2/3) / 8 = 0.83 (`ddpo_utils.plan.reference_ratio`). `with_head` adds what TRL's fused head does besides.
+(6 + 2/3) / 8 = 0.83 (`ddpo_utils.training.plan.reference_ratio`). `with_head` adds what TRL's fused head does besides.
 
 Model FLOP utilisation is those FLOPs times tokens a second over the peak of the card, without the recomputing: what
 is computed twice counts once. On a CPU the peak is that of a matrix product in the same run, and named so.
@@ -44,23 +44,33 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from training_arms import ARMS, ROWS, Bench, number_name, peak_memory, row_profile, write_model
 
-from ddpo_utils.plan import architecture, flops, reference_ratio
-from ddpo_utils.policy import default_device
-from ddpo_utils.profiles import CourseError, data_dir, work_dir
-from ddpo_utils.runs import run_facts, write_json
-from ddpo_utils.stats import mean_interval
+from ddpo_utils.evaluation.statistics import mean_interval
+from ddpo_utils.models.policy import default_device
+from ddpo_utils.settings import CourseError, data_dir, work_dir
+from ddpo_utils.training.plan import architecture, flops, reference_ratio
+from ddpo_utils.training.runs import run_facts, write_json
 
 EPOCHS = 3
 SEED = 0
 COMMAND = "python tests/benchmarks/training.py"
-MEMORY_RUNS = {"cuda": 1, "cpu": 2}  # fresh processes an arm: resident memory differs a little from one to the next
+MEMORY_RUNS = {
+    "cuda": 1,
+    "cpu": 2,
+}  # fresh processes an arm: resident memory differs a little from one to the next
 
 # Dense bf16 tensor TFLOP/s (T4: fp16), from NVIDIA's data sheets of these cards; those print twice as much "with
 # sparsity". The first entry whose words all stand in the device's name counts.
 PEAKS = {
-    "H200": 989, "H100 PCIe": 756, "H100 NVL": 835, "H100": 989, "A100": 312, "L40S": 362, "L4": 121, "A10": 125,
+    "H200": 989,
+    "H100 PCIe": 756,
+    "H100 NVL": 835,
+    "H100": 989,
+    "A100": 312,
+    "L40S": 362,
+    "L4": 121,
+    "A10": 125,
     "T4": 65,
-}  # fmt: skip
+}
 
 
 def with_head(head: float, epochs: int = EPOCHS) -> float:
@@ -116,7 +126,9 @@ def time_arms(bench: Bench, turns: int) -> tuple[dict[str, np.ndarray], float]:
             times[name].append(tasks[name]())
             print(f" {name} {times[name][-1][0]:.2f} s;", end="", flush=True)
         print()
-    return {name: np.array(values) for name, values in times.items()}, round(float(np.mean(loads)), 1)
+    return {name: np.array(values) for name, values in times.items()}, round(
+        float(np.mean(loads)), 1
+    )
 
 
 def ratios(times: dict[str, np.ndarray], checkpointing: bool, head: float) -> dict[str, Any]:
@@ -126,19 +138,22 @@ def ratios(times: dict[str, np.ndarray], checkpointing: bool, head: float) -> di
     compared = {
         "ddpo / trl, precomputed": times["ddpo, precomputed"] / times["trl, precomputed"],
         "ddpo / trl, in the loop": times["ddpo, in the loop"] / times["trl, in the loop"],
-        f"precomputed / in the loop, {EPOCHS} epochs": epochs / (EPOCHS * times["ddpo, in the loop"]),
+        f"precomputed / in the loop, {EPOCHS} epochs": epochs
+        / (EPOCHS * times["ddpo, in the loop"]),
     }
     kinds = ["clock"] if torch.cuda.is_available() else ["clock", "processor"]
     out: dict[str, Any] = {
-        name: {kind: interval(values[:, i]) for i, kind in enumerate(kinds)} for name, values in compared.items()
+        name: {kind: interval(values[:, i]) for i, kind in enumerate(kinds)}
+        for name, values in compared.items()
     }
     for name in list(out)[:2]:
         out[name]["target"] = "at most 1.01"
     exact = reference_ratio(EPOCHS, checkpointing)
     out[list(out)[2]] |= {
-        "formula": round(exact, 3), "formula_with_head": round(exact if checkpointing else with_head(head), 3),
+        "formula": round(exact, 3),
+        "formula_with_head": round(exact if checkpointing else with_head(head), 3),
         "target": "within 5% of the formula",
-    }  # fmt: skip
+    }
     return out
 
 
@@ -154,9 +169,14 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     print(f"{name}: {row.what}; {dtype}", flush=True)
     fresh(write_model, row, folder, dtype, SEED)
     runs = MEMORY_RUNS["cuda" if torch.cuda.is_available() else "cpu"]
-    peaks = {arm: [fresh(peak_memory, name, folder, dtype, arm) for _ in range(runs)] for arm in ARMS}
+    peaks = {
+        arm: [fresh(peak_memory, name, folder, dtype, arm) for _ in range(runs)] for arm in ARMS
+    }
     for arm, values in peaks.items():
-        print(f"  peak memory, {arm}: {', '.join(f'{(v or 0) / 2**20:,.0f} MiB' for v in values)}", flush=True)
+        print(
+            f"  peak memory, {arm}: {', '.join(f'{(v or 0) / 2**20:,.0f} MiB' for v in values)}",
+            flush=True,
+        )
     bench = Bench(row, profile)
     times, load = time_arms(bench, row.turns)
     product, card = matmul_peak(dtype), None
@@ -168,7 +188,9 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     for arm, (_, precomputed) in ARMS.items():
         seconds, processor = np.median(times[arm], axis=0).tolist()
         useful, done = (
-            flops(replace(profile, precompute_reference=precomputed, gradient_checkpointing=again))[0]
+            flops(replace(profile, precompute_reference=precomputed, gradient_checkpointing=again))[
+                0
+            ]
             * tokens
             / seconds
             for again in (False, checkpointing)
@@ -185,19 +207,34 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
         }
     trained = sum(p.numel() for p in bench.trainer(True)[0].model.parameters() if p.requires_grad)
     parameters = {"multiplied": model.multiplied, "head": head, "trained": trained}
-    low = {arm: min(v for v in values if v) if all(values) else None for arm, values in peaks.items()}
+    low = {
+        arm: min(v for v in values if v) if all(values) else None for arm, values in peaks.items()
+    }
     memory = {
-        f"ddpo / trl, {kind}": round(low[f"ddpo, {kind}"] / low[f"trl, {kind}"], 4) if all(low.values()) else None
+        f"ddpo / trl, {kind}": round(low[f"ddpo, {kind}"] / low[f"trl, {kind}"], 4)
+        if all(low.values())
+        else None
         for kind in ("precomputed", "in the loop")
     }
     return run_facts(
-        profile, command=f"{COMMAND} --rows {name}", seed=SEED, threads=torch.get_num_threads(), number_type=dtype,
-        cpu=torch.backends.cpu.get_cpu_capability(), parameters=parameters,
-        tokens_a_pair=tokens, pairs_a_step=profile.batch_size, steps_a_turn=row.steps, turns=row.turns, load=load,
-        peak={"matmul_flops_a_second": float(f"{product:.4g}"), "card_flops_a_second": card}, arms=arms,
+        profile,
+        command=f"{COMMAND} --rows {name}",
+        seed=SEED,
+        threads=torch.get_num_threads(),
+        number_type=dtype,
+        cpu=torch.backends.cpu.get_cpu_capability(),
+        parameters=parameters,
+        tokens_a_pair=tokens,
+        pairs_a_step=profile.batch_size,
+        steps_a_turn=row.steps,
+        turns=row.turns,
+        load=load,
+        peak={"matmul_flops_a_second": float(f"{product:.4g}"), "card_flops_a_second": card},
+        arms=arms,
         reference_seconds_a_pair=round(float(np.median(times["reference"][:, 0])), 4),
-        time=ratios(times, checkpointing, head / model.multiplied), memory=memory | {"target": "at most 1"},
-    )  # fmt: skip
+        time=ratios(times, checkpointing, head / model.multiplied),
+        memory=memory | {"target": "at most 1"},
+    )
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -206,18 +243,27 @@ def read(path: Path) -> dict[str, Any]:
     for name, row in ROWS.items():
         if row.device != "any":
             command = f"{COMMAND} --device {row.device}"
-            known.setdefault(name, {"what": row.what, "status": "not measured", "command": command, "runs": []})
-    return {"benchmark": "tests/benchmarks/training.py, whose docstring states the formula", "rows": known}
+            known.setdefault(
+                name, {"what": row.what, "status": "not measured", "command": command, "runs": []}
+            )
+    return {
+        "benchmark": "tests/benchmarks/training.py, whose docstring states the formula",
+        "rows": known,
+    }
 
 
-def main(argv: list[str] | None = None, path: Path | None = None, folder: Path | None = None) -> None:
+def main(
+    argv: list[str] | None = None, path: Path | None = None, folder: Path | None = None
+) -> None:
     """Measure the rows that this machine can run, and write the record after each."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--rows", nargs="+", choices=ROWS, help="those of the device unless told")
     args = parser.parse_args(argv)
     if args.device == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # read when CUDA is first used, here and in the fresh processes
+        os.environ["CUDA_VISIBLE_DEVICES"] = (
+            ""  # read when CUDA is first used, here and in the fresh processes
+        )
     os.environ.pop("DDPO_MODEL", None)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if args.device not in ("auto", device):
@@ -230,7 +276,9 @@ def main(argv: list[str] | None = None, path: Path | None = None, folder: Path |
         if row.device not in (device, "any"):
             print(f"{name}: not measured, it needs --device {row.device}")
             continue
-        entry = record["rows"].setdefault(name, {"what": row.what, "command": f"{COMMAND} --rows {name}", "runs": []})
+        entry = record["rows"].setdefault(
+            name, {"what": row.what, "command": f"{COMMAND} --rows {name}", "runs": []}
+        )
         try:
             entry["runs"].append(measure(name, folder / row.model))
             entry["status"] = "measured"

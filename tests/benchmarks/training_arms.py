@@ -16,44 +16,65 @@ from typing import Any
 import torch
 from keep import status
 
-from ddpo_utils.architecture import KNOWN
-from ddpo_utils.policy import choose_dtype, default_device, load_policy, lora_config
-from ddpo_utils.profiles import Profile, get_profile
-from ddpo_utils.recipes import trainer_arguments
-from ddpo_utils.reference import add_reference
+from ddpo_utils.models.policy import choose_dtype, default_device, load_policy, lora_config
+from ddpo_utils.settings import Profile, get_profile
+from ddpo_utils.training.architecture import KNOWN
+from ddpo_utils.training.recipes import trainer_arguments
+from ddpo_utils.training.reference import add_reference
 
 # Beyond the sizes, what the published configurations say of positions (their config.json); it decides no speed.
 ROPE = {
     "Llama-3.1-8B": {
-        "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "rope_type": "llama3",
+        "rope_theta": 500000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
         "original_max_position_embeddings": 8192,
     },
     "SmolLM2-135M": {"rope_type": "default", "rope_theta": 100000.0},
-}  # fmt: skip
+}
 
 
 def _sizes(name: str) -> dict[str, Any]:
     """Of the package's table of architectures, as LlamaConfig calls them."""
     known = KNOWN[name]
     return {
-        "vocab_size": known.vocabulary, "hidden_size": known.width, "intermediate_size": known.inner,
-        "num_hidden_layers": known.layers, "num_attention_heads": known.heads, "num_key_value_heads": known.kv_heads,
-        "tie_word_embeddings": known.tied, "rms_norm_eps": 1e-5, "rope_parameters": ROPE[name],
+        "vocab_size": known.vocabulary,
+        "hidden_size": known.width,
+        "intermediate_size": known.inner,
+        "num_hidden_layers": known.layers,
+        "num_attention_heads": known.heads,
+        "num_key_value_heads": known.kv_heads,
+        "tie_word_embeddings": known.tied,
+        "rms_norm_eps": 1e-5,
+        "rope_parameters": ROPE[name],
         "max_position_embeddings": 131072 if name == "Llama-3.1-8B" else 8192,
-    }  # fmt: skip
+    }
 
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "llama-3.1-8b": _sizes("Llama-3.1-8B"),
     "smollm2-135m": _sizes("SmolLM2-135M"),
     "tiny": {
-        "vocab_size": 300, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
+        "vocab_size": 300,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
     },
-}  # fmt: skip
+}
 
 # LoRA as large beside a width of 576 as r 128 is beside 4,096: 0.7% of the weights that are multiplied
-SMALL = {"lora_r": 16, "lora_alpha": 32, "max_length": 128, "batch_size": 1, "gradient_checkpointing": False}
+SMALL = {
+    "lora_r": 16,
+    "lora_alpha": 32,
+    "max_length": 128,
+    "batch_size": 1,
+    "gradient_checkpointing": False,
+}
 
 
 @dataclass(frozen=True)
@@ -69,17 +90,44 @@ class Row:
 
 
 ROWS = {
-    "8b-lora": Row("Llama-3.1-8B, bf16, LoRA r 128, 2,048 tokens, checkpointing", "llama-3.1-8b", "cuda"),
-    "8b-lora-stored": Row(
-        "the same, activations stored instead of recomputed", "llama-3.1-8b", "cuda", {"gradient_checkpointing": False}
+    "8b-lora": Row(
+        "Llama-3.1-8B, bf16, LoRA r 128, 2,048 tokens, checkpointing", "llama-3.1-8b", "cuda"
     ),
-    "8b-qlora": Row("the same as 8b-lora with weights in nf4 (QLoRA)", "llama-3.1-8b", "cuda", {"quantize": True}),
-    "135m-lora": Row("SmolLM2-135M, LoRA r 16, 128 tokens, activations stored", "smollm2-135m", "cpu", SMALL, 16, 1),
+    "8b-lora-stored": Row(
+        "the same, activations stored instead of recomputed",
+        "llama-3.1-8b",
+        "cuda",
+        {"gradient_checkpointing": False},
+    ),
+    "8b-qlora": Row(
+        "the same as 8b-lora with weights in nf4 (QLoRA)",
+        "llama-3.1-8b",
+        "cuda",
+        {"quantize": True},
+    ),
+    "135m-lora": Row(
+        "SmolLM2-135M, LoRA r 16, 128 tokens, activations stored",
+        "smollm2-135m",
+        "cpu",
+        SMALL,
+        16,
+        1,
+    ),
     "135m-lora-checkpointing": Row(
-        "the same with checkpointing", "smollm2-135m", "cpu", SMALL | {"gradient_checkpointing": True}, 16, 1
+        "the same with checkpointing",
+        "smollm2-135m",
+        "cpu",
+        SMALL | {"gradient_checkpointing": True},
+        16,
+        1,
     ),
     "tiny": Row(  # checks the benchmark itself
-        "two layers of width 64", "tiny", "any", SMALL | {"lora_r": 2, "lora_alpha": 4, "max_length": 64}, 2, 1
+        "two layers of width 64",
+        "tiny",
+        "any",
+        SMALL | {"lora_r": 2, "lora_alpha": 4, "max_length": 64},
+        2,
+        1,
     ),
 }
 
@@ -87,14 +135,23 @@ ROWS = {
 ARMS = {
     "ddpo, precomputed": (True, True),
     "trl, precomputed": (False, True),
-    "ddpo, in the loop": (True, False),  # also how the paper's authors arrange it: a frozen copy of the SFT adapter
+    "ddpo, in the loop": (
+        True,
+        False,
+    ),  # also how the paper's authors arrange it: a frozen copy of the SFT adapter
     "trl, in the loop": (False, False),
 }
 
 
 def row_profile(row: Row, folder: Path, dtype: str) -> Profile:
     """The profile `8b` with the row's settings, on the model in `folder`; one micro-batch of at most 2 pairs a step."""
-    own = {"model": str(folder), "tokenizer": str(folder), "dtype": dtype, "data": "bundled", "epochs": 1}
+    own = {
+        "model": str(folder),
+        "tokenizer": str(folder),
+        "dtype": dtype,
+        "data": "bundled",
+        "epochs": 1,
+    }
     return get_profile("8b", **own | {"batch_size": 2} | row.settings)
 
 
@@ -148,10 +205,14 @@ def pairs_of_length(tokens: int, count: int) -> Any:
 
     from ddpo_utils import load_stories
 
-    text = " ".join(load_stories()["text"]).encode("ascii", "ignore").decode()  # one byte, one token
-    part = lambda i: (text * (1 + i * tokens // len(text)))[i * tokens % len(text) :][:tokens]  # noqa: E731
+    text = (
+        " ".join(load_stories()["text"]).encode("ascii", "ignore").decode()
+    )  # one byte, one token
+    part = lambda i: (text * (1 + i * tokens // len(text)))[i * tokens % len(text) :][:tokens]
     rows = [(part(3 * i)[: tokens // 8], part(3 * i + 1), part(3 * i + 2)) for i in range(count)]
-    return pd.DataFrame(rows, columns=["prompt", "chosen", "rejected"]), [0.5 + i % 3 / 2 for i in range(count)]
+    return pd.DataFrame(rows, columns=["prompt", "chosen", "rejected"]), [
+        0.5 + i % 3 / 2 for i in range(count)
+    ]
 
 
 class Bench:
@@ -169,16 +230,27 @@ class Bench:
             from trl import DPOConfig, DPOTrainer
 
             from ddpo_utils import DDPOTrainer
-            from ddpo_utils.corpus import to_dataset
+            from ddpo_utils.training.recipes import to_dataset
 
             profile = self.profile
-            model, tokenizer = load_policy(profile, adapter=Path(profile.model) / "adapter", trainable=True)
-            data = to_dataset(*pairs_of_length(profile.max_length, self.count)).add_column("key", range(self.count))
+            model, tokenizer = load_policy(
+                profile, adapter=Path(profile.model) / "adapter", trainable=True
+            )
+            data = to_dataset(*pairs_of_length(profile.max_length, self.count)).add_column(
+                "key", range(self.count)
+            )
             args = trainer_arguments(
-                DPOConfig, Path(tempfile.gettempdir()) / "ddpo-benchmark", profile, profile.batch_size,
-                profile.micro_batch, learning_rate=profile.learning_rate, beta=profile.beta,
-                num_train_epochs=1, lr_scheduler_type="linear", disable_tqdm=True,
-            )  # fmt: skip
+                DPOConfig,
+                Path(tempfile.gettempdir()) / "ddpo-benchmark",
+                profile,
+                profile.batch_size,
+                profile.micro_batch,
+                learning_rate=profile.learning_rate,
+                beta=profile.beta,
+                num_train_epochs=1,
+                lr_scheduler_type="linear",
+                disable_tqdm=True,
+            )
             args.save_strategy = "no"
             trainer = (DDPOTrainer if ours else DPOTrainer)(
                 model=model,
@@ -206,22 +278,33 @@ class Bench:
         ours, precomputed = ARMS[arm]
         trainer, data = self.trainer(ours)
         for name in ("ref_chosen_logps", "ref_rejected_logps") if precomputed else ():
-            data = data.add_column(name, [0.0] * self.count)  # no step's time depends on their values
+            data = data.add_column(
+                name, [0.0] * self.count
+            )  # no step's time depends on their values
         trainer.train_dataset = data
-        trainer.precompute_ref_logps = precomputed and not ours  # what TRL's constructor sets from its arguments
+        trainer.precompute_ref_logps = (
+            precomputed and not ours
+        )  # what TRL's constructor sets from its arguments
         clock = Clock()
         trainer.add_callback(clock)
         trainer.train()
         trainer.remove_callback(clock)
-        return tuple((end - start) / self.count for start, end in zip(marks[0], marks[-1], strict=True))
+        return tuple(
+            (end - start) / self.count for start, end in zip(marks[0], marks[-1], strict=True)
+        )
 
     def reference(self) -> tuple[float, float]:
         """Seconds a pair that `reference.add_reference` takes."""
         trainer, trainer.train_dataset = self.trainer(True)
-        with tempfile.TemporaryDirectory() as folder, redirect_stderr(io.StringIO()):  # its progress bar
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            redirect_stderr(io.StringIO()),
+        ):  # its progress bar
             start = now()
             add_reference(trainer, Path(folder) / "reference.csv")
-            return tuple((end - begin) / self.count for begin, end in zip(start, now(), strict=True))
+            return tuple(
+                (end - begin) / self.count for begin, end in zip(start, now(), strict=True)
+            )
 
 
 def now() -> tuple[float, float]:
@@ -242,7 +325,9 @@ def peak_memory(name: str, folder: Path, dtype: str, arm: str) -> int | None:
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts anew, without what loading took
+        Path("/proc/self/clear_refs").write_text(
+            "5"
+        )  # Linux: the peak starts anew, without what loading took
     bench.step(arm)
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "fakes"))
 
 
 def write(path: Path, posts: int) -> None:
@@ -30,11 +30,19 @@ def write(path: Path, posts: int) -> None:
     for start in range(0, posts, 1000):
         rows = []
         for number in range(start, min(start + 1000, posts)):
-            sizes = np.clip(rng.lognormal(np.log(400), 0.8, size=rng.geometric(1 / 5)), 20, 5000) / words
-            stories = [" ".join(sentences[rng.integers(len(sentences), size=int(size) + 1)]) for size in sizes]
+            sizes = (
+                np.clip(rng.lognormal(np.log(400), 0.8, size=rng.geometric(1 / 5)), 20, 5000)
+                / words
+            )
+            stories = [
+                " ".join(sentences[rng.integers(len(sentences), size=int(size) + 1)])
+                for size in sizes
+            ]
             title = f"[WP] {rng.choice(WHO)} finds {rng.choice(FINDS)}, but {rng.choice(BUT)} ({number})"
             votes = np.round(rng.lognormal(1.5, 1.5, size=len(stories))).astype(int) - 2
-            rows.append(post(title, "", [f"{s} “{rng.integers(10**6)}”" for s in stories], votes.tolist()))
+            rows.append(
+                post(title, "", [f"{s} “{rng.integers(10**6)}”" for s in stories], votes.tolist())
+            )
         table = pa.Table.from_pylist(rows)
         writer = writer or pq.ParquetWriter(path, table.schema)
         writer.write_table(table)
@@ -47,8 +55,8 @@ def load(path: Path) -> None:
     from transformers import AutoTokenizer
 
     from ddpo_utils import make_pairs
-    from ddpo_utils.policy import fetch_smollm2
-    from ddpo_utils.writing_prompts import load_writing_prompts, print_report
+    from ddpo_utils.corpus.writing_prompts import load_writing_prompts, print_report
+    from ddpo_utils.models.policy import fetch_smollm2
 
     tokenizer = AutoTokenizer.from_pretrained(fetch_smollm2())
 
@@ -57,14 +65,18 @@ def load(path: Path) -> None:
         result = call()
         clock, processor = time.perf_counter() - clock, time.process_time() - processor
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(f"{name}: {clock:.1f} s, {processor:.1f} s of the processor; peak of the process so far {peak:,.0f} MB")
+        print(
+            f"{name}: {clock:.1f} s, {processor:.1f} s of the processor; peak of the process so far {peak:,.0f} MB"
+        )
         return result
 
     timed("imports and tokenizer", lambda: tokenizer("warm"))
     frame, report = timed("loading", lambda: load_writing_prompts(path, tokenizer, progress=False))
     pairs = timed("pairs", lambda: make_pairs(frame[frame["split"] == "train"], min_gap=5))
     print_report(report)
-    print(f"{frame['text'].str.len().sum() / 1e6:,.0f} million characters kept; {len(pairs):,} training pairs")
+    print(
+        f"{frame['text'].str.len().sum() / 1e6:,.0f} million characters kept; {len(pairs):,} training pairs"
+    )
 
 
 if __name__ == "__main__":

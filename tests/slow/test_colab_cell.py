@@ -15,7 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 from test_whole import ENVIRONMENT, ROOT, carried_out
 
-from ddpo_utils.notebook_inputs import ADDRESS
+from ddpo_utils.course.notebook_inputs import ADDRESS
 
 # Colab has more, in versions of its own; what these need comes along.
 USUAL = [
@@ -52,7 +52,9 @@ pytestmark = pytest.mark.slow
 
 
 def first_cell() -> str:
-    return next(cell.source for cell in nbformat.read(NOTEBOOKS[0], 4).cells if cell.cell_type == "code")
+    return next(
+        cell.source for cell in nbformat.read(NOTEBOOKS[0], 4).cells if cell.cell_type == "code"
+    )
 
 
 def with_what_they_need(names: list[str]) -> set[str]:
@@ -96,29 +98,48 @@ def colab(index: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (base / "content").mkdir()
     usual = base / "usual"
     (usual / "google" / "colab").mkdir(parents=True)
-    (usual / "google" / "colab" / "__init__.py").write_text(f"CONTENT = {str(base / 'content')!r}\n")
+    (usual / "google" / "colab" / "__init__.py").write_text(
+        f"CONTENT = {str(base / 'content')!r}\n"
+    )
     site = Path(sysconfig.get_path("purelib"))
     for name in with_what_they_need(USUAL):
-        for top in {file.parts[0] for file in distribution(name).files} - {"..", "__pycache__", "google"}:
+        for top in {file.parts[0] for file in distribution(name).files} - {
+            "..",
+            "__pycache__",
+            "google",
+        }:
             if not (usual / top).exists():
                 (usual / top).symlink_to(site / top)
     carried_out(sys.executable, "-m", "venv", base / "venv")
-    own = carried_out(base / "venv/bin/python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
+    own = carried_out(
+        base / "venv/bin/python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"
+    ).strip()
     (Path(own) / "usual.pth").write_text(str(usual))
     return base
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Colab is Linux, and the simulation links folders")
+@pytest.mark.skipif(
+    sys.platform == "win32", reason="Colab is Linux, and the simulation links folders"
+)
 def test_the_first_cell_makes_every_notebook_s_imports_work_and_keeps_torch(colab: Path) -> None:
     cell = ADDRESS.sub(f'REPOSITORY = "file://{colab / "remote.git"}"', first_cell())
     (colab / "content" / "cell.py").write_text(cell)
     for start in ("first", "after a restart of the runtime, which keeps the files"):
-        lines = carried_out(colab / "venv/bin/python", "-c", READER, cwd=colab / "content").splitlines()
+        lines = carried_out(
+            colab / "venv/bin/python", "-c", READER, cwd=colab / "content"
+        ).splitlines()
         told = json.loads(lines[-1])
-        assert told["places"] == ["ddpo-course/notebooks"] * 2, (start, "run again, the cell goes elsewhere")
-    assert not (colab / "content/ddpo-course/notebooks/ddpo-course").exists(), "run again, it clones once more"
+        assert told["places"] == ["ddpo-course/notebooks"] * 2, (
+            start,
+            "run again, the cell goes elsewhere",
+        )
+    assert not (colab / "content/ddpo-course/notebooks/ddpo-course").exists(), (
+        "run again, it clones once more"
+    )
     assert Path(told["ddpo_utils"]).is_relative_to(colab / "content/ddpo-course")
-    assert Path(told["torch"]).is_relative_to(colab / "usual"), "another torch was installed over Colab's"
+    assert Path(told["torch"]).is_relative_to(colab / "usual"), (
+        "another torch was installed over Colab's"
+    )
     assert not list((colab / "venv").rglob("site-packages/torch"))
 
 
@@ -136,8 +157,13 @@ def test_without_an_address_the_cell_says_what_to_do(tmp_path: Path) -> None:
     assert done.returncode and "make colab" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_every_notebook_has_the_same_first_cell_and_elsewhere_it_does_nothing(tmp_path: Path) -> None:
-    cells = {next(c.source for c in nbformat.read(path, 4).cells if c.cell_type == "code") for path in NOTEBOOKS}
+def test_every_notebook_has_the_same_first_cell_and_elsewhere_it_does_nothing(
+    tmp_path: Path,
+) -> None:
+    cells = {
+        next(c.source for c in nbformat.read(path, 4).cells if c.cell_type == "code")
+        for path in NOTEBOOKS
+    }
     assert len(cells) == 1
     carried_out(sys.executable, "-c", cells.pop(), cwd=tmp_path)
     assert not list(tmp_path.iterdir())

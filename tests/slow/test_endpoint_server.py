@@ -14,10 +14,10 @@ import pytest
 from flaky_proxy import FlakyProxy
 from serve_fixtures import KEY, MODEL, ROOT, nowhere
 
-from ddpo_utils.corpus import load_prompts
-from ddpo_utils.endpoint import sample_endpoint
-from ddpo_utils.rivals import rival_table
-from ddpo_utils.sampling import read_samples
+from ddpo_utils.corpus.stories import load_prompts
+from ddpo_utils.evaluation.rivals import rival_table
+from ddpo_utils.models.endpoint import sample_endpoint
+from ddpo_utils.models.sampling import read_samples
 
 pytest_plugins = "serve_fixtures"
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("surroundings")]
@@ -34,7 +34,9 @@ def contents(proxy: FlakyProxy) -> list[str]:
     return sorted(answer["choices"][0]["message"]["content"].strip() for answer in proxy.delivered)
 
 
-def test_all_faults_at_once_lose_nothing_and_only_cut_answers_are_made_again(server, tmp_path, capfd):
+def test_all_faults_at_once_lose_nothing_and_only_cut_answers_are_made_again(
+    server, tmp_path, capfd
+):
     faults = [
         None,
         "429",
@@ -54,17 +56,33 @@ def test_all_faults_at_once_lose_nothing_and_only_cut_answers_are_made_again(ser
     path = tmp_path / "s.jsonl"
     with FlakyProxy(server, faults) as proxy:
         frame = sample_endpoint(
-            PROMPTS, path, MODEL, proxy.url, samples=3, key_variable="MY_KEY", **FAST | {"timeout": 30.0}
+            PROMPTS,
+            path,
+            MODEL,
+            proxy.url,
+            samples=3,
+            key_variable="MY_KEY",
+            **FAST | {"timeout": 30.0},
         )
     assert len(frame) == len(read_samples(path)) == len(PROMPTS) * 3
     assert not frame.duplicated(["prompt_id", "sample"]).any()
     assert texts(frame) == contents(proxy) and frame["text"].nunique() > 6
     met = {fault: number for fault, number in proxy.met.items() if fault}
-    assert sum(met.values()) == 11 and proxy.answered == 12 + met["cut"] and frame["repeats"].sum() == 11
-    assert proxy.busiest <= 4 and (frame["completion_tokens"] <= 16).all() and (frame["prompt_tokens"] > 20).all()
+    assert (
+        sum(met.values()) == 11
+        and proxy.answered == 12 + met["cut"]
+        and frame["repeats"].sum() == 11
+    )
+    assert (
+        proxy.busiest <= 4
+        and (frame["completion_tokens"] <= 16).all()
+        and (frame["prompt_tokens"] > 20).all()
+    )
     said = capfd.readouterr()
     assert (
-        "12 calls to make" in said.out and "sent again 11 times" in said.out and nowhere(tmp_path, said.out, said.err)
+        "12 calls to make" in said.out
+        and "sent again 11 times" in said.out
+        and nowhere(tmp_path, said.out, said.err)
     )
     assert all(f"Bearer {KEY}".encode() in head for head in proxy.headers)
 
@@ -73,12 +91,22 @@ def begin(url: str, path: Path, condition: str) -> subprocess.Popen[str]:
     prompts = path.with_name("prompts.jsonl")
     PROMPTS.to_json(prompts, orient="records", lines=True)
     settings: dict[str, Any] = {
-        "--model": MODEL, "--base-url": url, "--key-variable": "MY_KEY", "--condition": condition, "--samples": 3,
-        "--prompts": prompts, "--output": path, "--max-tokens": 16, "--concurrency": 2,
-    }  # fmt: skip
+        "--model": MODEL,
+        "--base-url": url,
+        "--key-variable": "MY_KEY",
+        "--condition": condition,
+        "--samples": 3,
+        "--prompts": prompts,
+        "--output": path,
+        "--max-tokens": 16,
+        "--concurrency": 2,
+    }
     flags = [str(part) for pair in settings.items() for part in pair]
     command = [sys.executable, "-m", "ddpo_utils", "sample", *flags, "--yes"]
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OPENAI_LOG": "debug"}  # the library at its most talkative
+    env = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "OPENAI_LOG": "debug",
+    }  # the library at its most talkative
     return subprocess.Popen(
         command, cwd=path.parent, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -95,7 +123,9 @@ def test_a_killed_process_goes_on_and_pays_for_the_missing_calls_alone(server, t
         said = "".join(process.communicate())
         assert process.returncode != 0, said
         stored = read_samples(path)
-        while proxy.open:  # calls under way at the kill are answered to nobody: no client can keep those
+        while (
+            proxy.open
+        ):  # calls under way at the kill are answered to nobody: no client can keep those
             time.sleep(0.05)
         lost = proxy.answered - len(stored)
         before = proxy.answered
@@ -116,9 +146,17 @@ def test_every_condition_gives_a_row_of_the_rivals_table(server, tmp_path):
     paths = []
     for condition in ("plain", "iterative", "verbalised"):
         paths.append(tmp_path / f"{condition}.jsonl")
-        sample_endpoint(PROMPTS[:2], paths[-1], MODEL, server, condition, 2, source=condition, **FAST)
+        sample_endpoint(
+            PROMPTS[:2], paths[-1], MODEL, server, condition, 2, source=condition, **FAST
+        )
     table = rival_table(read_samples(paths))
-    assert table.index.tolist() == ["plain", "iterative", "verbalised"] and (table["stories"] == 4).all()
+    assert (
+        table.index.tolist() == ["plain", "iterative", "verbalised"]
+        and (table["stories"] == 4).all()
+    )
     assert table["calls"].tolist() == [4, 4, 2]
-    assert table["semantic"].between(0, 1.5).all() and table["unreadable"][["plain", "iterative"]].eq(0).all()
+    assert (
+        table["semantic"].between(0, 1.5).all()
+        and table["unreadable"][["plain", "iterative"]].eq(0).all()
+    )
     print(table.T.to_string())

@@ -14,13 +14,23 @@ import pytest
 from evaluated import contents, same
 
 from ddpo_utils import Profile
-from ddpo_utils.evaluate import evaluate_adapters
+from ddpo_utils.evaluation.evaluate import evaluate_adapters
 
 pytest_plugins = ["evaluation_fixtures"]
 pytestmark = pytest.mark.slow
 
-PLAIN = ("model", "tokenizer", "data", "semantic", "style", "dtype", "sample_prompts", "samples", "max_new_tokens",
-         "sample_batch")  # fmt: skip
+PLAIN = (
+    "model",
+    "tokenizer",
+    "data",
+    "semantic",
+    "style",
+    "dtype",
+    "sample_prompts",
+    "samples",
+    "max_new_tokens",
+    "sample_batch",
+)
 
 
 def samples(folder: Path, row: str) -> list[Path]:
@@ -46,18 +56,30 @@ def test_two_processes_killed_and_begun_again_say_what_one_says(
     run = psutil.Popen(line, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while run.poll() is None and not any(samples(folder, row) for row in ("dpo", "shuffled")):
         time.sleep(0.02)
-    processes = [run, *run.children(recursive=True)]  # torch's launcher gives each worker a group of its own
+    processes = [
+        run,
+        *run.children(recursive=True),
+    ]  # torch's launcher gives each worker a group of its own
     for each in processes:
         each.kill()
     psutil.wait_procs(processes)
     assert not (folder / "results.json").exists()
     whole = {
-        path: path.stat().st_mtime_ns for path in samples(folder, "*") if path.read_bytes() == right.get(path.name)
+        path: path.stat().st_mtime_ns
+        for path in samples(folder, "*")
+        if path.read_bytes() == right.get(path.name)
     }
     assert whole
     again = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr[-3000:]
     assert again.stdout.count("5 prompts by 3 samples") == 1  # one process prints
     assert same(json.loads((folder / "results.json").read_text()), one)
-    assert contents(folder) == right and {p.suffix for p in folder.iterdir()} <= {".json", ".jsonl", ".csv", ".md"}
-    assert all(path.stat().st_mtime_ns == before for path, before in whole.items())  # nothing was sampled twice
+    assert contents(folder) == right and {p.suffix for p in folder.iterdir()} <= {
+        ".json",
+        ".jsonl",
+        ".csv",
+        ".md",
+    }
+    assert all(
+        path.stat().st_mtime_ns == before for path, before in whole.items()
+    )  # nothing was sampled twice

@@ -17,13 +17,24 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {  # the models, encoders and data that stand in
-    "tokenizer": "", "semantic": "minilm", "style": "stylometric", "judge_semantic": "wordllama",
+    "tokenizer": "",
+    "semantic": "minilm",
+    "style": "stylometric",
+    "judge_semantic": "wordllama",
     "judge_style": "delta",
-}  # fmt: skip
+}
 SHORT = {  # sizes that a CPU gets through
-    "batch_size": 4, "sft_batch_size": 4, "sft_warmup_steps": 2, "sft_steps": 4, "steps": 4, "checkpoint_every": 2,
-    "max_length": 512, "max_new_tokens": 24, "sample_prompts": 3, "samples": 2,
-}  # fmt: skip
+    "batch_size": 4,
+    "sft_batch_size": 4,
+    "sft_warmup_steps": 2,
+    "sft_steps": 4,
+    "steps": 4,
+    "checkpoint_every": 2,
+    "max_length": 512,
+    "max_new_tokens": 24,
+    "sample_prompts": 3,
+    "samples": 2,
+}
 
 
 def test_notebooks_04_and_05_run_with_the_profile_8b(tmp_path: Path, tiny_folder: Path) -> None:
@@ -34,7 +45,19 @@ def test_notebooks_04_and_05_run_with_the_profile_8b(tmp_path: Path, tiny_folder
     pairs = [f"{name}={value}" for name, value in settings.items()]
     env = {k: v for k, v in os.environ.items() if not k.startswith("DDPO_")}
     env |= {"PYTHONPATH": str(clone), "HF_HUB_OFFLINE": "1"}
-    words = [sys.executable, "-m", "ddpo_utils", "run", "--profile", "8b", "--notebooks", "04", "05", "--set", *pairs]
+    words = [
+        sys.executable,
+        "-m",
+        "ddpo_utils",
+        "run",
+        "--profile",
+        "8b",
+        "--notebooks",
+        "04",
+        "05",
+        "--set",
+        *pairs,
+    ]
     done = subprocess.run(words, cwd=clone, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "2 passed, 0 failed" in done.stdout
@@ -47,4 +70,6 @@ def test_notebooks_04_and_05_run_with_the_profile_8b(tmp_path: Path, tiny_folder
     for name in ("04_train_ddpo", "05_evaluate"):
         notebook = nbformat.read(built / f"{name}.ipynb", as_version=4)
         cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-        assert any("image/png" in o.get("data", {}) for c in cells for o in c.outputs), f"{name} shows no figure"
+        assert any("image/png" in o.get("data", {}) for c in cells for o in c.outputs), (
+            f"{name} shows no figure"
+        )

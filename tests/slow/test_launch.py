@@ -18,19 +18,38 @@ from safetensors.numpy import load_file
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = ROOT / "ddpo_utils" / "configs"
-LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0", "--config_file"]
+CONFIGS = ROOT / "ddpo_utils" / "training" / "configs"
+LAUNCH = [
+    sys.executable,
+    "-m",
+    "accelerate.commands.launch",
+    "--main_process_port",
+    "0",
+    "--config_file",
+]
 LAUNCHERS = {
     "one": [sys.executable, "-m", "ddpo_utils"],
     "ddp": [*LAUNCH, CONFIGS / "ddp.yaml", "-m", "ddpo_utils"],
     "fsdp": [*LAUNCH, CONFIGS / "fsdp.yaml", Path(__file__).with_name("fsdp_on_cpu.py")],
 }
 SETTINGS = {
-    "tokenizer": "", "semantic": "stylometric", "style": "delta", "dtype": "float32", "batch_size": 4,
-    "micro_batch": 2, "sft_batch_size": 4, "sft_steps": 4, "sft_warmup_steps": 2, "steps": 6, "max_length": 512,
-    "max_new_tokens": 8, "checkpoint_every": 2, "learning_rate": 1e-3, "sft_learning_rate": 1e-3,
+    "tokenizer": "",
+    "semantic": "stylometric",
+    "style": "delta",
+    "dtype": "float32",
+    "batch_size": 4,
+    "micro_batch": 2,
+    "sft_batch_size": 4,
+    "sft_steps": 4,
+    "sft_warmup_steps": 2,
+    "steps": 6,
+    "max_length": 512,
+    "max_new_tokens": 8,
+    "checkpoint_every": 2,
+    "learning_rate": 1e-3,
+    "sft_learning_rate": 1e-3,
     "orpo_learning_rate": 1e-3,
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +65,10 @@ def command(place: Path, tiny_folder: Path):
         settings = SETTINGS | {"model": tiny_folder, "data": place / "posts.parquet"}
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
         arms = ["--method", "sft", "ddpo", "dorpo", "--output", place / output]
-        return [str(part) for part in (*LAUNCHERS[launcher], "train", "--profile", "8b", *flags, *arms, *more)]
+        return [
+            str(part)
+            for part in (*LAUNCHERS[launcher], "train", "--profile", "8b", *flags, *arms, *more)
+        ]
 
     return make
 
@@ -55,8 +77,11 @@ def options(place: Path) -> dict:
     # one thread a process: more would share the cores that the processes themselves need
     strange = ("DDPO_PROFILE", "DDPO_MODEL", "RANK", "WORLD_SIZE", "LOCAL_RANK")
     env = {k: v for k, v in os.environ.items() if k not in strange} | {
-        "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "DDPO_CACHE": str(place / "cache"),
-    }  # fmt: skip
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+        "HF_HUB_OFFLINE": "1",
+        "DDPO_CACHE": str(place / "cache"),
+    }
     return {"cwd": place, "env": env, "text": True}
 
 
@@ -84,22 +109,31 @@ def check_same(a: Path, b: Path, processes: int) -> None:
         if arm != "sft":
             weights = [entry["weight"] for entry in one["log"]]
             assert np.ptp(weights) > 0.1  # else the comparison would say nothing about them
-            kl = [list(json.loads((folder / arm / "kl.json").read_text()).values()) for folder in (a, b)]
+            kl = [
+                list(json.loads((folder / arm / "kl.json").read_text()).values())
+                for folder in (a, b)
+            ]
             np.testing.assert_allclose(kl[1], kl[0], rtol=1e-3)
         x, y = (load_file(folder / arm / "adapter_model.safetensors") for folder in (a, b))
         assert x.keys() == y.keys()
         for name, values in x.items():
-            np.testing.assert_allclose(y[name], values, rtol=0, atol=1e-4 * np.abs(values).max(), err_msg=name)
+            np.testing.assert_allclose(
+                y[name], values, rtol=0, atol=1e-4 * np.abs(values).max(), err_msg=name
+            )
 
 
 @pytest.mark.parametrize("launcher", ["ddp", "fsdp"])
-def test_two_processes_give_what_one_gives(launcher: str, alone: Path, place: Path, command) -> None:
+def test_two_processes_give_what_one_gives(
+    launcher: str, alone: Path, place: Path, command
+) -> None:
     carried_out(command(launcher, launcher), place)
     check_same(alone, place / launcher, processes=2)
 
 
 @pytest.mark.parametrize("launcher", ["one", "ddp", "fsdp"])
-def test_a_killed_run_goes_on_to_the_same_losses(launcher: str, alone: Path, place: Path, command) -> None:
+def test_a_killed_run_goes_on_to_the_same_losses(
+    launcher: str, alone: Path, place: Path, command
+) -> None:
     output = f"killed-{launcher}"
     line = command(launcher, output)
     with (place / f"{output}.log").open("w") as log:
@@ -107,11 +141,16 @@ def test_a_killed_run_goes_on_to_the_same_losses(launcher: str, alone: Path, pla
         ripe = place / output / "ddpo" / "checkpoints" / "checkpoint-2" / "trainer_state.json"
         while run.poll() is None and not ripe.exists():
             time.sleep(0.02)
-        processes = [run, *run.children(recursive=True)]  # torch's launcher gives each worker a group of its own
+        processes = [
+            run,
+            *run.children(recursive=True),
+        ]  # torch's launcher gives each worker a group of its own
         for each in processes:
             each.kill()
         psutil.wait_procs(processes)
-    assert not (place / output / "ddpo" / "run.json").exists(), (place / f"{output}.log").read_text()[-3000:]
+    assert not (place / output / "ddpo" / "run.json").exists(), (
+        place / f"{output}.log"
+    ).read_text()[-3000:]
     carried_out(line, place)
     assert json.loads((place / output / "ddpo" / "run.json").read_text())["resumed_at_step"] >= 2
     check_same(alone, place / output, processes=1 if launcher == "one" else 2)

@@ -15,16 +15,24 @@ from playwright.sync_api import Page, TimeoutError, expect
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
-KEY_FIGURES = dict(zip(
-    NOTEBOOKS, ("gap-25", "dev-42", "policy-fig", "c24", "c29", "weight-fig", "r4", "l7", "b7"), strict=True,
-))  # fmt: skip
+KEY_FIGURES = dict(
+    zip(
+        NOTEBOOKS,
+        ("gap-25", "dev-42", "policy-fig", "c24", "c29", "weight-fig", "r4", "l7", "b7"),
+        strict=True,
+    )
+)
 PICTURES = ROOT / "build" / "lab"  # one screenshot a notebook, to be looked at
-OWN_CACHE = os.environ.get("DDPO_CACHE", "")  # before the tests' own takes its place: models that are fetched already
+OWN_CACHE = os.environ.get(
+    "DDPO_CACHE", ""
+)  # before the tests' own takes its place: models that are fetched already
 MINUTES = 10  # for one notebook on a busy machine
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs an installed Chromium (Debian: apt-get install chromium)"),
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="needs an installed Chromium (Debian: apt-get install chromium)"
+    ),
 ]
 
 
@@ -33,7 +41,11 @@ def course(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the course without any stored output, so that what is seen was made in JupyterLab."""
     folder = tmp_path_factory.mktemp("course")
     for part in ("ddpo_utils", "data", "notebooks"):
-        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+        shutil.copytree(
+            ROOT / part,
+            folder / part,
+            ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"),
+        )
     shutil.copy(ROOT / "pyproject.toml", folder)
     for name in NOTEBOOKS:
         notebook = nbformat.read(folder / "notebooks" / name, as_version=4)
@@ -47,7 +59,9 @@ def course(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def lab(course: Path) -> Iterator[Callable[[str], str]]:
     """The address of a file in a JupyterLab whose kernels import the copy, with the profile smoke."""
-    with jupyter_lab(course, PYTHONPATH=str(course), DDPO_PROFILE="smoke", DDPO_CACHE=OWN_CACHE) as (address, _):
+    with jupyter_lab(
+        course, PYTHONPATH=str(course), DDPO_PROFILE="smoke", DDPO_CACHE=OWN_CACHE
+    ) as (address, _):
         yield address
 
 
@@ -66,7 +80,9 @@ def run_all(page: Page, file: Path) -> nbformat.NotebookNode:
             page.wait_for_timeout(2000)
             notebook = nbformat.read(file, as_version=4)
             code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-            if code[-1].execution_count or any(o.output_type == "error" for cell in code for o in cell.outputs):
+            if code[-1].execution_count or any(
+                o.output_type == "error" for cell in code for o in cell.outputs
+            ):
                 return notebook
         raise TimeoutError(f"{file.name} has run and is not saved.")
     except TimeoutError:
@@ -75,8 +91,12 @@ def run_all(page: Page, file: Path) -> nbformat.NotebookNode:
         raise
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS[::-1])  # the last first: none may need what another leaves behind
-def test_a_learner_runs_all_cells_and_sees_the_key_figure(name: str, course: Path, lab: Callable[[str], str]) -> None:
+@pytest.mark.parametrize(
+    "name", NOTEBOOKS[::-1]
+)  # the last first: none may need what another leaves behind
+def test_a_learner_runs_all_cells_and_sees_the_key_figure(
+    name: str, course: Path, lab: Callable[[str], str]
+) -> None:
     with browser_page(lab(f"notebooks/{name}")) as page:
         notebook = run_all(page, course / "notebooks" / name)
         for cell in notebook.cells:
@@ -84,7 +104,9 @@ def test_a_learner_runs_all_cells_and_sees_the_key_figure(name: str, course: Pat
                 wrong = [f"{o.ename}: {o.evalue}" for o in cell.outputs if o.output_type == "error"]
                 assert not wrong and cell.execution_count, (cell.id, wrong)
                 said = "".join(o.get("text", "") for o in cell.outputs)
-                if "exercise" in cell.metadata.get("tags", []):  # nobody has done it yet, and it stops nothing
+                if "exercise" in cell.metadata.get(
+                    "tags", []
+                ):  # nobody has done it yet, and it stops nothing
                     assert said.startswith("Not yet"), (cell.id, said)
         place = [cell.id for cell in notebook.cells].index(KEY_FIGURES[name])
         figure = page.locator(".jp-Notebook .jp-Cell").nth(place).locator(".jp-OutputArea img")
@@ -93,7 +115,9 @@ def test_a_learner_runs_all_cells_and_sees_the_key_figure(name: str, course: Pat
         size = figure.evaluate(
             "image => [image.naturalWidth, image.clientWidth, image.closest('.jp-Cell').clientWidth]"
         )
-        assert size[0] > 600 and 600 < size[1] <= size[2]  # drawn large enough, and nothing is cut off at the side
+        assert (
+            size[0] > 600 and 600 < size[1] <= size[2]
+        )  # drawn large enough, and nothing is cut off at the side
         PICTURES.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=PICTURES / f"{Path(name).stem}.png")
         page.get_by_role("menuitem", name="Kernel", exact=True).click()

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.append(str(Path(__file__).parents[1]))
+sys.path.append(str(Path(__file__).parents[1] / "fakes"))
 from tiny_runs import BrokenOff, Command, break_off, curve, record_of
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs bitsandbytes (pip install -e '.[qlora]')"),
+    pytest.mark.skipif(
+        find_spec("bitsandbytes") is None, reason="needs bitsandbytes (pip install -e '.[qlora]')"
+    ),
 ]
 
 
@@ -27,17 +29,27 @@ def model(tiny_folder: Path, tmp_path: Path) -> Path:
     torch.manual_seed(0)
     llama = LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-            num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=1024, bos_token_id=1, eos_token_id=2,
-            pad_token_id=0, initializer_range=0.1,
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            max_position_embeddings=1024,
+            bos_token_id=1,
+            eos_token_id=2,
+            pad_token_id=0,
+            initializer_range=0.1,
         )
-    )  # fmt: skip
+    )
     llama.save_pretrained(tmp_path / "llama")
     tokenizer.save_pretrained(tmp_path / "llama")
     return tmp_path / "llama"
 
 
-def test_four_bit_weights_train_are_saved_and_go_on(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_four_bit_weights_train_are_saved_and_go_on(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, Trainer
 
@@ -55,7 +67,9 @@ def test_four_bit_weights_train_are_saved_and_go_on(model: Path, tmp_path: Path,
     whole = record_of(tmp_path / "whole" / "ddpo")
     assert whole["settings"]["quantize"] is True and len(set(curve(whole))) == 4
     assert min(curve(whole, "grad_norm")) > 0
-    assert abs(curve(whole, "rewards/margins")[0]) < 0.05  # the reference is the policy at its start, in 4 bits too
+    assert (
+        abs(curve(whole, "rewards/margins")[0]) < 0.05
+    )  # the reference is the policy at its start, in 4 bits too
     with monkeypatch.context() as patch:
         break_off(patch, 3)
         with pytest.raises(BrokenOff):
@@ -63,7 +77,10 @@ def test_four_bit_weights_train_are_saved_and_go_on(model: Path, tmp_path: Path,
     assert train("broken", "ddpo", sft="whole/sft", **options) == 0
     again = record_of(tmp_path / "broken" / "ddpo")
     assert again["resumed_at_step"] == 2 and curve(again) == pytest.approx(curve(whole), rel=5e-3)
-    for arm in ("sft", "ddpo"):  # the adapter is one for the model in full precision, and for plain PEFT
+    for arm in (
+        "sft",
+        "ddpo",
+    ):  # the adapter is one for the model in full precision, and for plain PEFT
         base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
         loaded = PeftModel.from_pretrained(base, str(tmp_path / "whole" / arm))
         moved = [p for name, p in loaded.named_parameters() if "lora_B" in name]

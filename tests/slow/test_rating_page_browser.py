@@ -14,26 +14,36 @@ import pandas as pd
 import psutil
 import pytest
 
-from ddpo_utils.comparisons import Comparisons, build_comparisons
-from ddpo_utils.rating_page import write_page
-from ddpo_utils.ratings import Ratings, read_ratings
+from ddpo_utils.human_eval.comparisons import Comparisons, build_comparisons
+from ddpo_utils.human_eval.page import write_page
+from ddpo_utils.human_eval.ratings import Ratings, read_ratings
 
 sync_api = pytest.importorskip("playwright.sync_api")
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+BROWSER = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not BROWSER, reason="no Chromium is installed")]
 
-HOSTILE = '</script><img src="{address}/x" onerror="document.title=1"><b>bold</b> &amp; "\u2028"\n\n🙂 אב ' + "x" * 300
+HOSTILE = (
+    '</script><img src="{address}/x" onerror="document.title=1"><b>bold</b> &amp; "\u2028"\n\n🙂 אב '
+    + "x" * 300
+)
 
 
 @pytest.fixture
 def comparisons() -> Comparisons:
     a, b = (
         pd.DataFrame(
-            {"prompt_id": f"p{p}", "prompt": f"Prompt {p}.", "text": f"{name} {p} {k}. " + "A word or two. " * 20}
-            for p in range(10) for k in range(4)
+            {
+                "prompt_id": f"p{p}",
+                "prompt": f"Prompt {p}.",
+                "text": f"{name} {p} {k}. " + "A word or two. " * 20,
+            }
+            for p in range(10)
+            for k in range(4)
         )
         for name in ("One", "Two")
-    )  # fmt: skip
+    )
     return build_comparisons(a, b, ("one", "two"))[0]
 
 
@@ -47,9 +57,13 @@ class Raters:
     def start(self, width: int = 1400, script: str = "", **settings: Any) -> Any:
         """A browser with the page open on its first screen."""
         self.context = self.play.chromium.launch_persistent_context(
-            self.profile, executable_path=BROWSER, args=["--no-sandbox"], viewport={"width": width, "height": 900},
-            timeout=300_000, **settings,
-        )  # fmt: skip
+            self.profile,
+            executable_path=BROWSER,
+            args=["--no-sandbox"],
+            viewport={"width": width, "height": 900},
+            timeout=300_000,
+            **settings,
+        )
         self.context.set_default_timeout(60_000)
         self.context.on("request", lambda request: self.asked.append(request.url))
         if script:
@@ -66,7 +80,9 @@ class Raters:
         """SIGKILL to the browser itself, the process that alone writes to the disk."""
         flag = f"--user-data-dir={self.profile}"
         own = [p for p in psutil.process_iter(["cmdline"]) if flag in (p.info["cmdline"] or [])]
-        (browser,) = [p for p in own if not any(part.startswith("--type=") for part in p.info["cmdline"])]
+        (browser,) = [
+            p for p in own if not any(part.startswith("--type=") for part in p.info["cmdline"])
+        ]
         browser.kill()
         browser.wait(60)
         self.close()
@@ -108,20 +124,30 @@ def download(page: Any, folder: Path) -> Path:
 
 def kept(page: Any) -> None:
     """Until the page says that the answer is on the disk."""
-    page.locator("#kept:not([aria-busy])", has_text="Kept in this browser").wait_for(state="attached")
+    page.locator("#kept:not([aria-busy])", has_text="Kept in this browser").wait_for(
+        state="attached"
+    )
 
 
 def choose(page: Any, name: str) -> None:
-    page.get_by_role("radio", name=name, exact=True).check()  # by the name that a screen reader speaks
+    page.get_by_role(
+        "radio", name=name, exact=True
+    ).check()  # by the name that a screen reader speaks
 
 
 def checked(page: Any) -> list[str]:
-    return page.eval_on_selector_all("input[type=radio]:checked", "all => all.map((one) => one.name + one.value)")
+    return page.eval_on_selector_all(
+        "input[type=radio]:checked", "all => all.map((one) => one.name + one.value)"
+    )
 
 
-def test_a_whole_task_killed_in_the_middle_loses_nothing(raters: Raters, comparisons: Comparisons, tmp_path: Path):
+def test_a_whole_task_killed_in_the_middle_loses_nothing(
+    raters: Raters, comparisons: Comparisons, tmp_path: Path
+):
     page = raters.start()
-    assert "10 comparisons" in page.inner_text("#what") and "Nothing is sent" in page.inner_text("#intro")
+    assert "10 comparisons" in page.inner_text("#what") and "Nothing is sent" in page.inner_text(
+        "#intro"
+    )
     page.click("#start button")
     assert "name" in page.inner_text("#name-say") and page.locator("#item").is_hidden()
     begin(page)
@@ -133,7 +159,10 @@ def test_a_whole_task_killed_in_the_middle_loses_nothing(raters: Raters, compari
     below = page.locator("#next").bounding_box()
     page.click("#next")  # nothing answered: said, and the first question has the focus
     assert page.inner_text("#missing") == "Questions 1 and 2 still open."
-    assert page.evaluate("document.activeElement.name") == "diverse" and page.locator("legend.missing").count() == 2
+    assert (
+        page.evaluate("document.activeElement.name") == "diverse"
+        and page.locator("legend.missing").count() == 2
+    )
     choose(page, "Set A")
     page.click("#next")
     assert page.inner_text("#missing") == "Question 2 still open."
@@ -141,7 +170,10 @@ def test_a_whole_task_killed_in_the_middle_loses_nothing(raters: Raters, compari
     assert top == pytest.approx(below["y"], abs=1), "the page moved under the rater's hand"
     choose(page, "B3")
     page.click("#next")
-    assert page.inner_text("#place") == "Comparison 2 of 10" and page.inner_text("#count") == "1 of 10 answered"
+    assert (
+        page.inner_text("#place") == "Comparison 2 of 10"
+        and page.inner_text("#count") == "1 of 10 answered"
+    )
     assert checked(page) == []
 
     rate(page, "b1")  # 2
@@ -152,7 +184,10 @@ def test_a_whole_task_killed_in_the_middle_loses_nothing(raters: Raters, compari
     page.locator("#place").focus()
     rate(page, "B8")
     page.keyboard.press("Backspace")
-    assert checked(page) == ["diverseB", "bestB4"] and page.input_value("#comment") == "a2 is dull\nand b"
+    assert (
+        checked(page) == ["diverseB", "bestB4"]
+        and page.input_value("#comment") == "a2 is dull\nand b"
+    )
     page.keyboard.press("a")  # thought better of it
     page.click("#back")
     page.click("#clear")  # 3 is taken back
@@ -179,16 +214,27 @@ def test_a_whole_task_killed_in_the_middle_loses_nothing(raters: Raters, compari
     path = download(page, tmp_path)
     content = read_ratings(path, comparisons)
     by_hand = Ratings(tmp_path / "other", comparisons, "Ada L.").path
-    assert path.name == f"{by_hand.stem}-{comparisons.id[:6]}.json" and path.name in page.text_content("#file")
+    assert (
+        path.name == f"{by_hand.stem}-{comparisons.id[:6]}.json"
+        and path.name in page.text_content("#file")
+    )
     assert (content["rater"], content["kind"]) == ("Ada L.", "person")
     given = [(a["item"], a["diverse"], a["best"], a["comment"]) for a in content["answers"]]
     assert given == [
-        ("c01", "A", "B3", ""), ("c02", "B", "A1", ""), ("c03", "A", "A2", ""),
-        ("c04", "A", "B4", "a2 is dull\nand b"), ("c05", "B", "A4", "half"),
+        ("c01", "A", "B3", ""),
+        ("c02", "B", "A1", ""),
+        ("c03", "A", "A2", ""),
+        ("c04", "A", "B4", "a2 is dull\nand b"),
+        ("c05", "B", "A4", "half"),
         *[(f"c{n:02}", "B", "B1", "") for n in range(6, 11)],
-    ]  # fmt: skip
-    assert all(0 <= a["seconds"] < 600 for a in content["answers"]) and content["answers"][0]["seconds"] > 0
-    assert not Ratings(tmp_path, comparisons, "Ada L.").waiting  # the notebook goes on with the page's file
+    ]
+    assert (
+        all(0 <= a["seconds"] < 600 for a in content["answers"])
+        and content["answers"][0]["seconds"] > 0
+    )
+    assert not Ratings(
+        tmp_path, comparisons, "Ada L."
+    ).waiting  # the notebook goes on with the page's file
     assert {url for url in raters.asked if not url.startswith("blob:")} == {raters.page.as_uri()}
 
     page = raters.open()  # another rater begins at the beginning
@@ -218,7 +264,9 @@ def test_two_tabs_lose_no_answer(raters: Raters, comparisons: Comparisons, tmp_p
     ],
     ids=["no store", "a store that does not open", "a full store"],
 )
-def test_a_browser_that_keeps_nothing_says_so_and_goes_on(script, raters, comparisons, tmp_path) -> None:
+def test_a_browser_that_keeps_nothing_says_so_and_goes_on(
+    script, raters, comparisons, tmp_path
+) -> None:
     page = raters.start(script=script)
     begin(page)
     rate(page, "a3")
@@ -238,8 +286,8 @@ def test_a_browser_that_keeps_nothing_says_so_and_goes_on(script, raters, compar
 class Outside(BaseHTTPRequestHandler):
     """A server that hands out the rating page and a page without a policy, and counts who comes."""
 
-    visits: list[str] = []  # noqa: RUF012
-    pages: dict[str, bytes] = {}  # noqa: RUF012
+    visits: list[str] = []
+    pages: dict[str, bytes] = {}
 
     def do_GET(self) -> None:
         self.visits.append(self.path)
@@ -272,20 +320,29 @@ LEAVE = """(address) => Promise.allSettled([
 
 
 @pytest.mark.parametrize("width", [320, 400])
-def test_hostile_texts_stay_texts_and_nothing_leaves_a_narrow_page(width, raters, comparisons, outside) -> None:
+def test_hostile_texts_stay_texts_and_nothing_leaves_a_narrow_page(
+    width, raters, comparisons, outside
+) -> None:
     hostile = HOSTILE.replace("{address}", outside)
-    items = [{**item, "prompt": hostile, "A": [hostile, *item["A"][1:]]} for item in comparisons.items]
+    items = [
+        {**item, "prompt": hostile, "A": [hostile, *item["A"][1:]]} for item in comparisons.items
+    ]
     write_page(Comparisons("hostile", "summaries", items), raters.page)
     page = raters.start(width, color_scheme="dark")
     inside = "[document.documentElement.scrollWidth, innerWidth]"
-    assert page.evaluate(inside) == [width, width] and "summaries of their plots" in page.inner_text("#long")
+    assert page.evaluate(inside) == [
+        width,
+        width,
+    ] and "summaries of their plots" in page.inner_text("#long")
     begin(page)
     assert page.locator("#prompt").text_content() == hostile
     assert "\n\n".join(page.locator("#A1 p").all_text_contents()) == hostile
     assert page.locator("img, #item b").count() == 0 and page.title() == "Compare sets of stories"
     assert page.evaluate(inside) == [width, width]
     first, second = (page.locator(".set").nth(n).bounding_box() for n in range(2))
-    assert first["x"] == second["x"] and second["y"] > first["y"] + first["height"] - 1  # one below the other
+    assert (
+        first["x"] == second["x"] and second["y"] > first["y"] + first["height"] - 1
+    )  # one below the other
     for number in range(10):
         choose(page, "Set B")
         choose(page, "A1")
@@ -312,22 +369,37 @@ def luminance(colour: str) -> float:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_can_be_read_and_worked_without_a_mouse(scheme: str, raters: Raters) -> None:
     page = raters.start(color_scheme=scheme)
-    colour = "(name) => getComputedStyle(document.documentElement).getPropertyValue('--' + name).trim()"
+    colour = (
+        "(name) => getComputedStyle(document.documentElement).getPropertyValue('--' + name).trim()"
+    )
     for over, under, least in [
-        ("ink", "paper", 7), ("ink", "raised", 7), ("ink", "tint", 7), ("soft", "paper", 4.5), ("alert", "paper", 4.5),
-        ("alert", "alert-tint", 4.5), ("on-accent", "accent", 4.5), ("edge", "raised", 3), ("accent", "paper", 3),
-    ]:  # fmt: skip
-        a, b = sorted((luminance(page.evaluate(colour, name)) for name in (over, under)), reverse=True)
+        ("ink", "paper", 7),
+        ("ink", "raised", 7),
+        ("ink", "tint", 7),
+        ("soft", "paper", 4.5),
+        ("alert", "paper", 4.5),
+        ("alert", "alert-tint", 4.5),
+        ("on-accent", "accent", 4.5),
+        ("edge", "raised", 3),
+        ("accent", "paper", 3),
+    ]:
+        a, b = sorted(
+            (luminance(page.evaluate(colour, name)) for name in (over, under)), reverse=True
+        )
         assert (a + 0.05) / (b + 0.05) >= least, (over, under)
     page.keyboard.press("Tab")  # the name
     assert page.evaluate("document.activeElement.id") == "name"
     page.keyboard.type("Ada")
     page.keyboard.press("Enter")
     page.locator("#item").wait_for()
-    assert page.evaluate("document.activeElement.id") == "place"  # a screen reader reads on from the new heading
+    assert (
+        page.evaluate("document.activeElement.id") == "place"
+    )  # a screen reader reads on from the new heading
     unnamed = "all => all.filter((one) => !one.labels?.length && !one.textContent && !one.ariaLabel).length"
     assert page.eval_on_selector_all("input, textarea, button, progress", unnamed) == 0
-    assert page.eval_on_selector_all("input[type=radio]", "all => all.every((one) => one.closest('fieldset'))")
+    assert page.eval_on_selector_all(
+        "input[type=radio]", "all => all.every((one) => one.closest('fieldset'))"
+    )
     assert page.locator("fieldset > legend").all_inner_texts()[0].startswith("1. Which set")
     stops = []
     for _ in range(6):
@@ -348,7 +420,9 @@ def test_it_can_be_read_and_worked_without_a_mouse(scheme: str, raters: Raters) 
     assert page.inner_text("#place") == "Comparison 2 of 10"
 
 
-def test_seconds_run_while_the_page_is_in_sight_alone(raters: Raters, comparisons: Comparisons, tmp_path: Path) -> None:
+def test_seconds_run_while_the_page_is_in_sight_alone(
+    raters: Raters, comparisons: Comparisons, tmp_path: Path
+) -> None:
     raters.start()
     clock = raters.context.clock
     clock.install(time=0)

@@ -1,0 +1,40 @@
+"""Text by the word, and as a chat message."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+__all__ = ["as_messages", "first_words", "prompt_overlap", "repeat_share", "words"]
+
+_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+
+
+def words(text: str) -> list[str]:
+    """The text's words in lower case."""
+    return _WORD.findall(text.lower())
+
+
+def first_words(text: str, n: int = 25) -> str:
+    """The text up to its n-th word, to compare texts at a common length."""
+    ends = [match.end() for match in _WORD.finditer(text)]
+    return text if len(ends) <= n else text[: ends[n - 1]]
+
+
+def repeat_share(text: str, n: int = 4) -> float:
+    """Share of the text's n-word sequences that occurred before in it; 0 for a text shorter than n words."""
+    tokens = words(text)
+    grams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def prompt_overlap(text: str, prompt: str) -> float:
+    """Share of the text's words that occur in its prompt: parroting would raise it."""
+    own, given = words(text), set(words(prompt))
+    return float(np.mean([word in given for word in own])) if own else 0.0
+
+
+def as_messages(role: str, text: str) -> list[dict[str, str]]:
+    """One message in the conversational form that chat templates and TRL read."""
+    return [{"role": role, "content": text}]

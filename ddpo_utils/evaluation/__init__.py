@@ -1,0 +1,1 @@
+"""What is measured: usable stories, diversity, intervals and verdicts, the evaluation and its report."""

@@ -1,0 +1,1 @@
+"""Blind comparisons for raters: built, shown, rated, and read with their key."""

@@ -1,0 +1,1 @@
+"""Language models: loaded, sampled (locally or behind an endpoint), prompted and scored."""

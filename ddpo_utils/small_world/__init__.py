@@ -1,0 +1,1 @@
+"""A world with known truth: its grammar, its language model, its experiment and the claims."""

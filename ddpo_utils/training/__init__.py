@@ -1,0 +1,1 @@
+"""Training runs: SFT and the preference arms, their folders and cards, and the plan of a run."""

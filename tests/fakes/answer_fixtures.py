@@ -1,0 +1,65 @@
+"""Who answers in tests: the server of teller.py, and a small random Llama that speaks with SmolLM2's tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from teller import Teller
+
+from ddpo_utils.models.answers import LocalModel
+from ddpo_utils.models.calls import Endpoint
+from ddpo_utils.models.smollm2 import cache_dir, fetch_smollm2
+
+USER_CACHE = (
+    cache_dir()
+)  # as the module is read: tests themselves get a cache of their own, which is empty
+
+
+@pytest.fixture(scope="session")
+def random_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(fetch_smollm2(USER_CACHE))
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        initializer_range=0.3,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    folder = tmp_path_factory.mktemp("models") / "random"
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def local(random_folder: Path) -> LocalModel:
+    """A fresh local model, which may be changed."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(random_folder, dtype=torch.float32).eval()
+    return LocalModel(model, AutoTokenizer.from_pretrained(random_folder), "random", batch_size=2)
+
+
+@pytest.fixture
+def endpoint(teller: Teller) -> Callable[..., Endpoint]:
+    def make(**changes: Any) -> Endpoint:
+        return Endpoint(
+            **{"model": "m", "base_url": teller.url, "retries": 4, "timeout": 5.0, **changes}
+        )
+
+    return make

@@ -1,0 +1,86 @@
+"""A small HTTP server that speaks the chat completions protocol: what stands in for a paid endpoint in fast tests."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pandas as pd
+
+KEY = "sk-distinctive-4f1d9c07"
+PROMPTS = pd.DataFrame(
+    {
+        "prompt_id": [f"p{i}" for i in range(5)],
+        "prompt": ["Sea.", "A clock 🙂 stops", "Élodie — laughed", "x", "Nobody"],
+    }
+)
+Answer = Callable[[dict[str, Any], int], tuple[int, Any]]
+
+
+def completion(text: str, reason: str = "stop", usage: bool = True) -> dict[str, Any]:
+    used = (
+        {"usage": {"prompt_tokens": 10, "completion_tokens": 7, "total_tokens": 17}}
+        if usage
+        else {}
+    )
+    message = {
+        "index": 0,
+        "finish_reason": reason,
+        "message": {"role": "assistant", "content": text},
+    }
+    return {
+        "id": "1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "m",
+        "choices": [message],
+        **used,
+    }
+
+
+class Teller:
+    """An HTTP server that answers chat completions by a function of the request and its number."""
+
+    def __init__(self) -> None:
+        self.requests: list[dict[str, Any]] = []
+        self.answer: Answer = lambda body, number: (200, completion(f"Story {number} 🙂"))
+        teller = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            wbufsize = -1  # head and body in one packet
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with teller.lock:
+                    number = len(teller.requests)
+                    sent = {
+                        "authorization": self.headers["Authorization"],
+                        "headers": str(self.headers),
+                    }
+                    teller.requests.append(body | sent)
+                status, reply = teller.answer(body, number)
+                data = reply.encode() if isinstance(reply, str) else json.dumps(reply).encode()
+                self.send_response(status)
+                self.send_header(
+                    "Content-Type", "text/html" if isinstance(reply, str) else "application/json"
+                )
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.lock = threading.Lock()
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()

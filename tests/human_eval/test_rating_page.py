@@ -1,0 +1,113 @@
+"""The page for raters as a file; what it does in a browser is tested in tests/slow/test_rating_page_browser.py."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ddpo_utils.human_eval.comparisons import QUESTIONS, Comparisons, build_comparisons
+from ddpo_utils.human_eval.page import write_page
+
+HOSTILE = [
+    "</script><script>alert(1)</script>",
+    "<!--<script>",
+    "]]>",
+    "\u2028\u2029\x00\x0b",
+    "é 🙂 אב",
+    "&lt;b&gt; & \"'`",
+    "@STYLE@ @SCRIPT@ @COMPARISONS@",
+    "\\u003c ${1} \\",
+]
+
+
+class Elements(HTMLParser):
+    """The elements of a page and the text in each, as a browser tells them apart."""
+
+    def __init__(self, page: str):
+        super().__init__(convert_charrefs=False)
+        self.found: list[tuple[str, dict[str, str | None], str]] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs), ""))
+
+    def handle_endtag(self, tag: str) -> None:
+        self.found.append((f"/{tag}", {}, ""))  # what follows is no text of that element
+
+    def handle_data(self, data: str) -> None:
+        if self.found:
+            tag, attributes, text = self.found[-1]
+            self.found[-1] = tag, attributes, text + data
+
+    def all(self, tag: str) -> list[tuple[dict[str, str | None], str]]:
+        return [(attributes, text) for found, attributes, text in self.found if found == tag]
+
+
+@pytest.fixture
+def comparisons() -> Comparisons:
+    a, b = (
+        pd.DataFrame([{"prompt_id": "p", "prompt": HOSTILE[0], "text": text} for text in texts])
+        for texts in (HOSTILE[:4], HOSTILE[4:])
+    )
+    return build_comparisons(a, b, ("secretive-one", "secretive-two"))[0]
+
+
+@pytest.fixture
+def page(comparisons: Comparisons, tmp_path: Path) -> str:
+    return write_page(comparisons, tmp_path / "new" / "page.html").read_text(encoding="utf-8")
+
+
+def test_every_text_arrives_and_none_becomes_an_element(
+    comparisons: Comparisons, page: str
+) -> None:
+    scripts = Elements(page).all("script")
+    assert [attributes.get("type") for attributes, _ in scripts] == ["application/json", None]
+    held = json.loads(scripts[0][1])
+    assert held["items"] == comparisons.items and held["questions"] == QUESTIONS
+    assert held["id"] == comparisons.id and held["shown"] == "whole"
+    assert scripts[0][1].isascii() and "secretive" not in page
+
+
+def test_the_policy_allows_this_script_and_this_style_alone(page: str) -> None:
+    elements = Elements(page)
+    (policy,) = [
+        a["content"]
+        for a, _ in elements.all("meta")
+        if a.get("http-equiv") == "Content-Security-Policy"
+    ]
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == "'none'"
+    for tag, rule in (("style", "style-src"), ("script", "script-src")):
+        digest = hashlib.sha256(elements.all(tag)[-1][1].encode()).digest()
+        assert rules.pop(rule) == f"'sha256-{base64.b64encode(digest).decode()}'"
+    assert not {rule for rule in rules if rule.endswith("-src")} - {"default-src"}
+
+
+def test_the_page_names_nothing_outside_itself(page: str) -> None:
+    elements = Elements(page)
+    code = elements.all("style")[0][1] + elements.all("script")[1][1]
+    assert not re.search(
+        r"https?:|//\w+\.|@import|url\(|fetch\(|XMLHttp|WebSocket|innerHTML|eval\(", code
+    )
+    for tag, attributes, _ in elements.found:
+        assert not {"src", "href", "style", "action"} & attributes.keys(), tag
+        assert not [name for name in attributes if name.startswith("on")], tag
+
+
+def test_writing_again_replaces_the_page_and_leaves_nothing_else(
+    comparisons: Comparisons, tmp_path: Path
+) -> None:
+    path = tmp_path / "page.html"
+    path.write_text("old")
+    assert write_page(comparisons, str(path)) == path and "Compare sets" in path.read_text(
+        encoding="utf-8"
+    )
+    assert [entry.name for entry in tmp_path.iterdir()] == ["page.html"]
