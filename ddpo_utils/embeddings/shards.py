@@ -6,7 +6,6 @@ encoder cut each text, 0 for a whole one. It appears whole or not at all.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import zipfile
 from collections import defaultdict
@@ -18,6 +17,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from ..settings import CourseError
+from ..storage.files import text_key
 
 __all__ = ["Place", "claim", "contents", "gather", "shard_path", "text_key", "write_shard"]
 
@@ -28,11 +28,6 @@ class Place(NamedTuple):
     shard: Path
     position: int
     cut: int
-
-
-def text_key(text: str) -> str:
-    """Name of a text among the rows: 128 bits of its SHA-256."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def shard_path(store: Path, texts: Sequence[str]) -> Path:

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -22,6 +21,7 @@ import torch
 
 from ..models.policy import public_name
 from ..settings import METHODS, PROFILES, CourseError, Profile, get_profile
+from ..storage.files import file_digest, short_digest, write_json, write_text
 from .model_card import model_card
 
 __all__ = [
@@ -86,32 +86,11 @@ def divide(share: int, most: int) -> int:
     return max(part for part in range(1, min(share, most) + 1) if share % part == 0)
 
 
-def short_digest(*parts: Any) -> str:
-    """Ten hexadecimal digits of anything that JSON holds."""
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:10]
-
-
 def adapter_digest(adapter: Path | None) -> str:
     """Sixteen hexadecimal digits of an adapter's content, wherever it lies; "none" for the starting model."""
     if adapter is None:
         return "none"
-    digest = hashlib.sha256()
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        digest.update((adapter / name).read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write in one step: a reader sees the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(path.name + ".part")
-    scratch.write_text(text, encoding="utf-8")
-    os.replace(scratch, path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """JSON in one step."""
-    write_text(path, json.dumps(value, indent=1))
+    return file_digest(adapter / "adapter_config.json", adapter / "adapter_model.safetensors")
 
 
 def run_facts(profile: Profile, **more: Any) -> dict[str, Any]:

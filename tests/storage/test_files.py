@@ -1,0 +1,112 @@
+"""Files are written whole or not at all, and what cannot be read is named with its line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ddpo_utils.settings import CourseError
+from ddpo_utils.storage.files import (
+    file_digest,
+    read_json,
+    read_jsonl,
+    replacing,
+    short_digest,
+    text_key,
+    write_json,
+    write_jsonl,
+    write_text,
+)
+
+
+def test_text_json_and_jsonl_come_back_and_parents_are_made(tmp_path: Path) -> None:
+    write_text(tmp_path / "a" / "b.txt", "é\nline\u2028separator")
+    assert (tmp_path / "a" / "b.txt").read_bytes() == "é\nline\u2028separator".encode()
+    write_json(tmp_path / "c" / "d.json", {"x": [1.5, "é"]})
+    assert read_json(tmp_path / "c" / "d.json") == {"x": [1.5, "é"]}
+    records = [{"text": "one\u2028two\x85three"}, {"text": "é", "n": None}]
+    write_jsonl(tmp_path / "e.jsonl", records)
+    assert read_jsonl(tmp_path / "e.jsonl") == records
+    assert list(tmp_path.rglob("*.part")) == []
+
+
+def test_a_fault_while_writing_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    write_text(path, "old")
+    with pytest.raises(KeyboardInterrupt), replacing(path) as part:
+        part.write_text("half of the n")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["table.csv"]
+    with pytest.raises(TypeError):
+        write_json(path, object())
+    assert path.read_text() == "old"
+
+
+def test_a_killed_process_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    write_text(path, "old")
+    code = (
+        "import os, sys; from ddpo_utils.storage.files import replacing\n"
+        "with replacing(sys.argv[1]) as part: part.write_text('new'); os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(path)]).returncode == -9
+    assert path.read_text() == "old"
+
+
+def test_tables_and_folders_are_put_in_place_whole(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"a": [1, 2]})
+    with replacing(tmp_path / "t.parquet") as part:
+        frame.to_parquet(part)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "t.parquet"), frame)
+    with replacing(tmp_path / "folder") as part:
+        part.mkdir()
+        (part / "inside").write_text("x")
+        assert not (tmp_path / "folder").exists()
+    assert (tmp_path / "folder" / "inside").read_text() == "x"
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b'{"a": 1}\n[2]\n', "Line 2 of"),
+        (b'{"a": 1}\n\n{"a":\n{"a": 2}\n', "Line 3 of"),
+        (b'{"a": 1}\n{"a": "half of a li', "Line 2 of .* is broken off"),
+        ("{é}".encode("latin-1"), "f.jsonl"),
+        (None, "f.jsonl"),
+    ],
+)
+def test_faults_of_a_jsonl_file_name_file_and_line(
+    tmp_path: Path, content: bytes | None, named: str
+) -> None:
+    path = tmp_path / "f.jsonl"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(CourseError, match=named):
+        read_jsonl(path)
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path: Path) -> None:
+    (tmp_path / "f.jsonl").write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n{"a": 2}\r\n')
+    assert read_jsonl(tmp_path / "f.jsonl") == [{"a": 1}, {"a": 2}]
+
+
+@pytest.mark.parametrize("content", ["{", ""])
+def test_what_is_no_json_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "f.json").write_text(content)
+    with pytest.raises(CourseError, match=r"f\.json"):
+        read_json(tmp_path / "f.json")
+
+
+def test_digests_are_those_that_stored_files_carry(tmp_path: Path) -> None:
+    assert short_digest("a", [1, None]) == "e59bf3c691"
+    assert short_digest("a", [1, None], length=16).startswith("e59bf3c691")
+    assert text_key("abc") == "ba7816bf8f01cfea414140de5dae2223"
+    assert len(text_key("\ud800")) == 32
+    (tmp_path / "a").write_bytes(b"ab")
+    (tmp_path / "b").write_bytes(b"c")
+    assert file_digest(tmp_path / "a", tmp_path / "b") == "ba7816bf8f01cfea"
