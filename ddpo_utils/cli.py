@@ -8,10 +8,18 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from .course.commands import fetch, run, train
-from .settings import METHODS, PROFILES, WRITING_PROMPTS, CourseError, Profile, get_profile
+from .settings import (
+    METHODS,
+    PROFILES,
+    WRITING_PROMPTS,
+    CourseError,
+    Profile,
+    get_profile,
+    work_dir,
+)
 
 __all__ = ["main"]
 
@@ -24,9 +32,6 @@ class Parser(argparse.ArgumentParser):
 
 
 def _parser() -> Parser:
-    from .human_eval.compare_command import add_arguments as add_compare
-    from .human_eval.judge_command import add_arguments as add_judge
-    from .human_eval.ratings_command import add_arguments as add_ratings
     from .models.sample_command import add_arguments
 
     parser = Parser(prog="python -m ddpo_utils", description="The DDPO course's commands.")
@@ -139,21 +144,81 @@ def _parser() -> Parser:
     add_arguments(
         commands.add_parser("sample", help="sample a model behind an OpenAI-compatible endpoint")
     )
-    add_compare(
-        commands.add_parser(
-            "compare", help="blind comparisons of two sample files, for human raters"
-        )
-    )
-    add_judge(
-        commands.add_parser("judge", help="have a model behind an endpoint rate blind comparisons")
-    )
-    add_ratings(
-        commands.add_parser(
-            "ratings", help="what the raters' files say: win rates, agreement, position"
-        )
-    )
+    _add_human_eval(commands)
     commands.add_parser("colab", help="write this clone's address into the notebooks' Colab cells")
     return parser
+
+
+def _add_human_eval(commands: Any) -> None:
+    """The flags of compare, judge and ratings."""
+    from .models.sample_command import add_endpoint, number
+
+    one = commands.add_parser(
+        "compare", help="blind comparisons of two sample files, for human raters"
+    )
+    one.add_argument(
+        "samples",
+        nargs=2,
+        metavar="FILE[:SOURCE]",
+        help="samples (JSONL); SOURCE picks one of several in a file",
+    )
+    one.add_argument(
+        "--names",
+        nargs=2,
+        required=True,
+        metavar="NAME",
+        help="of the two systems; only the key holds them",
+    )
+    one.add_argument("--output", type=Path, help="folder of what is made (build/compare)")
+    one.add_argument(
+        "--per-side", type=int, default=4, metavar="N", help="stories of a set (default: 4)"
+    )
+    one.add_argument(
+        "--prompts", type=int, default=10, metavar="N", help="comparisons (default: 10)"
+    )
+    one.add_argument("--seed", type=int, default=0, help="of every draw (default: 0)")
+    one = commands.add_parser(
+        "judge", help="have a model behind an endpoint rate blind comparisons"
+    )
+    add_endpoint(one)
+    one.add_argument(
+        "--comparisons", type=Path, required=True, metavar="FILE", help="the file that raters get"
+    )
+    one.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="ratings (ratings/<model>.json beside for_raters)",
+    )
+    one.add_argument("--temperature", type=number, default=0.0, help="none sends none (default: 0)")
+    one.add_argument(
+        "--max-tokens",
+        type=int,
+        default=64,
+        help="of an answer and a model's reasoning before it (default: 64)",
+    )
+    one = commands.add_parser(
+        "ratings", help="what the raters' files say: win rates, agreement, position"
+    )
+    one.add_argument("folder", nargs="?", type=Path, help="what `compare` wrote (build/compare)")
+
+
+def _judge(args: argparse.Namespace) -> None:
+    from .human_eval.judge import judge_file
+    from .models.calls import Endpoint
+    from .models.sample_command import confirm
+
+    endpoint = Endpoint(
+        args.model,
+        args.base_url,
+        args.temperature,
+        key_variable=args.key_variable,
+        concurrency=args.concurrency,
+        timeout=args.timeout,
+        prices=args.prices,
+        confirm=None if args.yes else confirm,
+    )
+    judge_file(args.comparisons, args.output, endpoint, args.max_tokens)
 
 
 def _profile(args: argparse.Namespace) -> Profile:
@@ -252,17 +317,16 @@ def _carry_out(args: argparse.Namespace) -> bool:
 
         sample(args)
     elif args.command == "compare":
-        from .human_eval.compare_command import compare
+        from .human_eval.comparisons import compare
 
-        compare(args)
+        folder = args.output or work_dir("compare")
+        compare(args.samples, args.names, folder, args.per_side, args.prompts, args.seed)
     elif args.command == "judge":
-        from .human_eval.judge_command import judge_file
-
-        judge_file(args)
+        _judge(args)
     elif args.command == "ratings":
-        from .human_eval.ratings_command import show_ratings
+        from .human_eval.win_rates import show_ratings
 
-        show_ratings(args)
+        show_ratings(args.folder or work_dir("compare"))
     elif args.command == "colab":
         from .course.colab import write_address
         from .course.notebooks import course_root

@@ -1,7 +1,4 @@
-"""Blind comparisons: two sets of stories for one prompt, side by side, and nothing that tells who wrote which.
-
-The key that says so is another file, kept from the raters until they are done.
-"""
+"""Blind comparisons of two sets of stories; the key, a separate file, names the systems."""
 
 from __future__ import annotations
 
@@ -9,32 +6,35 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from ..models.sampling import read_samples
 from ..settings import CourseError
-
-if TYPE_CHECKING:
-    import pandas as pd
+from ..storage.files import read_json, write_json
 
 __all__ = [
+    "QUESTIONS",
+    "UNDECIDED",
     "Comparisons",
     "build_comparisons",
+    "compare",
     "read_comparisons",
     "read_key",
     "write_comparisons",
-    "write_json",
 ]
 
-# The two questions of arXiv 2503.17126's human evaluation, in this project's words. Question -> (text, its answers).
+# The two questions of the human evaluation in arXiv 2503.17126, in this project's words.
 QUESTIONS = {
     "diverse": "Which set has the more diverse stories?",
     "best": "Which one of all these stories is the most interesting, of the highest quality?",
 }
 UNDECIDED = "undecided"  # shown as "Hard to decide"
+LONG = 150  # words; raters tire where stories are longer
 
 
 @dataclass(frozen=True)
@@ -44,28 +44,42 @@ class Comparisons:
     Attributes:
         id: hash of the items; ratings and key carry it.
         shown: "whole", or "summaries" where long stories are shown as summaries of their plots.
-        items: dicts of item ("c01"), prompt, A and B (lists of as many stories each).
+        items: dicts of item ("c01"), prompt, A and B (lists of equally many stories).
     """
 
     id: str
     shown: str
     items: list[dict[str, Any]]
 
-    @property
-    def per_side(self) -> int:
-        return len(self.items[0]["A"])
-
     def allowed(self, question: str) -> list[str]:
         """The answers that a question ("diverse" or "best") takes."""
         if question == "diverse":
             return ["A", "B", UNDECIDED]
-        return [f"{side}{n}" for side in "AB" for n in range(1, self.per_side + 1)] + [UNDECIDED]
+        numbers = range(1, len(self.items[0]["A"]) + 1)
+        return [f"{side}{n}" for side in "AB" for n in numbers] + [UNDECIDED]
 
 
 def _identity(items: Sequence[dict[str, Any]]) -> str:
-    return hashlib.sha256(
-        json.dumps(items, ensure_ascii=False, sort_keys=True).encode()
-    ).hexdigest()[:12]
+    content = json.dumps(items, ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+
+def _common_prompts(a: pd.DataFrame, b: pd.DataFrame, per_side: int) -> dict[Any, str]:
+    """prompt_id -> text of the prompts that both frames answer, in the order of `a`."""
+    for frame in (a, b):
+        if missing := {"prompt_id", "prompt", "text"} - set(frame):
+            raise CourseError(f"The stories to compare lack the column {min(missing)}.")
+    found = [f.groupby("prompt_id", sort=False)["prompt"].agg(["first", "size"]) for f in (a, b)]
+    both = found[0].join(found[1], how="inner", rsuffix="_b")
+    if both.empty:
+        raise CourseError("The two systems answer no prompt in common: compare the same prompts.")
+    few = both[["size", "size_b"]].min(axis=1) < per_side
+    faulty = few | (both["first"] != both["first_b"])
+    if faulty.any():
+        raise CourseError(
+            f"Prompt {faulty.idxmax()} has two texts, or fewer than {per_side} stories of a system."
+        )
+    return both["first"].to_dict()
 
 
 def build_comparisons(
@@ -76,161 +90,159 @@ def build_comparisons(
     prompts: int | None = None,
     seed: int = 0,
 ) -> tuple[Comparisons, dict[str, Any]]:
-    """One comparison for each prompt that both systems answered, in random order, sides dealt at random.
+    """One comparison for each prompt that both systems answered, in random order, and the key.
 
-    Each system stands on side A in half of the comparisons (one more or less where their number is odd), so that a
-    rater who always takes one side favours nobody.
+    Each system is on side A in half of the comparisons (one more or less where their number is
+    odd), so that a rater who always takes one side favours neither.
 
     Args:
-        a, b: the systems' stories: frames with prompt_id, prompt and text; where there is a column `sample`, the key
-            names it; where there is a column `summarised` (bool), texts may be summaries, and raters are told so.
+        a, b: stories: frames with prompt_id, prompt, text and, if wanted, sample (named in the key)
+            and summarised (bool: the text is a summary; raters are told that some are).
         systems: their names, which raters never see.
-        per_side: stories of a set; of a prompt with more, so many are drawn at random.
-        prompts: how many comparisons, drawn at random; None: all prompts that both answered.
-        seed: of every draw.
+        per_side: stories of a set, drawn at random where a prompt has more.
+        prompts: how many comparisons, drawn at random; None: all common prompts.
 
     Returns:
-        The comparisons, and the key as a dict: comparisons (their id), systems, items: item -> prompt_id, A and B
-        (names of systems), samples (which stories stand where).
+        The comparisons, and the key: comparisons (their id), systems, items: item -> prompt_id, A
+        and B (names of systems), samples (which stories are on which side).
 
     Raises:
-        CourseError: the names are equal or empty; the seed is below 0; a column or a common prompt is missing; a
-            prompt has too few stories or two texts.
+        CourseError: names, numbers or columns are wrong; no prompt is common; a prompt has too few
+            stories or two texts.
     """
     if len({"", UNDECIDED, *(name.strip() for name in systems)}) < 4:
+        raise CourseError(f"Two systems need two names, not empty or {UNDECIDED!r}; got {systems}.")
+    if seed < 0 or per_side < 1 or (prompts is not None and prompts < 1):
         raise CourseError(
-            "The two systems need two names, and neither may be empty or 'undecided'."
+            "Stories a side and prompts start at 1, the seed at 0; "
+            f"got {per_side}, {prompts} and {seed}."
         )
-    if seed < 0:
-        raise CourseError(f"The seed is 0 at least; got {seed}.")
-    if per_side < 1 or (prompts is not None and prompts < 1):
-        raise CourseError(
-            "A comparison needs at least one story a side, and there must be at least one comparison."
-        )
-    for frame in (a, b):
-        if missing := {"prompt_id", "prompt", "text"} - set(frame.columns):
-            raise CourseError(
-                f"The stories to compare lack {', '.join(sorted(missing))}: take files of samples."
-            )
+    texts = _common_prompts(a, b, per_side)
     rng = np.random.default_rng(seed)
-    asked = [
-        frame.drop_duplicates("prompt_id").set_index("prompt_id")["prompt"] for frame in (a, b)
-    ]
-    common = [p for p in asked[0].index if p in asked[1].index]
-    if not common:
-        raise CourseError(
-            "The two files answer no prompt in common: compare samples of the same prompts."
-        )
-    for prompt_id in common:
-        if asked[0][prompt_id] != asked[1][prompt_id]:
-            raise CourseError(
-                f"Prompt {prompt_id} has two texts in the two files: compare samples of the same prompts."
-            )
-        if min((frame["prompt_id"] == prompt_id).sum() for frame in (a, b)) < per_side:
-            raise CourseError(
-                f"Prompt {prompt_id} has fewer than {per_side} stories: sample more, or compare fewer."
-            )
-    order = [common[i] for i in rng.permutation(len(common))][:prompts]
+    order = [list(texts)[place] for place in rng.permutation(len(texts))][:prompts]
     first_on_a = rng.permutation(np.arange(len(order)) % 2 == 0)
+    digits = max(2, len(str(len(order))))
     items, key = [], {}
     for number, prompt_id in enumerate(order):
-        item = f"c{number + 1:0{max(2, len(str(len(order))))}}"
-        frames, names = ((a, b), systems) if first_on_a[number] else ((b, a), systems[::-1])
-        shown, drawn = {}, {}
+        name = f"c{number + 1:0{digits}}"
+        item = {"item": name, "prompt": texts[prompt_id]}
+        places = {"prompt_id": prompt_id, "A": systems[0], "B": systems[1], "samples": {}}
+        frames = [a, b]
+        if not first_on_a[number]:
+            frames = [b, a]
+            places |= {"A": systems[1], "B": systems[0]}
         for side, frame in zip("AB", frames, strict=True):
-            own = frame[frame["prompt_id"] == prompt_id]
-            own = own.iloc[rng.permutation(len(own))[:per_side]]
-            shown[side] = [text.strip() or "(no text)" for text in own["text"]]
-            drawn[side] = [int(n) for n in own.get("sample", own.index)]
-        items.append({"item": item, "prompt": asked[0][prompt_id], **shown})
-        key[item] = {"prompt_id": prompt_id, "A": names[0], "B": names[1], "samples": drawn}
-    summaries = any("summarised" in frame and frame["summarised"].any() for frame in (a, b))
-    comparisons = Comparisons(_identity(items), "summaries" if summaries else "whole", items)
+            stories = frame[frame["prompt_id"] == prompt_id]
+            stories = stories.iloc[rng.permutation(len(stories))[:per_side]]
+            item[side] = [text.strip() or "(no text)" for text in stories["text"]]
+            places["samples"][side] = [int(n) for n in stories.get("sample", stories.index)]
+        items.append(item)
+        key[name] = places
+    shown = "whole"
+    if any("summarised" in frame and frame["summarised"].any() for frame in (a, b)):
+        shown = "summaries"
+    comparisons = Comparisons(_identity(items), shown, items)
     return comparisons, {"comparisons": comparisons.id, "systems": list(systems), "items": key}
 
 
-def write_json(path: str | Path, content: Any) -> None:
-    """Write the file whole or not at all, and return when it is on the disk."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    with part.open("w", encoding="utf-8", newline="\n") as file:
-        json.dump(content, file, ensure_ascii=False, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-
-
 def write_comparisons(folder: str | Path, comparisons: Comparisons, key: dict[str, Any]) -> Path:
-    """Write `for_raters/comparisons.json`, which raters get, and `key.json` beside that folder, which they do not.
-
-    Returns:
-        The path of the comparisons.
+    """The path of the comparisons, written as for_raters/comparisons.json, with key.json beside.
 
     Raises:
-        CourseError: other comparisons stand there; labels that refer to them would lose their meaning.
+        CourseError: the folder holds other comparisons; ratings of them would lose their meaning.
     """
     path = Path(folder) / "for_raters" / "comparisons.json"
     if path.exists() and read_comparisons(path).id != comparisons.id:
-        raise CourseError(
-            f"{path} holds other comparisons, which may have been rated: take another folder."
-        )
+        raise CourseError(f"{path} holds other comparisons, perhaps rated: take another folder.")
     write_json(Path(folder) / "key.json", key)
-    content = {"id": comparisons.id, "shown": comparisons.shown, "items": comparisons.items}
-    write_json(path, content)
+    write_json(path, asdict(comparisons))
     return path
 
 
-def _read(path: str | Path, what: str) -> dict[str, Any]:
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CourseError(
-            f"There are no {what} at {path}: build them first, or name their file."
-        ) from None
-    except (OSError, ValueError):
-        raise CourseError(f"{path} cannot be read as JSON: name the file of the {what}.") from None
-    if not isinstance(content, dict):
-        raise CourseError(f"{path} does not hold {what}.")
-    return content
-
-
 def read_comparisons(path: str | Path) -> Comparisons:
-    """The comparisons of a file.
-
-    Raises:
-        CourseError: there is none, it holds something else (such as the key), or its texts were changed after it was
-            built.
-    """
-    content = _read(path, "comparisons")
-    if {"comparisons", "systems"} <= content.keys():
-        raise CourseError(
-            f"{path} is the key: give for_raters/comparisons.json, which stands beside it."
-        )
+    """The comparisons of a file; CourseError if it holds something else, or changed texts."""
+    content = read_json(path)
     try:
         comparisons = Comparisons(content["id"], content["shown"], content["items"])
-        whole = comparisons.id == _identity(comparisons.items) and comparisons.per_side == len(
-            comparisons.items[0]["B"]
-        )
-    except (LookupError, TypeError, AttributeError):
-        whole = False
-    if not whole:
-        raise CourseError(f"{path} does not hold comparisons as they were built: build them anew.")
-    return comparisons
+        if comparisons.id == _identity(comparisons.items):
+            return comparisons
+    except (LookupError, TypeError):
+        pass
+    raise CourseError(f"{path} holds no comparisons as built: name for_raters/comparisons.json.")
 
 
-def read_key(path: str | Path, comparisons: Comparisons | None = None) -> dict[str, Any]:
-    """The key of a file: which system stands on which side of each comparison.
+def read_key(path: str | Path, comparisons: Comparisons) -> dict[str, Any]:
+    """The key of these comparisons; CourseError if the file holds something else."""
+    key = read_json(path)
+    try:
+        if key["comparisons"] == comparisons.id and key["systems"]:
+            return key
+    except (LookupError, TypeError):
+        pass
+    raise CourseError(f"{path} is not the key of these comparisons: name their key.json.")
 
-    Raises:
-        CourseError: there is none, it holds something else, or it belongs to other comparisons.
-    """
-    key = _read(path, "keys")
-    if not {"comparisons", "systems", "items"} <= key.keys():
+
+def _read_system(where: str) -> pd.DataFrame:
+    """The stories of one system, from FILE or FILE:SOURCE: prompt_id, prompt, text and more."""
+    from ..corpus.stories import load_prompts
+
+    path, source = where, ""
+    if not Path(where).exists() and ":" in where:
+        path, _, source = where.rpartition(":")
+    stories = read_samples(path)
+    if not {"prompt_id", "text"} <= set(stories):
+        raise CourseError(f"{path} holds no samples: each line needs prompt_id and text.")
+    sources = sorted(set(stories["source"])) if "source" in stories else []
+    if source not in sources and (source or len(sources) > 1):
         raise CourseError(
-            f"{path} does not hold a key: it is the file key.json beside the folder for_raters."
+            f"{where}: name one source, as in {path}:SOURCE, of {', '.join(sources)}."
         )
-    if comparisons is not None and key["comparisons"] != comparisons.id:
-        raise CourseError(f"{path} is the key of other comparisons.")
-    return key
+    if source:
+        stories = stories[stories["source"] == source]
+    if "sample" in stories and stories.duplicated(["prompt_id", "sample"]).any():
+        raise CourseError(f"{where} holds samples of several runs: give each run its own file.")
+    if "prompt" not in stories:  # as in the recorded samples, of the course's test prompts
+        known = load_prompts().set_index("prompt_id")["prompt"]
+        stories = stories.assign(prompt=stories["prompt_id"].map(known))
+    if stories["prompt"].isna().any():
+        raise CourseError(f"{path} lacks texts of prompts: each line needs the field prompt.")
+    return stories.reset_index(drop=True)
+
+
+def compare(
+    samples: Sequence[str],
+    names: Sequence[str],
+    folder: str | Path,
+    per_side: int = 4,
+    prompts: int = 10,
+    seed: int = 0,
+) -> None:
+    """Write comparisons of two files of samples, their page and their key; print what to do next.
+
+    Args:
+        samples: two texts FILE or FILE:SOURCE; SOURCE picks one of several sources in the file.
+        folder: gets for_raters/, key.json, and ratings/ for the files that raters send back.
+        names, per_side, prompts, seed: as in `build_comparisons`, which also says what is raised.
+    """
+    from .page import write_page  # which imports this module
+
+    a, b = map(_read_system, samples)
+    if a[["prompt_id", "text"]].equals(b[["prompt_id", "text"]]):
+        raise CourseError(f"{' and '.join(samples)} are the same stories: name two systems.")
+    comparisons, key = build_comparisons(a, b, tuple(names), per_side, prompts, seed)
+    path = write_comparisons(folder, comparisons, key)
+    page = write_page(comparisons, path.with_suffix(".html"))
+    place = Path(os.path.relpath(folder))
+    (place / "ratings").mkdir(exist_ok=True)
+    common = a["prompt_id"][a["prompt_id"].isin(b["prompt_id"])].nunique()
+    print(
+        f"{len(comparisons.items)} comparisons, of {common} prompts that both answered: "
+        f"{os.path.relpath(page)} for any browser, and comparisons.json beside it for notebooks.\n"
+        f"Send the page to raters; keep {place / 'key.json'}, which names the systems, from them.\n"
+        f"Put what they send back into {place / 'ratings'}; "
+        f"`python -m ddpo_utils ratings {place}` makes the table."
+    )
+    texts = [text for item in comparisons.items for text in item["A"] + item["B"]]
+    long = sum(len(text.split()) > LONG for text in texts)
+    if long and comparisons.shown == "whole":
+        print(f"{long} of {len(texts)} stories have more than {LONG} words: better summarise them.")

@@ -1,34 +1,24 @@
-"""Plot summaries of long stories, for raters: what they are shown in place of what would take too long to read.
-
-The raters of arXiv 2503.17126 saw summaries of plots. The instruction that its authors' code builds is never sent with
-the story; the one below is (`summary_request`), in this project's own words.
-"""
+"""Plot summaries, which raters are shown in place of long stories, as in arXiv 2503.17126."""
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from ..models.answers import LocalModel, get_answers
 from ..models.calls import Endpoint
 from ..settings import CourseError
 
-if TYPE_CHECKING:
-    import pandas as pd
+__all__ = ["summarise"]
 
-__all__ = ["summarise", "summary_request"]
-
+# In this project's words: the instruction in the paper's code is never sent with a story.
 INSTRUCTION = (
-    "Summarise the plot of the story below for someone who will not read it: who is in it, what happens, and how it "
-    "ends. Take three or four sentences of your own and at most 100 words. Add nothing that the story does not "
-    "say, and no opinion of it. If the story breaks off, say where. Write the summary and nothing else."
+    "Summarise the plot of the story below for someone who will not read it: who is in it, what "
+    "happens, and how it ends. Take three or four sentences of your own and at most 100 words. Add "
+    "nothing that the story does not say, and no opinion of it. If the story breaks off, say "
+    "where. Write the summary and nothing else."
 )
-
-
-def summary_request(story: str) -> str:
-    """What a model is asked for one summary: the instruction, then the story."""
-    return f"{INSTRUCTION}\n\nThe story:\n\n{story}"
 
 
 def _fault(summary: str, finished: bool, story: str) -> str:
@@ -48,51 +38,44 @@ def summarise(
     max_tokens: int = 300,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """The samples with the summary of its plot in place of each story of more than `longer_than` words.
+    """The samples with a summary of the plot in place of each text above `longer_than` words.
 
-    Stories compared with each other need summaries by one model: give both systems' samples, one after the other or
-    together, the same `path` and `model`. A summary that failed is not shown: its story is kept whole, and how many
-    did is printed. Words are what stands between spaces.
+    Stories that are compared need summaries by one model: give both systems' samples the same
+    `path` and `model`. Where a summary fails, the story stays whole; how many did is printed.
 
     Args:
         samples: a frame with `text`.
-        path: JSONL file of the summaries; a call that was stopped, made again, goes on there (`get_answers`).
-        model: an endpoint, or a local model.
-        longer_than: words that a story may have without being summarised.
-        max_tokens: longest summary in tokens; a reasoning model's reasoning counts, so it needs more.
-        progress: show a progress bar.
+        path: JSONL file of the summaries, in which a stopped call goes on (`get_answers`).
+        max_tokens: longest summary in tokens; a reasoning model's reasoning counts.
 
     Returns:
-        A copy with the columns text (what raters see), story (the whole one), summarised (bool: text is a summary;
-        `comparisons.build_comparisons` tells raters) and summary_fault (of a summary that failed: "empty", "cut" or
-        "as long as the story"; else "").
+        A copy with text (what raters see), story (the whole one), summarised (bool) and
+        summary_fault ("empty", "cut" or "as long as the story" where a summary failed, else "").
 
     Raises:
         CourseError: the frame has no texts, or is summarised already; as `get_answers`.
     """
     if "text" not in samples or "summarised" in samples or samples["text"].isna().any():
         raise CourseError("Summaries are made of samples with a text in each row, and only once.")
-    found = samples.assign(story=samples["text"], summarised=False, summary_fault="")
-    long = found["story"].str.split().str.len() > longer_than
-    texts = found.loc[long, "story"].tolist()
-    if texts:
-        records = get_answers(
-            [summary_request(text) for text in texts], path, model, max_tokens, progress
+    result = samples.assign(story=samples["text"], summarised=False, summary_fault="")
+    long = result["story"].str.split().str.len() > longer_than
+    stories = result.loc[long, "story"].tolist()
+    if not stories:
+        return result
+    requests = [f"{INSTRUCTION}\n\nThe story:\n\n{story}" for story in stories]
+    records = get_answers(requests, path, model, max_tokens, progress)
+    answered = list(zip(stories, records, strict=True))
+    faults = [_fault(record["text"], record["finished"], story) for story, record in answered]
+    result.loc[long, "summary_fault"] = faults
+    result.loc[long, "summarised"] = [not fault for fault in faults]
+    result.loc[long, "text"] = [record["text"] for record in records]
+    failed = result["summary_fault"] != ""
+    result.loc[failed, "text"] = result["story"]
+    if failed.any():
+        counts = result["summary_fault"][failed].value_counts(sort=False)
+        kinds = ", ".join(f"{count} {fault}" for fault, count in counts.items())
+        print(
+            f"{failed.sum()} of {len(stories)} summaries failed ({kinds}): these stories are shown "
+            "whole. Another model or a larger max_tokens, with another path, may do better."
         )
-        faults = [
-            _fault(r["text"], r["finished"], story) for r, story in zip(records, texts, strict=True)
-        ]
-        shown = [
-            story if fault else r["text"]
-            for r, story, fault in zip(records, texts, faults, strict=True)
-        ]
-        found.loc[long, "text"], found.loc[long, "summary_fault"] = shown, faults
-        found.loc[long, "summarised"] = [not fault for fault in faults]
-        kinds = Counter(filter(None, faults))
-        if kinds:
-            said = ", ".join(f"{number} {fault}" for fault, number in kinds.items())
-            print(
-                f"{kinds.total()} of {len(texts)} summaries failed ({said}): these stories are shown whole. Another "
-                "model or a larger max_tokens, with another path, may do better."
-            )
-    return found
+    return result

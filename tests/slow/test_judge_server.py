@@ -17,7 +17,7 @@ from serve_fixtures import KEY, MODEL, ROOT, nowhere
 from ddpo_utils.corpus.stories import load_stories
 from ddpo_utils.human_eval.comparisons import build_comparisons, read_key, write_comparisons
 from ddpo_utils.human_eval.judge import consistency, judge_request
-from ddpo_utils.human_eval.labels import read_labels
+from ddpo_utils.human_eval.ratings import read_labels
 from ddpo_utils.human_eval.ratings import read_ratings
 from ddpo_utils.models.sampling import read_samples
 

@@ -1,0 +1,182 @@
+"""What is refused, by a CourseError that names the offending item."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from study import BUILT, ITEMS, KEY, ONE, SYSTEMS, TWO, build, rate, stories, write_model
+
+from ddpo_utils.human_eval.comparisons import (
+    build_comparisons,
+    compare,
+    read_comparisons,
+    read_key,
+    write_comparisons,
+)
+from ddpo_utils.human_eval.judge import consistency, judge, judge_file
+from ddpo_utils.human_eval.ratings import Ratings, read_labels, read_ratings, read_study
+from ddpo_utils.human_eval.summaries import summarise
+from ddpo_utils.human_eval.win_rates import show_ratings, win_rates
+from ddpo_utils.models.calls import Endpoint
+from ddpo_utils.settings import CourseError
+
+OTHER, OTHER_KEY = build(seed=2)
+MODEL = Endpoint("m", "http://127.0.0.1:9/v1")
+WRONG = {"comparisons": BUILT.id, "rater": "ann", "kind": "person"}
+
+
+def pair(b: Any = None, names: tuple[str, str] = SYSTEMS, **settings: Any) -> Any:
+    return build_comparisons(stories(ONE), stories(TWO) if b is None else b, names, **settings)
+
+
+def lines(name: str, *rows: Any) -> str:
+    Path(name).write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    return name
+
+
+def samples(name: str, **columns: Any) -> str:
+    rows = stories(TWO).assign(**columns).to_dict("records")
+    return lines(name, *rows)
+
+
+def edited(change: dict[str, Any]) -> Path:
+    """A ratings file with one answer that was changed."""
+    path = rate(Path("ratings"), "ann", [ONE] * 6)
+    content = json.loads(path.read_text())
+    content["answers"][0] |= change
+    path.write_text(json.dumps(content))
+    return path
+
+
+def changed_text() -> Path:
+    path = write_comparisons(".", BUILT, KEY)
+    path.write_text(path.read_text().replace("one 3", "won 3", 1))
+    return path
+
+
+def both_by_ann() -> Path:
+    path = rate(Path("ratings"), "Ann", [ONE])
+    path.with_name("ann-1.json").write_text(path.read_text().replace("Ann", "ann "))
+    return path.parent
+
+
+def compare_with(second: str) -> None:
+    compare([samples("one.jsonl", source="x"), second], SYSTEMS, "made")
+
+
+FAULTS: dict[str, tuple[Callable[[], Any], str]] = {
+    # building
+    "equal names": (lambda: pair(names=("x", "x ")), "x"),
+    "an empty name": (lambda: pair(names=("x", " ")), "x"),
+    "a negative seed": (lambda: pair(seed=-1), "-1"),
+    "no stories": (lambda: pair(per_side=0), "0"),
+    "no prompt in common": (lambda: pair(stories(TWO).assign(prompt_id="q")), "prompt"),
+    "another text": (lambda: pair(stories(TWO).replace("Prompt 3.", "Other.")), "p3"),
+    "too few stories": (lambda: pair(stories(TWO).drop(index=8)), "p2"),
+    "no column prompt": (lambda: pair(stories(TWO).drop(columns="prompt")), "prompt"),
+    # files of samples
+    "no such file": (lambda: compare_with("three.jsonl:x"), "three.jsonl"),
+    "no JSON": (lambda: compare_with(str(Path(__file__))), Path(__file__).name),
+    "no samples": (lambda: compare_with(lines("list.jsonl", {"a": 1})), "list.jsonl"),
+    "the same stories": (lambda: compare_with(samples("one.jsonl", source="x")), "one.jsonl"),
+    "no such source": (lambda: compare_with(samples("b.jsonl", source="y") + ":w"), "y"),
+    "two sources": (lambda: compare_with(samples("b.jsonl", source=["y", "z"] * 12)), "y, z"),
+    "two runs": (lambda: compare_with(samples("b.jsonl", sample=0)), "b.jsonl"),
+    "no prompts": (lambda: compare_with(samples("b.jsonl", prompt=None)), "b.jsonl"),
+    # files of the study
+    "the key as comparisons": (
+        lambda: read_comparisons(write_comparisons(".", BUILT, KEY).parents[1] / "key.json"),
+        "key.json",
+    ),
+    "changed texts": (lambda: read_comparisons(changed_text()), "comparisons.json"),
+    "missing comparisons": (lambda: read_comparisons("nowhere.json"), "nowhere.json"),
+    "comparisons as the key": (
+        lambda: read_key(write_comparisons(".", BUILT, KEY), BUILT),
+        "comparisons.json",
+    ),
+    "a list as the key": (lambda: read_key(lines("key.json", [1]), BUILT), "key.json"),
+    "the key of others": (
+        lambda: read_key(write_comparisons(".", OTHER, OTHER_KEY).parents[1] / "key.json", BUILT),
+        "key.json",
+    ),
+    "other comparisons there": (
+        lambda: [write_comparisons(".", *pair_of) for pair_of in ((BUILT, KEY), build(seed=2))],
+        "comparisons.json",
+    ),
+    # ratings
+    "no ratings": (lambda: read_ratings(lines("a.json", {"id": 3}), BUILT), "a.json"),
+    "no list": (lambda: read_ratings(lines("a.json", WRONG | {"answers": 3}), BUILT), "a.json"),
+    "no answers": (
+        lambda: read_ratings(lines("a.json", WRONG | {"answers": [3]}), BUILT),
+        "a.json",
+    ),
+    "an unknown kind": (
+        lambda: read_ratings(lines("a.json", WRONG | {"answers": [], "kind": "cat"}), BUILT),
+        "a.json",
+    ),
+    "an unknown item": (lambda: read_ratings(edited({"item": "c99"}), BUILT), "c99"),
+    "an unknown answer": (lambda: read_ratings(edited({"best": "A5"}), BUILT), "A5"),
+    "a person's unreadable": (lambda: read_ratings(edited({"best": "unreadable"}), BUILT), "best"),
+    "an item twice": (lambda: read_ratings(edited({"item": "c02"}), BUILT), "ann.json"),
+    "another study's": (lambda: read_ratings(edited({}), OTHER), "ann.json"),
+    "a wrong answer": (lambda: Ratings(".", BUILT, "ann").save("c01", "A1", "A1"), "diverse"),
+    "a name without letters": (lambda: Ratings(".", BUILT, " . "), " . "),
+    "a model's file": (
+        lambda: Ratings(write_model(Path("m.json"), []).parent, BUILT, "m"),
+        "m.json",
+    ),
+    # labels
+    "no labels": (lambda: read_labels(".", BUILT, KEY), "labels"),
+    "labels of others alone": (lambda: read_labels(edited({}), OTHER, OTHER_KEY), "ann.json"),
+    "labels with another key": (lambda: read_labels(edited({}), BUILT, OTHER_KEY), "key"),
+    "two files of a rater": (lambda: read_labels(both_by_ann(), BUILT, KEY), "ann"),
+    "one order": (
+        lambda: read_labels(write_model(Path("j.json"), [(ITEMS[1], "A", "A1", "BA")]), BUILT, KEY),
+        ITEMS[1],
+    ),
+    "an unknown system": (
+        lambda: win_rates(read_labels(edited({}), BUILT, KEY), "best", ("ones", "two")),
+        "one",
+    ),
+    "a folder without a study": (lambda: read_study("."), "comparisons.json"),
+    "a study without ratings": (
+        lambda: show_ratings(write_comparisons("s", BUILT, KEY).parents[1]),
+        "ratings",
+    ),
+    # judges
+    "a judge's ending": (lambda: judge(BUILT, "m.jsonl", MODEL), "m.jsonl"),
+    "a person's file": (lambda: judge(BUILT, edited({}), MODEL, "ann"), "ann"),
+    "another judge's file": (
+        lambda: judge(BUILT, write_model(Path("n.json"), []), MODEL),
+        "n.json",
+    ),
+    "a judge of the key": (
+        lambda: judge_file(write_comparisons(".", BUILT, KEY).parents[1] / "key.json", None, MODEL),
+        "key.json",
+    ),
+    "one order of a judge": (
+        lambda: consistency({"answers": [{"item": "c01", "diverse": "A", "best": "A1"}]}),
+        "both orders",
+    ),
+    # summaries
+    "no texts": (lambda: summarise(stories(ONE).drop(columns="text"), "s.jsonl", MODEL), "text"),
+    "empty texts": (lambda: summarise(stories(ONE).assign(text=None), "s.jsonl", MODEL), "text"),
+    "summaries of summaries": (
+        lambda: summarise(stories(ONE).assign(summarised=True), "s.jsonl", MODEL),
+        "once",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_does_not_serve_is_refused_and_named(fault: str, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    call, named = FAULTS[fault]
+    with pytest.raises(CourseError, match=re.escape(named)):
+        call()
+    assert not Path("made").exists()

@@ -1,0 +1,155 @@
+"""One rater's file, and the labels that files and key give."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from study import BUILT, ITEMS, KEY, ONE, TWO, build, rate, side, write_model
+
+from ddpo_utils.human_eval.comparisons import UNDECIDED, write_comparisons
+from ddpo_utils.human_eval.ratings import (
+    UNREADABLE,
+    Ratings,
+    read_labels,
+    read_ratings,
+    read_study,
+)
+from ddpo_utils.settings import CourseError
+
+
+def test_answers_are_on_the_disk_at_once_and_a_restart_goes_on(tmp_path: Path) -> None:
+    ratings = Ratings(tmp_path, BUILT, "Ada L.")
+    assert ratings.path == tmp_path / "ada-l.json"
+    assert not ratings.path.exists()
+    assert ratings.waiting == ITEMS
+    ratings.save("c01", "A", "B4", "why not", 12.5)
+    ratings.save("c02", "undecided", "undecided")
+    ratings.save("c01", "B", "A1")  # a second thought
+    again = Ratings(tmp_path, BUILT, "Ada L.")
+    assert again.waiting == ITEMS[2:]
+    answers = [(a["item"], a["diverse"], a["best"]) for a in again.answers]
+    assert answers == [("c02", UNDECIDED, UNDECIDED), ("c01", "B", "A1")]
+    assert again.undo()["item"] == "c01"
+    assert again.waiting[0] == "c01"
+    assert [a["item"] for a in read_ratings(ratings.path, BUILT)["answers"]] == ["c02"]
+    assert again.undo()["item"] == "c02"
+    assert again.undo() is None
+
+
+def test_two_tabs_lose_no_answer(tmp_path: Path) -> None:
+    one, two = (Ratings(tmp_path, BUILT, "ada") for _ in range(2))
+    one.save("c01", "A", "A1")
+    two.save("c02", "B", "B1")
+    assert Ratings(tmp_path, BUILT, "ada").waiting == ITEMS[2:]
+
+
+def test_the_notebook_goes_on_with_the_page_s_file(tmp_path: Path) -> None:
+    path = rate(tmp_path, "Ada", [ONE])
+    download = path.rename(tmp_path / f"ada-{BUILT.id[:6]}.json")
+    ratings = Ratings(tmp_path, BUILT, "Ada")
+    assert ratings.path == download
+    assert ratings.waiting == ITEMS[1:]
+
+
+def test_labels_name_systems_and_places(tmp_path: Path) -> None:
+    named = [ONE, TWO, UNDECIDED, ONE, ONE, TWO]
+    rate(tmp_path, "Ann", named)
+    rate(tmp_path, "Ben", named[:2])
+    labels = read_labels(tmp_path, BUILT, KEY)
+    ann = labels[labels["rater"] == "Ann"].set_index("item")
+    assert ann["diverse"].to_dict() == dict(zip(ITEMS, named, strict=True))
+    assert (ann["best"] == ONE).all()
+    assert (ann["kind"] == "person").all()
+    assert (ann["seconds"] == 10).all()
+    for item, row in ann.iterrows():
+        assert row["prompt_id"] == KEY["items"][item]["prompt_id"]
+        assert row["best_at"] == side(item, ONE)
+        assert row["diverse_at"] == side(item, row["diverse"]).replace(UNDECIDED, "")
+    assert (labels["rater"] == "Ben").sum() == 2
+    one = read_labels(tmp_path / "ann.json", BUILT, KEY)
+    pd.testing.assert_frame_equal(one, labels[labels["rater"] == "Ann"].reset_index(drop=True))
+
+
+def test_dealing_the_sides_anew_changes_no_label(tmp_path: Path) -> None:
+    """The same judgements of the same stories, shown the other way round."""
+    path = rate(tmp_path, "Ann", [ONE, TWO, UNDECIDED, ONE, ONE, TWO])
+    here = read_labels(path, BUILT, KEY)
+    swapped = str.maketrans("AB", "BA")
+    content = json.loads(path.read_text())
+    for answer in content["answers"]:
+        for question in ("diverse", "best"):
+            answer[question] = answer[question].translate(swapped)
+    path.write_text(json.dumps(content))
+    turned = {i: entry | {"A": entry["B"], "B": entry["A"]} for i, entry in KEY["items"].items()}
+    there = read_labels(path, BUILT, KEY | {"items": turned})
+    for column in ("diverse", "best"):
+        assert here[column].equals(there[column])
+        assert here[f"{column}_at"].str.translate(swapped).equals(there[f"{column}_at"])
+
+
+def test_two_orders_make_one_label(tmp_path: Path) -> None:
+    a, b, c, d, e = ITEMS[:5]
+    answers = [
+        (a, "A", "A1", "AB"),
+        (a, "A", "A4", "BA"),  # the same set in both orders
+        (b, "A", "B1", "AB"),
+        (b, "B", "A1", "BA"),  # the place shown first, then the place shown second
+        (c, "B", UNDECIDED, "BA"),
+        (c, UNDECIDED, UNDECIDED, "AB"),
+        (d, UNREADABLE, "B2", "AB"),
+        (d, UNDECIDED, "B2", "BA"),
+        (e, "B", UNREADABLE, "AB"),
+        (e, "B", "B1", "BA"),
+    ]
+    labels = read_labels(write_model(tmp_path / "judge.json", answers), BUILT, KEY)
+    assert labels["item"].tolist() == ITEMS[:5]
+    key = KEY["items"]
+    assert labels["diverse"].fillna("-").tolist() == [
+        key[a]["A"],
+        UNDECIDED,
+        UNDECIDED,
+        "-",
+        key[e]["B"],
+    ]
+    assert labels["best"].fillna("-").tolist() == [
+        key[a]["A"],
+        UNDECIDED,
+        UNDECIDED,
+        key[d]["B"],
+        "-",
+    ]
+    assert labels["diverse_at"].tolist() == ["AB", "AA", "A", "", "BA"]
+    assert labels["best_at"].tolist() == ["AB", "BB", "", "BA", "A"]
+    assert (labels["seconds"] == 4).all()
+
+
+def test_a_time_that_is_not_known_stays_unknown(tmp_path: Path) -> None:
+    Ratings(tmp_path, BUILT, "Ann").save(ITEMS[0], "A", "B2")
+    assert np.isnan(read_labels(tmp_path, BUILT, KEY)["seconds"]).all()
+
+
+def test_people_and_models_mix_only_when_asked_to(tmp_path: Path) -> None:
+    rate(tmp_path, "Ann", [ONE] * 6)
+    write_model(tmp_path / "model.json", [(item, "A", "A1") for item in ITEMS])
+    with pytest.raises(CourseError, match="mixed"):
+        read_labels(tmp_path, BUILT, KEY)
+    labels = read_labels(tmp_path, BUILT, KEY, mixed=True)
+    assert labels["kind"].value_counts().to_dict() == {"person": 6, "model": 6}
+
+
+def test_a_study_names_foreign_files_and_leaves_them_out(tmp_path: Path, capsys) -> None:
+    write_comparisons(tmp_path, BUILT, KEY)
+    labels, systems = read_study(tmp_path)
+    assert labels.empty and systems == (ONE, TWO)
+    rate(tmp_path / "ratings", "Ann", [ONE])
+    write_model(tmp_path / "ratings" / "judge.json", [(ITEMS[0], "A", "A1")])
+    write_model(tmp_path / "ratings" / "other.json", [], build(seed=2)[0])
+    write_model(tmp_path / "ratings" / "none-yet.json", [])
+    labels, _ = read_study(tmp_path)
+    assert labels["rater"].tolist() == ["Ann", "judge"]
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "other.json" in line
