@@ -42,7 +42,7 @@ def _parser() -> Parser:
     )
     settings = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     group = settings.add_argument_group(
-        "settings", "each overrides the profile's (ddpo_utils/profiles.py)"
+        "settings", "each overrides the profile's (ddpo_utils/settings.py)"
     )
     for field in fields(Profile):
         if field.name != "name":
@@ -50,7 +50,9 @@ def _parser() -> Parser:
                 f"{name}: {getattr(PROFILES[name], field.name)}" for name in ("laptop", "8b")
             )
             flag, kind = f"--{field.name.replace('_', '-')}", field.type.split(" ")[0].upper()
-            group.add_argument(flag, metavar=kind, help=f"{field.metadata['says']} ({values})")
+            group.add_argument(
+                flag, metavar=kind, help=f"{field.metadata['description']} ({values})"
+            )
 
     one = commands.add_parser(
         "run", parents=[profile], help="run the notebooks; results go to build/<profile>"
