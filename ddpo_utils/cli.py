@@ -42,7 +42,7 @@ def _parser() -> Parser:
     )
     settings = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     group = settings.add_argument_group(
-        "settings", "each overrides the profile's (ddpo_utils/settings.py)"
+        "settings", "each overrides the profile's (ddpo_utils/profiles.py)"
     )
     for field in fields(Profile):
         if field.name != "name":
@@ -50,9 +50,7 @@ def _parser() -> Parser:
                 f"{name}: {getattr(PROFILES[name], field.name)}" for name in ("laptop", "8b")
             )
             flag, kind = f"--{field.name.replace('_', '-')}", field.type.split(" ")[0].upper()
-            group.add_argument(
-                flag, metavar=kind, help=f"{field.metadata['description']} ({values})"
-            )
+            group.add_argument(flag, metavar=kind, help=f"{field.metadata['says']} ({values})")
 
     one = commands.add_parser(
         "run", parents=[profile], help="run the notebooks; results go to build/<profile>"
@@ -125,24 +123,6 @@ def _parser() -> Parser:
     )
     one.add_argument("folder", type=Path)
     commands.add_parser("fetch", parents=[profile], help="fetch the profile's model and encoders")
-    one = commands.add_parser("record", help="make the recorded runs in data/ again")
-    one.add_argument(
-        "--development", action="store_true", help="the trials that chose the settings"
-    )
-    one.add_argument(
-        "--seeds", nargs="+", type=int, metavar="SEED", help="the same runs from further seeds"
-    )
-    one.add_argument(
-        "--world", nargs="*", type=int, metavar="SEED", help="the small worlds of these seeds"
-    )
-    one.add_argument(
-        "--rivals", action="store_true", help="prompting and decoding without training"
-    )
-    one.add_argument(
-        "--measures",
-        action="store_true",
-        help="which measures of diversity can be trusted; minutes",
-    )
     add_arguments(
         commands.add_parser("sample", help="sample a model behind an OpenAI-compatible endpoint")
     )
@@ -298,22 +278,6 @@ def _carry_out(args: argparse.Namespace) -> bool:
         profile = get_profile(args.profile)
         fetch(profile)
         print(f"Model and encoders of the profile {profile.name} are ready.")
-    elif args.command == "record":
-        from .course.recorded_runs import record, record_seeds
-        from .small_world.experiment import record_world, tune
-
-        if args.rivals:
-            from .course.recorded_rivals import record_rivals
-
-            record_rivals()
-        elif args.measures:
-            from .course.measures import record_measures
-
-            record_measures()
-        elif args.world is not None:
-            tune() if args.development else record_world(args.world)
-        else:
-            record_seeds(args.seeds) if args.seeds else record(development=args.development)
     elif args.command == "sample":
         from .models.sample_command import sample
 

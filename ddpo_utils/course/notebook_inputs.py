@@ -18,9 +18,9 @@ UNREAD = {
 }  # no notebook reads them: a new row makes none stale
 # these make stale those notebooks alone whose code holds the word: the beginning of the file's name -> the word
 READ_BY = {
-    "claims.json": "world_runs",
-    "results/world": "world_runs",
-    "results/rivals": "world_runs",
+    "claims.json": "load_world",
+    "results/world": "load_world",
+    "results/rivals": "load_world",
     "contrasts.jsonl": "trust_table",
     "results/measures": "trust_table",
     "ratings/": "read_labels",

@@ -1,123 +1,19 @@
-"""Why not just prompt? A local model's iterative and verbalised stories, and the table of all rivals at inference time.
-
-Temperature and min-p (arXiv 2407.01082) need nothing here: both are settings of `sampling.sample_stories`.
-"""
+"""Why not just prompt? The table of all rivals at inference time."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..models.prompting import check_condition, request, stories
-from ..models.sampling import read_samples, sample_stories
 from ..settings import CourseError
 from .usability import check_stories, prompt_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["rival_table", "sample_local"]
+__all__ = ["rival_table"]
 
 ENCODERS = {"semantic": "minilm", "style": "stylometric"}
-
-
-def _asked(
-    prompts: pd.DataFrame, condition: str, k: int, rounds: list[pd.DataFrame]
-) -> pd.DataFrame:
-    """The prompts with what one round of calls asks for; an iterative one carries the earlier rounds' stories."""
-    earlier = [frame.set_index("prompt_id")["text"] for frame in rounds]
-    texts = [
-        request(
-            p.prompt, condition, k, [texts[p.prompt_id] for texts in earlier if texts[p.prompt_id]]
-        )
-        for p in prompts.itertuples()
-    ]
-    return prompts.assign(prompt=texts)
-
-
-def sample_local(
-    model: Any,
-    tokenizer: Any,
-    prompts: pd.DataFrame,
-    path: str | Path,
-    condition: str = "plain",
-    samples: int = 4,
-    max_new_tokens: int = 2048,
-    source: str = "model",
-    **settings: Any,
-) -> pd.DataFrame:
-    """The conditions of `endpoint.sample_endpoint` with a local model, in the same records, so that both compare.
-
-    The calls of a round go through `sample_stories`, whose files lie beside `path` (`<name>.round1.jsonl` and so on):
-    a killed run goes on where it stopped. The user's text is that of an endpoint's calls; a system text is not sent,
-    since local models are sampled without one throughout.
-
-    Args:
-        model, tokenizer, prompts: as for `sample_stories`.
-        path: JSONL file of the stories, written when all are there.
-        condition: plain (one round), iterative (`samples` rounds) or verbalised (one round, one call a prompt).
-        samples: stories per prompt.
-        max_new_tokens: longest story in tokens; a verbalised call may have `samples` times as many.
-        source: name in the records.
-        settings: of `sample_stories`: batch_size, seed, temperature, min_p and so on.
-
-    Returns:
-        The stories as a frame, in order of prompts and samples.
-
-    Raises:
-        CourseError: as `sample_stories`.
-    """
-    check_condition(condition, samples)
-    k, path = samples if condition == "verbalised" else 1, Path(path)
-    rounds: list[pd.DataFrame] = []
-    for number in range(samples if condition == "iterative" else 1):
-        asked = _asked(prompts, condition, k, rounds)
-        file = path.with_name(f"{path.stem}.round{number + 1}.jsonl")
-        each = samples if condition == "plain" else 1
-        rounds.append(
-            sample_stories(
-                model, tokenizer, asked, file, each, max_new_tokens * k, source=source, **settings
-            )
-        )
-    original, records = dict(zip(prompts["prompt_id"], prompts["prompt"], strict=True)), []
-    for number, frame in enumerate(rounds):
-        for call in frame.itertuples():
-            chat = tokenizer.apply_chat_template(
-                [{"role": "user", "content": call.prompt}],
-                add_generation_prompt=True,
-                tokenize=False,
-            )
-            sent = len(tokenizer(chat, add_special_tokens=False)["input_ids"])
-            for n, story in enumerate(stories(call.text, call.finished, condition, k)):
-                records.append(
-                    {
-                        "prompt_id": call.prompt_id,
-                        "prompt": original[call.prompt_id],
-                        "sample": max(number, call.sample) + n,
-                        "source": source,
-                        **story,
-                        "tokens": call.tokens if condition != "verbalised" else None,
-                        "calls": int(not n),
-                        "prompt_tokens": 0 if n else sent,
-                        "completion_tokens": 0 if n else call.tokens,
-                        "repeats": 0,
-                        "run": call.run,
-                    }
-                    | ({"raw": call.text} if condition == "verbalised" and not n else {})
-                )
-    order = {prompt_id: place for place, prompt_id in enumerate(original)}
-    records.sort(key=lambda record: (order[record["prompt_id"]], record["sample"]))
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(
-        "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records),
-        encoding="utf-8",
-        newline="",
-    )
-    os.replace(part, path)
-    return read_samples(path)
 
 
 def rival_table(

@@ -1,18 +1,17 @@
-"""A small world with known truth: stories from a grammar, so that diversity and quality are counted and not guessed.
+"""A small world with known truth: a grammar's stories, so that diversity and quality are counted.
 
-A prompt names a subject, an object and a place. A story tells one of 12 plots in one of 8 voices with one of 6 endings,
-and fills two places with a plain or a vivid adjective. How common a plot, voice or ending is depends on the prompt, and
-so does how good it is; both are drawn anew with each world:
+A prompt names a subject, an object and a place. A story tells one of 12 plots in one of 8 voices
+with one of 6 endings, and fills two gaps with a plain or a vivid adjective. The prompt decides how
+common and how good each plot, voice and ending (each "mode") is, by tables that a world draws:
 
-    common(prompt, mode)  = (A[subject] + A[object] + A[place]) / sqrt 3        tables of standard normal numbers
-    p(mode | prompt)      = softmax(SHARPNESS * common)
-    value(prompt, mode)   = -rho * common + sqrt(1 - rho^2) * (G[mode] + other(prompt, mode)) / sqrt 2
-    quality(story)        = (value of plot + voice + ending) / sqrt 3 + (vivid adjectives - mean) / sd
-    score(story)          = quality + NOISE * standard normal                   what pairs are made from
+   common(prompt, mode) = (A[subject] + A[object] + A[place]) / sqrt 3    A: standard normal numbers
+   p(mode | prompt)     = softmax(SHARPNESS * common)
+   value(prompt, mode)  = -rho * common + sqrt(1 - rho^2) * (G[mode] + other(prompt, mode)) / sqrt 2
+   quality(story)       = (value of plot + voice + ending) / sqrt 3 + (vivid adjectives - mean) / sd
+   score(story)         = quality + NOISE * standard normal               what pairs are made from
 
-`other` is made like `common` from tables of its own, G is the same for all prompts. So rho is the correlation of a
-mode's value with its rarity: 0 where they have nothing to do with each other, above it where the rare is better, below
-it where the rare is worse.
+`other` is made like `common` from its own tables; G is the same for all prompts. So rho is the
+correlation of a mode's value with its rarity: above 0 the rare is better, below 0 it is worse.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -29,40 +28,20 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["DIMENSIONS", "World", "parse", "prompt_text", "story_text"]
+__all__ = ["DIMENSIONS", "World", "all_prompts", "parse", "prompt_text", "story_text"]
 
-SUBJECTS = (
-    "baker",
-    "child",
-    "clown",
-    "doctor",
-    "fox",
-    "judge",
-    "miller",
-    "monk",
-    "painter",
-    "queen",
-    "sailor",
-    "shepherd",
-    "smith",
-    "soldier",
-    "thief",
-    "widow",
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+SUBJECTS = _words(
+    "baker child clown doctor fox judge miller monk "
+    "painter queen sailor shepherd smith soldier thief widow"
 )
-OBJECTS = ("clock", "coat", "drum", "key", "knife", "lantern", "letter", "map", "mirror", "violin")
-PLACES = (
-    "circus",
-    "desert",
-    "forest",
-    "garden",
-    "harbour",
-    "library",
-    "lighthouse",
-    "market",
-    "mountain",
-    "palace",
-    "prison",
-    "station",
+OBJECTS = _words("clock coat drum key knife lantern letter map mirror violin")
+PLACES = _words(
+    "circus desert forest garden harbour library lighthouse market mountain palace prison station"
 )
 PLOTS = {  # two steps each; {o} is the prompt's object, {a} an adjective
     "heist": ("stole the {o} from a {a} vault", "ran from the guards over {a} roofs"),
@@ -86,33 +65,33 @@ ENDINGS = {
     "sailed": "sailed away and never wrote",
     "burned": "set the house on fire",
 }
-VOICES = {  # {s} the subject, {p} the place, {1} and {2} the plot's steps, {e} the ending
-    "plain": "The {s} lived in the {p}. It {1}. Then it {2}. In the end it {e}.",
-    "letter": "My dear, I must tell you of the {s} in our {p}: he {1}, and, you know, he {2}; at last he {e}. Yours.",
-    "log": "Day 1, {p}: {s} {1}. Day 2: {s} {2}. Day 3: {s} {e}. End of log.",
-    "riddle": "Who was in the {p}? The {s}! What did she do? She {1}! And then? She {2}! And last? She {e}!",
-    "rush": "so there was this {s} in the {p} and they {1} and then they {2} and then -- and then -- they {e} ...",
-    "scripture": "And it was in the {p} that the {s} {1}, and behold, the same {2}; and it was so that he {e}.",
-    "confession": "I am the {s} of the {p}. Yes, I {1}. I am not sorry that I {2}. This is all I know: I {e}.",
-    "gossip": "They say that some {s} from the {p} once {1}. Well! She also {2}, or so they say, and {e}.",
+VOICES = {  # {s} the subject, {p} the place, {a} and {b} the plot's steps, {e} the ending
+    "plain": "The {s} lived in the {p}. It {a}. Then it {b}. In the end it {e}.",
+    "letter": "My dear, I must tell you of the {s} in our {p}: he {a}, and, you know, he {b}; "
+    "at last he {e}. Yours.",
+    "log": "Day 1, {p}: {s} {a}. Day 2: {s} {b}. Day 3: {s} {e}. End of log.",
+    "riddle": "Who was in the {p}? The {s}! What did she do? She {a}! And then? She {b}! "
+    "And last? She {e}!",
+    "rush": "so there was this {s} in the {p} and they {a} and then they {b} and then -- "
+    "and then -- they {e} ...",
+    "scripture": "And it was in the {p} that the {s} {a}, and behold, the same {b}; "
+    "and it was so that he {e}.",
+    "confession": "I am the {s} of the {p}. Yes, I {a}. I am not sorry that I {b}. "
+    "This is all I know: I {e}.",
+    "gossip": "They say that some {s} from the {p} once {a}. Well! She also {b}, "
+    "or so they say, and {e}.",
 }
-PLAIN = ("old", "big", "small", "nice", "bad", "long")
-VIVID = (
-    "ashen",
-    "brittle",
-    "crooked",
-    "feverish",
-    "gilded",
-    "hollow",
-    "howling",
-    "moonlit",
-    "rusted",
-    "scarlet",
-    "thorny",
-    "velvet",
+PLAIN = _words("old big small nice bad long")
+VIVID = _words(
+    "ashen brittle crooked feverish gilded hollow howling moonlit rusted scarlet thorny velvet"
 )
 DIMENSIONS = {"plot": tuple(PLOTS), "voice": tuple(VOICES), "ending": tuple(ENDINGS)}
-SHARPNESS, NOISE, P_VIVID = 1.3, 0.5, 0.4
+SHARPNESS = 1.3
+NOISE = 0.5
+P_VIVID = 0.4
+
+# Each thing that is drawn has its own stream of random numbers: default_rng([seed, stream]).
+COMMON, OTHER, GENERAL, STORIES, ORDER = range(5)
 
 
 def prompt_text(subject: str, thing: str, place: str) -> str:
@@ -120,142 +99,132 @@ def prompt_text(subject: str, thing: str, place: str) -> str:
     return f"A {subject}, a {thing}, a {place}."
 
 
-def story_text(
-    subject: str,
-    thing: str,
-    place: str,
-    plot: str,
-    voice: str,
-    ending: str,
-    adjectives: Sequence[str],
-) -> str:
-    """The story in which everything is as named; two adjectives."""
-    steps = [step.format(o=thing, a=a) for step, a in zip(PLOTS[plot], adjectives, strict=True)]
-    words = {"s": subject, "p": place, "1": steps[0], "2": steps[1], "e": ENDINGS[ending]}
-    return re.sub(r"\{(\w)\}", lambda m: words[m[1]], VOICES[voice])
+def _names(prompt: str) -> tuple[str, str, str]:
+    return re.fullmatch(r"A (\w+), a (\w+), a (\w+)\.", prompt).groups()
 
 
-@lru_cache(maxsize=1)
-def _patterns() -> dict[str, re.Pattern[str]]:
-    """Each voice as a pattern with the groups s, p, step1, step2, ending; a name that comes again must be the same."""
-    groups = {
-        "s": r"(?P<s>[a-z]+)",
-        "p": r"(?P<p>[a-z]+)",
-        "1": "(?P<step1>.+?)",
-        "2": "(?P<step2>.+?)",
+def _places(prompts: Sequence[str]) -> np.ndarray:
+    """(prompts, 3) indices of each prompt's subject, object and place."""
+    lists = (SUBJECTS, OBJECTS, PLACES)
+    rows = np.empty((len(prompts), 3), dtype=int)
+    for row, prompt in zip(rows, prompts, strict=True):
+        row[:] = [names.index(name) for names, name in zip(lists, _names(prompt), strict=True)]
+    return rows
+
+
+def all_prompts(seed: int) -> list[str]:
+    """The 1,920 prompts in the world's random order; the first are for testing."""
+    prompts = [prompt_text(*names) for names in product(SUBJECTS, OBJECTS, PLACES)]
+    return [prompts[i] for i in np.random.default_rng([seed, ORDER]).permutation(len(prompts))]
+
+
+def story_text(prompt: str, plot: str, voice: str, ending: str, adjectives: Sequence[str]) -> str:
+    """The story of a prompt with these modes and two adjectives."""
+    subject, thing, place = _names(prompt)
+    steps = zip(PLOTS[plot], adjectives, strict=True)
+    first, second = (step.format(o=thing, a=adjective) for step, adjective in steps)
+    return VOICES[voice].format(s=subject, p=place, a=first, b=second, e=ENDINGS[ending])
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    """A voice as a pattern with a group for each part; a part that comes again must be the same."""
+    pattern = re.escape(template)
+    for name, part in {"s": "[a-z]+", "p": "[a-z]+", "a": ".+?", "b": ".+?", "e": ".+?"}.items():
+        gap = re.escape(f"{{{name}}}")
+        pattern = pattern.replace(gap, f"(?P<{name}>{part})", 1).replace(gap, f"(?P={name})")
+    return re.compile(pattern)
+
+
+_PATTERNS = {voice: _pattern(template) for voice, template in VOICES.items()}
+_ENDING_OF_TEXT = {text: ending for ending, text in ENDINGS.items()}
+
+
+@cache
+def _steps(thing: str, number: int) -> dict[str, tuple[str, bool]]:
+    """All texts of the plots' first (0) or second (1) step: text -> plot, adjective is vivid."""
+    return {
+        steps[number].format(o=thing, a=adjective): (plot, adjective in VIVID)
+        for plot, steps in PLOTS.items()
+        for adjective in PLAIN + VIVID
     }
-    groups["e"] = "(?P<ending>.+?)"
-    out = {}
-    for voice, template in VOICES.items():
-        seen: set[str] = set()
-        pieces = re.split(r"\{(\w)\}", template)
-        for i in range(1, len(pieces), 2):
-            name = pieces[i]
-            pieces[i] = f"(?P={name})" if name in seen else groups[name]
-            seen.add(name)
-        out[voice] = re.compile("".join(p if i % 2 else re.escape(p) for i, p in enumerate(pieces)))
-    return out
-
-
-_STEPS = [{steps[i]: plot for plot, steps in PLOTS.items()} for i in (0, 1)]
-_ENDINGS = {text: ending for ending, text in ENDINGS.items()}
-
-
-def _step(text: str, thing: str, which: int) -> tuple[str | None, bool]:
-    """(plot, whether its adjective is vivid) of one step; None if it is no plot's."""
-    vivid, words = False, []
-    for word in text.split(" "):
-        vivid |= word in VIVID
-        words.append("{a}" if word in PLAIN + VIVID else "{o}" if word == thing else word)
-    return _STEPS[which].get(" ".join(words)), vivid
 
 
 def parse(text: str, prompt: str) -> dict[str, Any] | None:
-    """What a story of this prompt tells: plot, voice, ending (names) and vivid (0 to 2); None if the grammar cannot
-    have made it: broken sentences, steps of two plots, another subject, object or place."""
+    """Plot, voice, ending (names) and vivid (0 to 2) of a story of this prompt.
+
+    None if the grammar cannot have made it: broken sentences, steps of two plots, or another
+    subject, object or place.
+    """
     subject, thing, place = _names(prompt)
-    for voice, pattern in _patterns().items():
+    for voice, pattern in _PATTERNS.items():
         match = pattern.fullmatch(text)
-        if match and (match["s"], match["p"]) == (subject, place) and match["ending"] in _ENDINGS:
-            (plot, vivid), (second, more) = (_step(match[f"step{i + 1}"], thing, i) for i in (0, 1))
-            if plot and plot == second:
-                return {
-                    "plot": plot,
-                    "voice": voice,
-                    "ending": _ENDINGS[match["ending"]],
-                    "vivid": vivid + more,
-                }
+        if not match or (match["s"], match["p"]) != (subject, place):
+            continue
+        ending = _ENDING_OF_TEXT.get(match["e"])
+        plot, vivid = _steps(thing, 0).get(match["a"], (None, False))
+        second_plot, second_vivid = _steps(thing, 1).get(match["b"], (None, False))
+        if ending and plot and plot == second_plot:
+            return {"plot": plot, "voice": voice, "ending": ending, "vivid": vivid + second_vivid}
     return None
 
 
 @dataclass(frozen=True)
 class World:
-    """One draw of the tables: everything that is true of it.
+    """One draw of the tables.
 
     Args:
-        seed: of the tables; stories of the same seed are the same for every rho, only their quality differs.
+        seed: of tables and stories; the stories are the same at every rho, but not their quality.
         rho: correlation of a mode's value with its rarity, -1 to 1.
     """
 
     seed: int
     rho: float = 0.0
 
-    def _tables(self, what: int) -> dict[str, list[np.ndarray]]:
-        rng = np.random.default_rng([self.seed, what])
-        return {
-            name: [
-                rng.standard_normal((n, len(modes)))
-                for n in (len(SUBJECTS), len(OBJECTS), len(PLACES))
-            ]
-            for name, modes in DIMENSIONS.items()
-        }
-
-    def _of(self, what: int, dimension: str, places: np.ndarray) -> np.ndarray:
-        return sum(
-            table[places[:, i]] for i, table in enumerate(self._tables(what)[dimension])
-        ) / np.sqrt(3)
+    def _tables(self, stream: int, dimension: str, places: np.ndarray) -> np.ndarray:
+        """(prompts, modes) sums of the tables' rows for subject, object and place, over sqrt 3."""
+        rng = np.random.default_rng([self.seed, stream])
+        drawn = {}
+        for name, modes in DIMENSIONS.items():
+            sizes = (len(SUBJECTS), len(OBJECTS), len(PLACES))
+            drawn[name] = [rng.standard_normal((size, len(modes))) for size in sizes]
+        rows = zip(drawn[dimension], places.T, strict=True)
+        return sum(table[column] for table, column in rows) / np.sqrt(3)
 
     def probabilities(self, prompts: Sequence[str], dimension: str) -> np.ndarray:
         """p(mode | prompt) in the grammar, (prompts, modes)."""
-        weight = np.exp(SHARPNESS * self._of(0, dimension, _places(prompts)))
+        weight = np.exp(SHARPNESS * self._tables(COMMON, dimension, _places(prompts)))
         return weight / weight.sum(axis=1, keepdims=True)
 
     def values(self, prompts: Sequence[str], dimension: str) -> np.ndarray:
         """Value of each mode for each prompt, (prompts, modes), about standard normal."""
         places = _places(prompts)
-        general = np.random.default_rng([self.seed, 2]).standard_normal((3, 12))[
-            list(DIMENSIONS).index(dimension)
-        ]
-        own = (general[: len(DIMENSIONS[dimension])] + self._of(1, dimension, places)) / np.sqrt(2)
-        return -self.rho * self._of(0, dimension, places) + np.sqrt(1 - self.rho**2) * own
+        row = list(DIMENSIONS).index(dimension)
+        shape = (len(DIMENSIONS), max(map(len, DIMENSIONS.values())))
+        general = np.random.default_rng([self.seed, GENERAL]).standard_normal(shape)[row]
+        other = self._tables(OTHER, dimension, places)
+        free = (general[: len(DIMENSIONS[dimension])] + other) / np.sqrt(2)
+        common = self._tables(COMMON, dimension, places)
+        return -self.rho * common + np.sqrt(1 - self.rho**2) * free
 
-    def stories(
-        self, prompts: Sequence[str], each: int | Sequence[int], draw: int = 0
-    ) -> pd.DataFrame:
-        """Stories of the grammar with prompt_id, prompt, text, plot, voice, ending, vivid, quality and score."""
+    def stories(self, prompts: Sequence[str], each: int, draw: int = 0) -> pd.DataFrame:
+        """`each` stories of every prompt: prompt_id, prompt, modes, vivid, text, quality, score."""
         import pandas as pd
 
-        asked = np.repeat(np.arange(len(prompts)), each)
-        rng = np.random.default_rng([self.seed, 3, draw])
-        frame = pd.DataFrame(
-            {"prompt_id": [prompts[i] for i in asked], "prompt": [prompts[i] for i in asked]}
-        )
+        rows = np.repeat(np.arange(len(prompts)), each)
+        rng = np.random.default_rng([self.seed, STORIES, draw])
+        repeated = [prompts[i] for i in rows]
+        frame = pd.DataFrame({"prompt_id": repeated, "prompt": repeated})
         for name, modes in DIMENSIONS.items():
-            cumulative = self.probabilities(prompts, name).cumsum(axis=1)[asked]
-            frame[name] = np.array(modes)[
-                (rng.random((len(asked), 1)) > cumulative[:, :-1]).sum(axis=1)
-            ]
-        vivid = rng.random((len(asked), 2)) < P_VIVID
-        choice = [
-            np.array(pool)[rng.integers(0, len(pool), vivid.shape)] for pool in (VIVID, PLAIN)
-        ]
-        adjectives, frame["vivid"] = np.where(vivid, *choice), vivid.sum(axis=1)
-        rows = zip(
-            frame["prompt"], frame["plot"], frame["voice"], frame["ending"], adjectives, strict=True
-        )
-        frame["text"] = [
-            story_text(*_names(prompt), *modes, words) for prompt, *modes, words in rows
-        ]
+            cumulative = self.probabilities(prompts, name).cumsum(axis=1)[rows]
+            drawn = (rng.random((len(rows), 1)) > cumulative[:, :-1]).sum(axis=1)
+            frame[name] = np.array(modes)[drawn]
+        vivid = rng.random((len(rows), 2)) < P_VIVID
+        vivid_words = np.array(VIVID)[rng.integers(0, len(VIVID), vivid.shape)]
+        plain_words = np.array(PLAIN)[rng.integers(0, len(PLAIN), vivid.shape)]
+        adjectives = np.where(vivid, vivid_words, plain_words)
+        frame["vivid"] = vivid.sum(axis=1)
+        columns = (repeated, frame["plot"], frame["voice"], frame["ending"], adjectives)
+        frame["text"] = [story_text(*row) for row in zip(*columns, strict=True)]
         frame["quality"] = self.quality(frame)
         frame["score"] = frame["quality"] + NOISE * rng.standard_normal(len(frame))
         return frame
@@ -265,23 +234,7 @@ class World:
         prompts, rows = np.unique(parsed["prompt"], return_inverse=True)
         total = np.zeros(len(parsed))
         for name, modes in DIMENSIONS.items():
-            column = parsed[name].map({mode: i for i, mode in enumerate(modes)}).to_numpy()
-            total += self.values(list(prompts), name)[rows, column] / np.sqrt(3)
+            columns = parsed[name].map(modes.index).to_numpy()
+            total += self.values(list(prompts), name)[rows, columns] / np.sqrt(3)
         mean, sd = 2 * P_VIVID, np.sqrt(2 * P_VIVID * (1 - P_VIVID))
         return total + (parsed["vivid"].to_numpy() - mean) / sd
-
-
-def _names(prompt: str) -> tuple[str, str, str]:
-    return re.fullmatch(r"A (\w+), a (\w+), a (\w+)\.", prompt).groups()
-
-
-def _places(prompts: Sequence[str]) -> np.ndarray:
-    lists = (SUBJECTS, OBJECTS, PLACES)
-    rows = [[names.index(n) for names, n in zip(lists, _names(p), strict=True)] for p in prompts]
-    return np.array(rows, dtype=int).reshape(-1, 3)
-
-
-def all_prompts(seed: int) -> list[str]:
-    """The 1,920 prompts of a world in its own random order: the first are for testing."""
-    prompts = [prompt_text(*names) for names in product(SUBJECTS, OBJECTS, PLACES)]
-    return [prompts[i] for i in np.random.default_rng([seed, 4]).permutation(len(prompts))]

@@ -1,6 +1,6 @@
-"""The small world's language model: a tokenizer of the grammar's words and a Llama trained on its stories from scratch.
+"""The small world's language model: a tokenizer of whole words, a Llama trained from scratch.
 
-Both lie in one folder in transformers' form, so that everything else takes them as it takes any model.
+Both are saved in one folder in transformers' form, so that `Profile.model` can name it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from .grammar import World, all_prompts
 
 __all__ = ["make_model", "make_tokenizer"]
 
-TEMPLATE = (
-    "{% for message in messages %}{% if message['role'] == 'user' %}<prompt>{{ message['content'] }}"
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'user' %}<prompt>{{ message['content'] }}"
     "{% else %}<story>{{ message['content'] }}<end>{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<story>{% endif %}"
 )
-SHAPE = {
+SPECIAL_TOKENS = ("<pad>", "<unknown>", "<prompt>", "<story>", "<end>")
+ARCHITECTURE = {
     "hidden_size": 128,
     "intermediate_size": 384,
     "num_hidden_layers": 5,
@@ -31,29 +33,30 @@ SHAPE = {
     "max_position_embeddings": 128,
     "tie_word_embeddings": True,
 }
+LEARNING_RATE = 3e-3
+WARMUP_STEPS = 50
 
 
 def make_tokenizer(stories: list[str]) -> Any:
-    """A tokenizer whose tokens are words and marks with the space before them; it spells nothing, so a word that is
-    not in `stories` becomes <unknown>. Decoding gives texts back letter by letter."""
+    """A tokenizer of whole words and marks, each with the space before it.
+
+    A word that is not in `stories` becomes <unknown>. Decoding gives texts back letter by letter.
+    """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     split = pre_tokenizers.Split(Regex(r" ?[\w]+| ?[^\w\s]+"), behavior="isolated")
     pieces = {piece for text in stories for piece, _ in split.pre_tokenize_str(text)}
-    special = ["<pad>", "<unknown>", "<prompt>", "<story>", "<end>"]
-    core = Tokenizer(
-        models.WordLevel(
-            {w: i for i, w in enumerate([*special, *sorted(pieces)])}, unk_token="<unknown>"
-        )
-    )
-    core.pre_tokenizer, core.decoder = split, decoders.Fuse()
+    vocabulary = {word: i for i, word in enumerate([*SPECIAL_TOKENS, *sorted(pieces)])}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unknown>"))
+    core.pre_tokenizer = split
+    core.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         pad_token="<pad>",
         unk_token="<unknown>",
         eos_token="<end>",
-        chat_template=TEMPLATE,
+        chat_template=CHAT_TEMPLATE,
         additional_special_tokens=["<prompt>", "<story>"],
         clean_up_tokenization_spaces=False,
         padding_side="left",
@@ -61,11 +64,11 @@ def make_tokenizer(stories: list[str]) -> Any:
 
 
 def make_model(world: World, folder: Path, held_out: int, steps: int, batch: int = 64) -> Path:
-    """Train the model on fresh stories of all prompts but the first `held_out`, and save it in `folder` with its
-    tokenizer; one that is there is kept. Next-token loss on prompts and stories, AdamW, cosine to zero.
+    """`folder` with a model of the world's stories; a finished one is kept.
 
-    Returns:
-        folder, for `Profile.model`.
+    Args:
+        held_out: number of prompts, the first of `all_prompts`, of which no story is seen.
+        steps: of AdamW with a cosine schedule, on `batch` fresh stories each.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -79,33 +82,30 @@ def make_model(world: World, folder: Path, held_out: int, steps: int, batch: int
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
-        **SHAPE,
+        **ARCHITECTURE,
     )
     model = LlamaForCausalLM(config)
-    fresh = world.stories(
-        prompts[held_out:], math.ceil(steps * batch / (len(prompts) - held_out)), draw=1
-    )
+    each = math.ceil(steps * batch / (len(prompts) - held_out))
+    fresh = world.stories(prompts[held_out:], each, draw=1)
     fresh = fresh.sample(frac=1, random_state=world.seed)
-    texts = [
-        f"<prompt>{p}<story>{t}<end>" for p, t in zip(fresh["prompt"], fresh["text"], strict=True)
-    ]
-    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser,
-        lambda i: min(1, (i + 1) / 50) * 0.5 * (1 + math.cos(math.pi * min(1, i / steps))),
+    texts = ("<prompt>" + fresh["prompt"] + "<story>" + fresh["text"] + "<end>").tolist()
+
+    def rate(step: int) -> float:
+        """Linear warm-up, then a cosine to zero."""
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1, step / steps)))
+        return min(1, (step + 1) / WARMUP_STEPS) * cosine
+
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01
     )
-    for i in progress_bar(range(steps), desc="a model of the world", leave=False):
-        rows = tokenizer(
-            texts[i * batch : (i + 1) * batch],
-            return_tensors="pt",
-            padding=True,
-            padding_side="right",
-        )
-        ids = rows["input_ids"]
-        labels = ids.masked_fill(
-            rows["attention_mask"] == 0, -100
-        )  # prompts too: ORPO's loss will read them
-        loss = model(input_ids=ids, attention_mask=rows["attention_mask"], labels=labels).loss
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
+    for step in progress_bar(range(steps), desc="a model of the world", leave=False):
+        part = texts[step * batch : (step + 1) * batch]
+        inputs = tokenizer(part, return_tensors="pt", padding=True, padding_side="right")
+        mask = inputs["attention_mask"]
+        # The prompt's tokens are learnt too: ORPO's loss reads them.
+        labels = inputs["input_ids"].masked_fill(mask == 0, -100)
+        loss = model(input_ids=inputs["input_ids"], attention_mask=mask, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
@@ -115,5 +115,5 @@ def make_model(world: World, folder: Path, held_out: int, steps: int, batch: int
     shutil.rmtree(scratch, ignore_errors=True)
     model.save_pretrained(scratch)
     tokenizer.save_pretrained(scratch)
-    scratch.rename(folder)
+    scratch.rename(folder)  # one step: a killed run leaves no half model
     return folder

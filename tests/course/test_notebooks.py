@@ -281,7 +281,7 @@ def test_digest_of_the_data_heeds_contents_and_names_alone(data: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "word"),
     [
-        ("results/world/1.json", "world_runs"),
+        ("results/world/1.json", "load_world"),
         ("ratings/a/key.json", "read_labels"),
         ("contrasts.jsonl", "trust_table"),
     ],

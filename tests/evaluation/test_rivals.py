@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -12,98 +10,10 @@ from teller import completion
 
 from ddpo_utils import CourseError
 from ddpo_utils.corpus.stories import load_stories
-from ddpo_utils.evaluation.rivals import rival_table, sample_local
+from ddpo_utils.evaluation.rivals import rival_table
 from ddpo_utils.evaluation.usability import check_stories, prompt_table
 from ddpo_utils.models.endpoint import sample_endpoint
-from ddpo_utils.models.prompting import request
-from ddpo_utils.models.sampling import read_samples, sample_stories
-
-PROMPTS = pd.DataFrame(
-    {"prompt_id": ["b", "a", "c"], "prompt": ["Sea.", "A clock 🙂 stops", "Nobody knows"]}
-)
-FAST = {"samples": 3, "max_new_tokens": 8, "batch_size": 4, "progress": False}
-
-
-def local(tiny: tuple[Any, Any], path: Path, condition: str, **changes: Any) -> pd.DataFrame:
-    return sample_local(*tiny, PROMPTS, path, condition, **{**FAST, **changes})
-
-
-@pytest.mark.parametrize("condition", ["plain", "iterative", "verbalised"])
-def test_local_records_are_those_of_an_endpoint(tiny, teller, tmp_path, condition):
-    frame = local(tiny, tmp_path / "s.jsonl", condition, source="tiny")
-    sample_endpoint(PROMPTS, tmp_path / "e.jsonl", "m", teller.url, condition, 3, progress=False)
-    assert set(frame) == set(read_samples(tmp_path / "e.jsonl"))
-    assert frame["prompt_id"].tolist() == ["b"] * 3 + ["a"] * 3 + ["c"] * 3
-    assert frame["sample"].tolist() == [0, 1, 2] * 3 and (frame["source"] == "tiny").all()
-    assert dict(zip(frame["prompt_id"], frame["prompt"], strict=True)) == dict(
-        PROMPTS.itertuples(index=False)
-    )
-    pd.testing.assert_frame_equal(frame, read_samples(tmp_path / "s.jsonl"))
-
-
-def test_plain_stories_are_those_of_sample_stories(tiny, tmp_path):
-    frame = local(tiny, tmp_path / "s.jsonl", "plain")
-    expected = sample_stories(*tiny, PROMPTS, tmp_path / "e.jsonl", **FAST)
-    pd.testing.assert_frame_equal(frame[list(expected)], expected)
-    texts = [
-        tiny[1].apply_chat_template(
-            [{"role": "user", "content": p}], tokenize=False, add_generation_prompt=True
-        )
-        for p in PROMPTS["prompt"]
-        for _ in range(3)
-    ]
-    assert frame["prompt_tokens"].tolist() == [
-        len(tiny[1](t, add_special_tokens=False)["input_ids"]) for t in texts
-    ]
-    assert (
-        frame["completion_tokens"].tolist() == expected["tokens"].tolist()
-        and (frame["calls"] == 1).all()
-    )
-
-
-def test_each_local_round_carries_the_earlier_stories(tiny, tmp_path):
-    frame = local(tiny, tmp_path / "s.jsonl", "iterative", samples=2, max_new_tokens=20)
-    second = read_samples(tmp_path / "s.round2.jsonl").set_index("prompt_id")
-    for prompt_id, prompt in PROMPTS.itertuples(index=False):
-        first, other = frame.loc[frame["prompt_id"] == prompt_id, "text"]
-        assert second["prompt"][prompt_id] == request(
-            prompt, "iterative", earlier=[first] if first else []
-        )
-        assert second["text"][prompt_id] == other
-
-
-def test_a_killed_local_run_goes_on_and_ends_with_the_same_file(tiny, tmp_path, monkeypatch):
-    whole = local(tiny, tmp_path / "whole.jsonl", "iterative")
-    generate, calls = tiny[0].generate, []
-
-    def failing(**inputs: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return generate(**inputs)
-
-    monkeypatch.setattr(tiny[0], "generate", failing)
-    with pytest.raises(KeyboardInterrupt):
-        local(tiny, tmp_path / "s.jsonl", "iterative")
-    assert not (tmp_path / "s.jsonl").exists()
-    pd.testing.assert_frame_equal(local(tiny, tmp_path / "s.jsonl", "iterative"), whole)
-    assert len(calls) == 4  # three rounds, one of them begun twice
-
-
-def test_a_verbalised_answer_may_be_as_long_as_its_stories_together(tiny, tmp_path):
-    frame = local(tiny, tmp_path / "s.jsonl", "verbalised")
-    assert frame["completion_tokens"].max() > 8 and frame["completion_tokens"].max() <= 24
-    assert (
-        frame["unreadable"].mean() == 1.0 and frame["raw"].notna().sum() == 3
-    )  # a random model keeps to no form
-    assert frame["calls"].sum() == 3
-
-
-def test_temperature_and_min_p_reach_the_model(tiny, tmp_path):
-    """min-p 1 leaves the likeliest token alone, and so does a temperature near 0: every sample is the same."""
-    for number, change in enumerate(({"min_p": 1.0}, {"temperature": 1e-4}, {})):
-        frame = local(tiny, tmp_path / f"{number}.jsonl", "plain", **change)
-        assert frame.groupby("prompt_id")["text"].nunique().max() == (3 if not change else 1)
+from ddpo_utils.models.sampling import read_samples
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,161 @@
+"""The scripts of data/make store what they are called for, and go on where a run was broken off."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import measures
+import pandas as pd
+import pytest
+import recorded_runs
+import rivals
+import style
+import worlds
+
+from ddpo_utils.corpus.stories import load_prompts
+from ddpo_utils.course import recorded
+from ddpo_utils.course.recorded import load_world, rules
+from ddpo_utils.evaluation.rivals import rival_table
+from ddpo_utils.evaluation.statistics import Interval
+from ddpo_utils.models.prompting import request
+from ddpo_utils.models.sampling import read_samples, sample_stories
+from ddpo_utils.settings import CourseError, data_dir, get_profile
+from ddpo_utils.small_world.claims import outcome
+from ddpo_utils.small_world.experiment import ARMS_OF_METHOD
+from ddpo_utils.storage.files import read_json
+
+PROMPTS = pd.DataFrame(
+    {"prompt_id": ["b", "a", "c"], "prompt": ["Sea.", "A clock 🙂 stops", "Nobody knows"]}
+)
+FAST = {"samples": 3, "max_new_tokens": 8, "batch_size": 4, "progress": False, "source": "tiny"}
+
+
+def local(tiny: tuple[Any, Any], path: Path, condition: str, **changes: Any) -> pd.DataFrame:
+    return rivals.sample_local(*tiny, PROMPTS, path, condition, **{**FAST, **changes})
+
+
+def test_plain_stories_are_those_of_sample_stories(tiny, tmp_path) -> None:
+    frame = local(tiny, tmp_path / "s.jsonl", "plain")
+    expected = sample_stories(*tiny, PROMPTS, tmp_path / "e.jsonl", **FAST)
+    columns = ["prompt_id", "prompt", "sample", "source", "text", "tokens", "finished"]
+    pd.testing.assert_frame_equal(frame[columns], expected[columns])
+    assert frame["completion_tokens"].tolist() == expected["tokens"].tolist()
+    assert (frame["calls"] == 1).all()
+
+
+def test_each_round_has_the_earlier_stories_in_it(tiny, tmp_path) -> None:
+    frame = local(tiny, tmp_path / "s.jsonl", "iterative", samples=2, max_new_tokens=20)
+    second = read_samples(tmp_path / "s.round2.jsonl").set_index("prompt_id")
+    for prompt_id, prompt in PROMPTS.itertuples(index=False):
+        first, other = frame.loc[frame["prompt_id"] == prompt_id, "text"]
+        earlier = [first] if first else []
+        assert second["prompt"][prompt_id] == request(prompt, "iterative", earlier=earlier)
+        assert second["text"][prompt_id] == other
+
+
+def test_a_verbalised_answer_may_be_as_long_as_its_stories_together(tiny, tmp_path) -> None:
+    frame = local(tiny, tmp_path / "s.jsonl", "verbalised")
+    assert frame["sample"].tolist() == [0, 1, 2] * 3
+    assert 8 < frame["completion_tokens"].max() <= 24
+    assert frame["unreadable"].all()  # a random model keeps to no form
+    assert frame["calls"].sum() == 3
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_file(tiny, tmp_path, monkeypatch) -> None:
+    whole = local(tiny, tmp_path / "whole.jsonl", "iterative")
+    generate, calls = tiny[0].generate, []
+
+    def failing(**inputs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return generate(**inputs)
+
+    monkeypatch.setattr(tiny[0], "generate", failing)
+    with pytest.raises(KeyboardInterrupt):
+        local(tiny, tmp_path / "s.jsonl", "iterative")
+    assert not (tmp_path / "s.jsonl").exists()
+    pd.testing.assert_frame_equal(local(tiny, tmp_path / "s.jsonl", "iterative"), whole)
+    assert len(calls) == 4  # three rounds, one of them begun twice
+
+
+def test_rivals_are_recorded_and_read_beside_the_adapters(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"hot": {"temperature": 1.5, "min_p": 0.1}, "asked": {"condition": "iterative"}}
+    profile = get_profile("laptop", model=str(tiny_folder), max_new_tokens=3, sample_batch=80)
+    rivals.record_rivals(profile, load_prompts().head(6), tmp_path / "work", tmp_path, 2, asked)
+    for name in ("runs.json", "samples.jsonl"):
+        (tmp_path / "results" / name).symlink_to(data_dir() / "results" / name)
+    monkeypatch.setattr(recorded, "data_dir", lambda: tmp_path)
+    facts, stories = recorded.load_rivals()
+    assert facts["rivals"] == asked
+    assert str(tmp_path) not in str(facts)
+    assert {*asked, "start", "sft", "dpo", "ddpo"} <= set(stories["source"])
+    assert stories["prompt"].notna().all()
+    table = rival_table(stories[stories["source"].isin(asked)], {"semantic": "wordllama"})
+    assert table.loc["asked", "calls"] == 12
+
+
+@pytest.mark.parametrize("seeds", [[], [901], [1, 902], [-1]])
+def test_a_tuning_world_is_no_test_world(seeds: list[int], tmp_path: Path) -> None:
+    with pytest.raises(CourseError, match="901"):
+        worlds.record_worlds(seeds, rules(), tmp_path, tmp_path)
+
+
+def test_a_recorded_world_is_kept_and_read(tmp_path: Path, monkeypatch) -> None:
+    folder = tmp_path / "results" / "world"
+    folder.mkdir(parents=True)
+    for seed in (10, 9):
+        rows = [{"rho": 0.0, "arm": "dpo", "total": float(seed)}]
+        (folder / f"{seed}.json").write_text(json.dumps({"rows": rows}))
+    worlds.record_worlds([9, 10], rules(), tmp_path, tmp_path)  # makes nothing
+    monkeypatch.setattr(recorded, "data_dir", lambda: tmp_path)
+    rows = load_world()[["seed", "arm", "total"]].to_numpy().tolist()
+    assert rows == [[9, "dpo", 9.0], [10, "dpo", 10.0]]
+
+
+def test_the_plan_of_the_worlds_can_be_run_as_it_is() -> None:
+    plan = rules()
+    get_profile("laptop", **plan["settings"])
+    for method, settings in plan["chosen"].items():
+        assert settings in plan["candidates"][method]
+        get_profile("laptop", **settings)
+    assert len({len(tried) for tried in plan["candidates"].values()}) == 1  # the same budget
+    assert not set(plan["seeds"]) & set(plan["tuning_seeds"])
+    assert min(plan["rhos"]) < 0 < max(plan["rhos"])
+    arms = set().union(*ARMS_OF_METHOD.values(), plan["few"])
+    arms |= {"sft", "dpo-matched", "dpo-hot", "divpo-steps"}
+    for claim in plan["claims"]:
+        for test in claim["tests"]:
+            assert set(test["arms"]) <= arms
+            assert outcome(Interval(0, -1, 1, 2), test["test"], plan["margin"]) == "open"
+
+
+def test_the_chosen_settings_follow_from_the_recorded_trials_by_the_rule() -> None:
+    plan = rules()
+    rows = pd.DataFrame(read_json(data_dir() / "results" / "world_tuning.json")["rows"])
+    assert set(rows["seed"]) == set(plan["tuning_seeds"])
+    assert (rows["rho"] == 0).all()
+    rows["candidate"] = rows["candidate"].map(json.dumps)
+    groups = rows.groupby(["arm", "candidate", "temperature"])[["quality", "total"]]
+    mean = groups.agg(lambda values: values.mean(skipna=False))
+    for method, candidates in plan["candidates"].items():
+        qualities = [mean.loc[(method, json.dumps(c), 1.0), "quality"] for c in candidates]
+        assert candidates[qualities.index(max(qualities))] == plan["chosen"][method]
+    dpo, ddpo = (json.dumps(plan["chosen"][method]) for method in ("dpo", "ddpo"))
+    wanted = mean.loc[("ddpo", ddpo, 1.0), "total"]
+    gaps = [abs(mean.loc[("dpo", dpo, t), "total"] - wanted) for t in plan["temperatures"]]
+    assert plan["temperatures"][gaps.index(min(gaps))] == plan["temperature"]
+
+
+@pytest.mark.parametrize("script", [measures, recorded_runs, rivals, style, worlds])
+def test_each_script_has_help(script: Any, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", [script.__name__, "--help"])
+    with pytest.raises(SystemExit) as stop:
+        script.main()
+    assert stop.value.code == 0
+    assert "--smoke" in capsys.readouterr().out

@@ -1,0 +1,147 @@
+"""The small world's model, its runs and what is counted, on a world that is smaller still."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from ddpo_utils.course.recorded import rules
+from ddpo_utils.models.policy import load_policy
+from ddpo_utils.small_world.experiment import (
+    COMPARED,
+    INVALID,
+    Seed,
+    count_samples,
+    entropy,
+    parse_samples,
+)
+from ddpo_utils.small_world.grammar import World, all_prompts
+from ddpo_utils.small_world.language_model import make_model, make_tokenizer
+
+SIZES = {"test_prompts": 3, "samples": 4, "stories": 48, "model_steps": 3}
+SHORT = {
+    "sft_steps": 1,
+    "sft_batch_size": 4,
+    "batch_size": 8,
+    "micro_batch": 8,
+    "max_new_tokens": 8,
+}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Seed:
+    plan = rules()
+    folder = tmp_path_factory.mktemp("world")
+    return Seed(5, folder, SIZES, plan["settings"] | SHORT, plan["chosen"])
+
+
+@pytest.fixture(scope="module")
+def stories() -> pd.DataFrame:
+    return World(3).stories(all_prompts(3)[:200], 8)
+
+
+def test_the_tokenizer_gives_every_story_back() -> None:
+    prompts = all_prompts(5)
+    tokenizer = make_tokenizer([*prompts, *World(5).stories(prompts, 20)["text"]])
+    texts = World(5).stories(prompts[:500], 2, draw=9)["text"].tolist()
+    ids = tokenizer(texts)["input_ids"]
+    assert tokenizer.batch_decode(ids) == texts
+    assert tokenizer.unk_token_id not in set().union(*ids)
+    chat = [
+        {"role": "user", "content": prompts[0]},
+        {"role": "assistant", "content": texts[0]},
+    ]
+    whole = tokenizer.apply_chat_template(chat, tokenize=False)
+    assert whole == f"<prompt>{prompts[0]}<story>{texts[0]}<end>"
+    asked = tokenizer.apply_chat_template(chat[:1], tokenize=False, add_generation_prompt=True)
+    assert whole.startswith(asked)  # or training and sampling would begin at different tokens
+
+
+def test_training_lowers_the_loss(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    story = World(5).stories(all_prompts(5)[:1], 1, draw=8).iloc[0]
+    losses = []
+    for steps in (1, 30):
+        folder = make_model(World(5), tmp_path / str(steps), 3, steps, batch=8)
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        text = f"<prompt>{story['prompt']}<story>{story['text']}<end>"
+        ids = tokenizer(text, return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            losses.append(model(ids, labels=ids).loss.item())
+    assert losses[1] < losses[0] - 0.3
+
+
+def test_no_training_prompt_is_a_test_prompt(world: Seed) -> None:
+    for each in (4, 12):
+        stories = world.stories(each=each)
+        assert len(stories) == SIZES["stories"]
+        assert not set(stories["prompt"]) & set(world.prompts[: SIZES["test_prompts"]])
+
+
+def test_arms_are_trained_counted_and_kept(world: Seed) -> None:
+    adapters = world.train(0.0, ["dpo", "ddpo"])
+    model, tokenizer = load_policy(world.profile())
+    assert tokenizer.eos_token == "<end>"
+    assert model.generation_config.eos_token_id in (
+        tokenizer.eos_token_id,
+        [tokenizer.eos_token_id],
+    )
+    rows = [world.row(0.0, arm, adapter) for arm, adapter in adapters.items()]
+    assert [row["arm"] for row in rows] == ["dpo", "ddpo"]
+    for row in rows:
+        assert row["steps"] == SIZES["stories"] / 2 / SHORT["batch_size"]
+        assert 0 <= row["valid"] <= 1
+    assert rows[0]["mean_weight"] == 1 != rows[1]["mean_weight"]
+    samples = world.sample("rho+0.0-dpo", adapters["dpo"])
+    assert len(samples) == SIZES["test_prompts"] * SIZES["samples"]
+    assert set(samples["prompt"]) == set(world.prompts[: SIZES["test_prompts"]])
+    files = [world.folder / "model" / "model.safetensors", adapters["dpo"] / "run.json"]
+    before = [file.stat().st_mtime_ns for file in files]
+    assert world.train(0.0, ["dpo"]) == {"dpo": adapters["dpo"]}
+    assert [file.stat().st_mtime_ns for file in files] == before
+
+
+def test_entropy_by_hand_and_on_average() -> None:
+    assert entropy(["a"] * 8) == 0
+    assert entropy(["a", "b"] * 4) == pytest.approx(np.log(2) + 1 / 16)
+    rng = np.random.default_rng(0)
+    p = np.array([0.5, 0.2, 0.2, 0.1])
+    drawn = np.mean([entropy(rng.choice(4, 16, p=p)) for _ in range(4000)])
+    assert drawn == pytest.approx(-(p * np.log(p)).sum(), abs=0.03)  # uncorrected: 0.1 too low
+
+
+def test_figures_of_uniform_and_of_varied_samples(stories: pd.DataFrame) -> None:
+    once = stories.groupby("prompt_id").head(1)
+    same = once.loc[once.index.repeat(8)].reset_index(drop=True)
+    uniform, varied = (
+        count_samples(frame, World(3), {"distance": "wordllama"}) for frame in (same, stories)
+    )
+    assert uniform["total"] == uniform["plot"] == uniform["voice"] == 0
+    assert uniform["modes"] == uniform["valid"] == 1
+    assert uniform["distance"] == pytest.approx(0, abs=1e-6)
+    assert uniform["quality"] == pytest.approx(World(3).quality(once).mean())
+    assert varied["total"] > 3
+    assert 4 < varied["modes"] <= COMPARED
+    assert varied["distance"] > 0.1
+
+
+def test_an_invalid_sample_costs_quality_and_counts_as_no_mode(stories: pd.DataFrame) -> None:
+    broken = stories.copy()
+    broken.loc[::8, "text"] += " x"
+    parsed, whole = parse_samples(broken, World(3)), parse_samples(stories, World(3))
+    valid = parsed["valid"]
+    assert valid.mean() == 7 / 8
+    assert (parsed.loc[~valid, "quality"] == INVALID).all()
+    assert (parsed.loc[valid, "quality"] == whole.loc[valid, "quality"]).all()
+    figures = count_samples(broken, World(3), {})
+    assert figures["valid"] == 7 / 8
+    assert figures["quality"] == pytest.approx(parsed["quality"].mean())
+    nothing = count_samples(stories.assign(text="x"), World(3), {})
+    assert nothing["quality"] == INVALID
+    assert np.isnan(nothing["total"])
