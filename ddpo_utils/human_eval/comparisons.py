@@ -105,10 +105,6 @@ def build_comparisons(
     Returns:
         The comparisons, and the key: comparisons (their id), systems, items: item -> prompt_id, A
         and B (names of systems), samples (which stories are on which side).
-
-    Raises:
-        CourseError: names, numbers or columns are wrong; no prompt is common; a prompt has too few
-            stories or two texts.
     """
     if len({"", UNDECIDED, *(name.strip() for name in systems)}) < 4:
         raise CourseError(f"Two systems need two names, not empty or {UNDECIDED!r}; got {systems}.")
@@ -148,8 +144,7 @@ def build_comparisons(
 def write_comparisons(folder: str | Path, comparisons: Comparisons, key: dict[str, Any]) -> Path:
     """The path of the comparisons, written as for_raters/comparisons.json, with key.json beside.
 
-    Raises:
-        CourseError: the folder holds other comparisons; ratings of them would lose their meaning.
+    CourseError if the folder holds other comparisons: ratings of them would lose their meaning.
     """
     path = Path(folder) / "for_raters" / "comparisons.json"
     if path.exists() and read_comparisons(path).id != comparisons.id:
@@ -222,7 +217,6 @@ def compare(
     Args:
         samples: two texts FILE or FILE:SOURCE; SOURCE picks one of several sources in the file.
         folder: gets for_raters/, key.json, and ratings/ for the files that raters send back.
-        names, per_side, prompts, seed: as in `build_comparisons`, which also says what is raised.
     """
     from .page import write_page  # which imports this module
 

@@ -86,9 +86,7 @@ def judge(
     comparisons: Comparisons,
     path: str | Path,
     model: Endpoint | LocalModel,
-    rater: str = "",
     max_tokens: int = 64,
-    progress: bool = True,
 ) -> dict[str, Any]:
     """The ratings of a language model, asked about each comparison in both orders.
 
@@ -96,18 +94,13 @@ def judge(
     call, made again, asks for the missing answers alone. How many could not be read is printed.
 
     Args:
-        path: the ratings file (.json) that is written once all answers are there.
-        rater: the model's name among the raters; "" for its own.
+        path: the ratings file (.json), written once all answers are there; not another rater's.
         max_tokens: longest answer in tokens; with a model's reasoning it is thousands.
 
     Returns:
-        The content of the file (`ratings.RatingsFile`), with two answers an item.
-
-    Raises:
-        CourseError: `path` holds another rater's answers, or answers to other comparisons; as
-            `get_answers`.
+        As of `ratings.read_ratings`, with two answers an item.
     """
-    path, rater = Path(path), rater or model.name
+    path, rater = Path(path), model.name
     if path.suffix != ".json":
         raise CourseError(f"A ratings file ends in .json; got {path}.")
     if path.exists():
@@ -116,13 +109,12 @@ def judge(
             raise CourseError(f"{path} holds the answers of {found['rater']}: take another file.")
     asked = [(item, order) for item in comparisons.items for order in ORDERS]
     requests = [judge_request(item, order, comparisons.shown) for item, order in asked]
-    records = get_answers(requests, path.with_suffix(".jsonl"), model, max_tokens, progress)
+    records = get_answers(requests, path.with_suffix(".jsonl"), model, max_tokens)
     answers = []
     for (item, order), record in zip(asked, records, strict=True):
         read = read_answer(record["text"], record["finished"], order, comparisons)
-        answers.append(
-            {"item": item["item"], "order": order, **read, "comment": "", "seconds": None}
-        )
+        place = {"item": item["item"], "order": order}
+        answers.append(place | read | {"comment": "", "seconds": None})
     ratings = {"comparisons": comparisons.id, "rater": rater, "kind": "model", "answers": answers}
     write_json(path, ratings)
     unreadable = sum(UNREADABLE in answer.values() for answer in answers)
@@ -141,9 +133,6 @@ def consistency(ratings: dict[str, Any]) -> pd.DataFrame:
         and "best story": items (asked about in both orders), agree (share of them with the same
         answer in both orders; an unreadable one agrees with nothing), decided (answers that name a
         set), first (share of those that name the set shown first, NaN without any), unreadable.
-
-    Raises:
-        CourseError: no item was asked about in both orders.
     """
     answers = pd.DataFrame(ratings["answers"]).reindex(columns=["item", "order", *QUESTIONS])
     rows = []
@@ -170,9 +159,7 @@ def judge_file(
 ) -> None:
     """Judge the comparisons of a file as `judge` does; print how consistent the judge was.
 
-    Args:
-        comparisons: path of the file that raters get.
-        output: the ratings file; None: ratings/<model>.json, beside the folder for_raters.
+    The ratings go to `output`, by default ratings/<model>.json beside the folder for_raters.
     """
     folder = Path(comparisons).resolve().parent
     if folder.name == "for_raters":

@@ -24,11 +24,11 @@ def _policy_hash(template: str, tag: str) -> str:
 
 
 def write_page(comparisons: Comparisons, path: str | Path) -> Path:
-    """Write the rating page in one step; returns its path.
+    """The path of the rating page, a file that needs no network and holds no key.
 
-    The page keeps every choice in the browser at once and hands the answers over as a download,
-    which `ratings.read_ratings` reads. Its Content-Security-Policy allows its own script and style,
-    by their hashes, and nothing else. It holds the comparisons as data, never as HTML, and no key.
+    It keeps every choice in the browser at once and hands the answers over as a download, which
+    `ratings.read_ratings` reads. Its Content-Security-Policy allows its own script and style, by
+    their hashes, and nothing else; texts are data in it and never HTML.
     """
     template = files(__package__).joinpath("rating_page.html").read_text(encoding="utf-8")
     for tag in ("style", "script"):

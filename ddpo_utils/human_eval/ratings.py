@@ -6,12 +6,10 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NotRequired
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import TypeAdapter, ValidationError
-from typing_extensions import TypedDict
 
 from ..settings import CourseError
 from ..storage.files import read_json, write_json
@@ -22,31 +20,11 @@ __all__ = ["UNREADABLE", "ForeignRatings", "Ratings", "read_labels", "read_ratin
 UNREADABLE = "unreadable"  # a model's answer that is none of those allowed; not "undecided"
 
 
-class Answer(TypedDict):
-    """A rater's answer to one comparison."""
-
-    item: str
-    diverse: str
-    best: str
-    comment: NotRequired[str]
-    seconds: NotRequired[float | None]
-    order: NotRequired[Literal["AB", "BA"]]  # a judge's: which side was shown first
-
-
-class RatingsFile(TypedDict):
-    """The content of a ratings file; comparisons is their id."""
-
-    comparisons: str
-    rater: str
-    kind: Literal["person", "model"]
-    answers: list[Answer]
-
-
 class ForeignRatings(CourseError):
     """A ratings file belongs to other comparisons than those at hand."""
 
 
-def _check(answer: Answer, comparisons: Comparisons, kind: str, path: Path) -> None:
+def _check(answer: dict[str, Any], comparisons: Comparisons, kind: str, path: Path) -> None:
     """Raise CourseError if this is no answer to these comparisons."""
     if answer["item"] not in {item["item"] for item in comparisons.items}:
         raise CourseError(f"{path}: there is no comparison {answer['item']!r}.")
@@ -59,25 +37,30 @@ def _check(answer: Answer, comparisons: Comparisons, kind: str, path: Path) -> N
             raise CourseError(f"{wrong} of {answer['item']}; take one of {', '.join(allowed)}.")
 
 
-def read_ratings(path: str | Path, comparisons: Comparisons) -> RatingsFile:
+def read_ratings(path: str | Path, comparisons: Comparisons) -> dict[str, Any]:
     """The content of a file that the notebook's widget, the page (its download) or a judge wrote.
+
+    Returns:
+        comparisons (their id), rater, kind ("person" or "model"), and answers: dicts of item,
+        diverse, best, comment, seconds; a judge's also of order, "AB" or "BA".
 
     Raises:
         ForeignRatings: the file rates other comparisons.
-        CourseError: there is no such file, or it holds something else; an answer is not allowed,
-            or occurs twice.
+        CourseError: it holds no ratings, or an answer that is not allowed or occurs twice.
     """
+    content = read_json(path)
     try:
-        content = TypeAdapter(RatingsFile).validate_python(read_json(path))
-    except ValidationError:
+        rated, rater, kind = content["comparisons"], content["rater"], content["kind"]
+        answered = [(answer["item"], answer.get("order")) for answer in content["answers"]]
+        if not isinstance(rater, str) or kind not in ("person", "model"):
+            raise TypeError
+        if rated != comparisons.id:
+            raise ForeignRatings(f"{path} rates other comparisons ({rated}) than {comparisons.id}.")
+        for answer in content["answers"]:
+            _check(answer, comparisons, kind, Path(path))
+    except (LookupError, TypeError):
         raise CourseError(f"{path} holds no ratings: name a file that a rater made.") from None
-    rated = content["comparisons"]
-    if rated != comparisons.id:
-        raise ForeignRatings(f"{path} rates other comparisons ({rated}) than {comparisons.id}.")
-    for answer in content["answers"]:
-        _check(answer, comparisons, content["kind"], Path(path))
-    answered = {(answer["item"], answer.get("order")) for answer in content["answers"]}
-    if len(answered) < len(content["answers"]):
+    if len(set(answered)) < len(answered):
         raise CourseError(f"{path} answers a comparison twice: keep the answer that counts.")
     return content
 
@@ -85,13 +68,8 @@ def read_ratings(path: str | Path, comparisons: Comparisons) -> RatingsFile:
 class Ratings:
     """The answers of one person to some comparisons, on the disk after each answer.
 
-    Args:
-        folder: holds the rater's file, `<rater>.json` or the page's download, or gets it.
-        comparisons: what is rated.
-        rater: a name, by which the rater is known and goes on later.
-
-    Raises:
-        CourseError: the name has no letter or digit; the file is a model's or as `read_ratings`.
+    They are in the file `<rater>.json` of the folder, or in the page's download there. CourseError
+    if the name has no letter or digit, or the file is a model's; as `read_ratings`.
     """
 
     def __init__(self, folder: str | Path, comparisons: Comparisons, rater: str):
@@ -101,7 +79,7 @@ class Ratings:
         download = Path(folder) / f"{name}-{comparisons.id[:6]}.json"
         self.path = download if download.exists() else Path(folder) / f"{name}.json"
         self.comparisons, self.rater = comparisons, rater
-        self.answers: list[Answer] = []
+        self.answers: list[dict[str, Any]] = []
         self._load()
 
     def _load(self) -> None:
@@ -119,18 +97,15 @@ class Ratings:
     def save(
         self, item: str, diverse: str, best: str, comment: str = "", seconds: float | None = None
     ) -> None:
-        """Store one answer, on the disk at return; it replaces an earlier one to that item.
-
-        Raises:
-            CourseError: there is no such comparison, or the answer is not allowed.
-        """
-        answer = Answer(item=item, diverse=diverse, best=best, comment=comment, seconds=seconds)
+        """Store one answer, on the disk at return; it replaces an earlier one to that item."""
+        answer = {"item": item, "diverse": diverse, "best": best}
         _check(answer, self.comparisons, "person", self.path)
         self._load()
-        self.answers = [known for known in self.answers if known["item"] != item] + [answer]
+        self.answers = [known for known in self.answers if known["item"] != item]
+        self.answers.append(answer | {"comment": comment, "seconds": seconds})
         self._write()
 
-    def undo(self) -> Answer | None:
+    def undo(self) -> dict[str, Any] | None:
         """The last answer, which is taken back; None if there is none."""
         self._load()
         if not self.answers:
@@ -146,29 +121,21 @@ class Ratings:
         return [item["item"] for item in self.comparisons.items if item["item"] not in done]
 
 
-def _side(answer: str) -> str:
-    """The side that an answer names, "" if none."""
-    return answer[0] if answer[0] in "AB" else ""
-
-
-def _label(sides: dict[str, Any], answers: list[Answer], path: Path) -> dict[str, Any]:
+def _label(sides: dict[str, Any], answers: list[dict[str, Any]], path: Path) -> dict[str, Any]:
     """One rater's label of one item: of one answer, or of a judge's answers in both orders."""
-    orders = [answer.get("order") for answer in answers]
-    if set(orders) not in ({None}, {"AB", "BA"}):
+    if {answer.get("order") for answer in answers} not in ({None}, {"AB", "BA"}):
         raise CourseError(f"{path} answers {answers[0]['item']} in one order only: judge again.")
     label = {"prompt_id": sides["prompt_id"]}
-    systems = {"A": sides["A"], "B": sides["B"], "": UNDECIDED}
-    swapped = str.maketrans("AB", "BA")  # side B of the file has the first place in order "BA"
     for question in QUESTIONS:
-        given = [answer[question] for answer in answers]
-        named = {systems[_side(answer)] for answer in given}
+        named, places = set(), ""
+        for answer in answers:
+            side = answer[question][0]  # of "A", "B4", "undecided" or "unreadable"
+            named.add(sides[side] if side in "AB" else answer[question])
+            if side in "AB":
+                places += "A" if answer.get("order", "AB")[0] == side else "B"
         label[question] = named.pop() if len(named) == 1 else UNDECIDED
-        if UNREADABLE in given:
+        if UNREADABLE in (answer[question] for answer in answers):
             label[question] = None
-        places = ""
-        for answer, order in zip(given, orders, strict=True):
-            side = _side(answer)
-            places += side.translate(swapped) if order == "BA" else side
         label[f"{question}_at"] = places
     seconds = [answer.get("seconds") for answer in answers]
     return label | {"seconds": np.nan if None in seconds else float(sum(seconds))}
@@ -216,10 +183,6 @@ def read_labels(
         item, prompt_id, rater, kind ("person" or "model"), diverse and best (a system's name,
         "undecided" or None), diverse_at and best_at (the place taken: "A" or "B", "" if none; of a
         judge one letter an order, "A" for the place shown first), seconds (NaN if unknown).
-
-    Raises:
-        CourseError: there are no labels; key, raters or orders do not fit together; people and
-            models are mixed without `mixed`; as `read_ratings`.
     """
     path = Path(path)
     labels = _labels(sorted(path.glob("*.json")) if path.is_dir() else [path], comparisons, key)
@@ -233,10 +196,7 @@ def read_labels(
 def read_study(folder: str | Path) -> tuple[pd.DataFrame, tuple[str, str]]:
     """The labels in a folder that `compare` wrote, people's and models', and its two systems.
 
-    The labels are as of `read_labels(..., mixed=True)`, without a row if there are none yet.
-
-    Raises:
-        CourseError: comparisons or key are missing; as `read_labels`.
+    As `read_labels(..., mixed=True)`, but without a row, and no error, if there are no labels.
     """
     comparisons = read_comparisons(Path(folder) / "for_raters" / "comparisons.json")
     key = read_key(Path(folder) / "key.json", comparisons)

@@ -36,7 +36,6 @@ def summarise(
     model: Endpoint | LocalModel,
     longer_than: int = 150,
     max_tokens: int = 300,
-    progress: bool = True,
 ) -> pd.DataFrame:
     """The samples with a summary of the plot in place of each text above `longer_than` words.
 
@@ -44,16 +43,12 @@ def summarise(
     `path` and `model`. Where a summary fails, the story stays whole; how many did is printed.
 
     Args:
-        samples: a frame with `text`.
         path: JSONL file of the summaries, in which a stopped call goes on (`get_answers`).
         max_tokens: longest summary in tokens; a reasoning model's reasoning counts.
 
     Returns:
         A copy with text (what raters see), story (the whole one), summarised (bool) and
         summary_fault ("empty", "cut" or "as long as the story" where a summary failed, else "").
-
-    Raises:
-        CourseError: the frame has no texts, or is summarised already; as `get_answers`.
     """
     if "text" not in samples or "summarised" in samples or samples["text"].isna().any():
         raise CourseError("Summaries are made of samples with a text in each row, and only once.")
@@ -63,7 +58,7 @@ def summarise(
     if not stories:
         return result
     requests = [f"{INSTRUCTION}\n\nThe story:\n\n{story}" for story in stories]
-    records = get_answers(requests, path, model, max_tokens, progress)
+    records = get_answers(requests, path, model, max_tokens)
     answered = list(zip(stories, records, strict=True))
     faults = [_fault(record["text"], record["finished"], story) for story, record in answered]
     result.loc[long, "summary_fault"] = faults

@@ -29,12 +29,8 @@ def _text(text: str) -> str:
 class RatingWidget(VBox):
     """Two sets of stories, the two questions, a comment, and the buttons; it never reads the key.
 
-    A program can do what a rater does, by the attributes `questions` ("diverse" and "best"),
-    `comment`, `next` and `undo`; `message` says what is missing or wrong.
-
-    Attributes:
-        ratings: the rater's answers.
-        item: the comparison that is shown; None at the end.
+    A program can do what a rater does, by `questions` ("diverse" and "best"), `comment`, `next`
+    and `undo`. `message` says what is missing or wrong; `item` is shown, None at the end.
     """
 
     def __init__(self, comparisons: Comparisons, folder: str | Path, rater: str):
@@ -169,14 +165,7 @@ class RatingWidget(VBox):
 def rate(comparisons: Comparisons, folder: str | Path, rater: str) -> RatingWidget:
     """The widget, for the last line of a cell. Run again, it goes on at the first open item.
 
-    The seconds of an answer are those for which its comparison was shown, breaks included.
-
-    Args:
-        comparisons: what is rated.
-        folder: holds the rater's file `<rater>.json`, or gets it.
-        rater: the rater's name.
-
-    Raises:
-        CourseError: as `ratings.Ratings`.
+    The answers are in the folder's file `<rater>.json`; their seconds are those for which the
+    comparison was shown, breaks included.
     """
     return RatingWidget(comparisons, folder, rater)

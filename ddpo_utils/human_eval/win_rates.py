@@ -46,10 +46,9 @@ def win_rates(labels: pd.DataFrame, question: str, systems: Sequence[str]) -> pd
     Args:
         labels: of `ratings.read_labels`.
         question: "diverse" or "best".
-        systems: both names.
 
     Returns:
-        One row for each system and for "undecided": share (an Interval, None without labels) and
+        One row for each system and for "undecided": share (an Interval, None without labels),
         labels (their number).
     """
     labels = labels.dropna(subset=[question])
@@ -79,20 +78,17 @@ def item_test(labels: pd.DataFrame, question: str, systems: Sequence[str]) -> Si
 def agreement(labels: pd.DataFrame, question: str, draws: int = 1000) -> Interval | None:
     """Krippendorff's nominal alpha of the raters, with a bootstrap interval over prompts.
 
-    1: they always agree; 0: as often as by chance. Items with one label do not count. With few
-    prompts the percentile interval is too narrow, and where all agree it has no width.
+    1: they always agree; 0: as often as by chance. Items with one label do not count. None where it
+    is not defined: no item has two labels, all such labels are the same, or there is one prompt.
+    With few prompts the percentile interval is too narrow.
 
-    Returns:
-        None where alpha is not defined: no item has two labels, all such labels are the same one,
-        or there is one prompt.
-
-    Source: Krippendorff, Computing Krippendorff's Alpha-Reliability (2011), section C. Disagreement
-    within items is a sum over items, so a draw adds the sums of its prompts.
+    Source: Krippendorff, Computing Krippendorff's Alpha-Reliability (2011), section C.
     """
     labels = labels.dropna(subset=[question])
     paired = labels[labels.groupby("item")["rater"].transform("size") > 1]
     if paired[question].nunique() < 2 or paired["prompt_id"].nunique() < 2:
         return None
+    # Disagreement within items is a sum over items, so a draw adds the sums of its prompts.
     counts = paired.groupby(["prompt_id", "item"])[question].value_counts().unstack(fill_value=0)
     raters = counts.sum(axis=1)
     disagreeing_pairs = (raters**2 - (counts**2).sum(axis=1)) / (raters - 1)
@@ -111,9 +107,8 @@ def position_bias(labels: pd.DataFrame) -> pd.DataFrame:
     """How often decided answers take the first place; half is fair, since sides are dealt evenly.
 
     Returns:
-        One row for each question and rater, and for "all people" and "all models" where there are
-        any: question, rater, decided (answers; a judge has one an order), first (Interval of the
-        share, clustered by prompt; None without a decided answer).
+        One row for each question and rater, and for "all people" and "all models": question, rater,
+        decided (answers; a judge has one an order), first (Interval of the share, None if none).
     """
     rows = []
     for question in QUESTIONS:
@@ -131,13 +126,9 @@ def position_bias(labels: pd.DataFrame) -> pd.DataFrame:
 def judge_agreement(labels: pd.DataFrame) -> pd.DataFrame:
     """How far each language model labels items as the majority of people does.
 
-    Args:
-        labels: of `ratings.read_labels(..., mixed=True)`.
-
     Returns:
         One row for each question and judge: question, judge, items (that both labelled), same
-        (Interval of the share of items with the same label, "undecided" being one), alpha (of judge
-        and majority; None where it is not defined). No row without an item in common.
+        (Interval of the share with the same label), alpha (of judge and majority, or None).
     """
     people, models = (labels[labels["kind"] == kind] for kind in ("person", "model"))
     rows = []
@@ -156,10 +147,9 @@ def rating_table(labels: pd.DataFrame, systems: Sequence[str]) -> pd.DataFrame:
     """What the labels say, a row for each question and kind of rater.
 
     Returns:
-        question, raters ("3 people"), both systems' win rates and undecided (Intervals of shares of
-        labels, clustered by prompt), sign test (SignTest of the items' majorities, first system
-        against second), alpha (Interval, or "not defined"), items, prompts, labels, unreadable
-        (answers of a model that are no labels).
+        question, raters ("3 people"), both systems' win rates and undecided (Intervals of shares),
+        sign test (first system against second), alpha (Interval, or "not defined"), items, prompts,
+        labels, unreadable (answers of a model that are no labels).
     """
     nouns = {"person": ("person", "people"), "model": ("model", "models")}
     rows = []
@@ -179,23 +169,14 @@ def rating_table(labels: pd.DataFrame, systems: Sequence[str]) -> pd.DataFrame:
 
 
 def show_ratings(folder: str | Path) -> None:
-    """Print win rates, sign tests, lean to a place, and models beside people.
-
-    Args:
-        folder: as of `ratings.read_study`.
-
-    Raises:
-        CourseError: there are no ratings yet, or as `read_study`.
-    """
+    """Print win rates, sign tests, lean to a place, models beside people; of a study's folder."""
     labels, systems = read_study(folder)
     if labels.empty:
         place = os.path.relpath(Path(folder, "ratings"))
         raise CourseError(f"No ratings in {place} yet: put the files there that raters send back.")
     table = rating_table(labels, systems).set_index(["question", "raters"]).astype(str)
-    print(
-        "Shares of the labels, with 95% intervals over prompts; sign test of the comparisons that"
-    )
-    print(f"{systems[0]} won : lost against {systems[1]} by the majority of the raters")
+    print("Shares of the labels, with 95% intervals over prompts; in the sign test, comparisons")
+    print(f"that {systems[0]} won : lost against {systems[1]} by the majority of the raters")
     print(table.T.to_string())
     print("\nShare of the decided answers that took the first place (half is fair)")
     print(position_bias(labels).to_string(index=False))

@@ -27,7 +27,7 @@ def test_long_stories_alone_are_sent_with_the_instruction(teller, endpoint, tmp_
     samples = frame(150, 151, 40, 400)
     before = samples.copy()
     teller.answer = lambda body, number: (200, completion("It sails."))
-    found = summarise(samples, tmp_path / "s.jsonl", endpoint(), progress=False)
+    found = summarise(samples, tmp_path / "s.jsonl", endpoint())
     requests = sorted((body["messages"][0]["content"] for body in teller.requests), key=len)
     stories = samples["text"][[8, 10]]
     assert requests == [f"{INSTRUCTION}\n\nThe story:\n\n{story}" for story in stories]
@@ -54,7 +54,7 @@ def test_a_failed_summary_is_counted_and_not_shown(teller, endpoint, tmp_path, c
         (None, "stop"),
     ]
     teller.answer = lambda body, number: (200, completion(*answers[number]))
-    found = summarise(samples, tmp_path / "s.jsonl", endpoint(concurrency=1), progress=False)
+    found = summarise(samples, tmp_path / "s.jsonl", endpoint(concurrency=1))
     assert found["summary_fault"].tolist() == ["empty", "cut", "as long as the story", "", "empty"]
     assert found["summarised"].tolist() == [False, False, False, True, False]
     assert found["text"].tolist() == [*samples["text"][:3], "A sea.", samples["text"].iloc[4]]
@@ -66,27 +66,13 @@ def test_both_systems_share_a_file_and_no_summary_is_paid_for_twice(
     teller, endpoint, tmp_path
 ) -> None:
     path, one, two = tmp_path / "s.jsonl", frame(200, 300), frame(10, 300, name="other")
-    first = summarise(one, path, endpoint(), longer_than=100, progress=False)
-    other = summarise(two, path, endpoint(), longer_than=100, progress=False)
+    first = summarise(one, path, endpoint(), longer_than=100)
+    other = summarise(two, path, endpoint(), longer_than=100)
     assert len(teller.requests) == len(read_samples(path)) == 3
-    again = summarise(one, path, endpoint(), longer_than=100, progress=False)
+    again = summarise(one, path, endpoint(), longer_than=100)
     pd.testing.assert_frame_equal(again, first)
     assert len(teller.requests) == 3
     comparisons, _ = build_comparisons(first, other, ("a", "b"), per_side=1)
     assert comparisons.shown == "summaries"
     shown = {text for item in comparisons.items for text in item["A"] + item["B"]}
     assert shown == {text.strip() for text in (*first["text"], *other["text"])}
-
-
-def test_without_long_stories_nothing_is_sent_or_written(teller, endpoint, tmp_path: Path) -> None:
-    found = summarise(frame(3, 150), tmp_path / "s.jsonl", endpoint(), progress=False)
-    assert not teller.requests
-    assert not found["summarised"].any()
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_local_model_s_cut_summaries_leave_its_stories_whole(local, tmp_path: Path) -> None:
-    samples = frame(160, 20, 170)
-    found = summarise(samples, tmp_path / "s.jsonl", local, max_tokens=4, progress=False)
-    assert found["summary_fault"].tolist() == ["cut", "", "cut"]
-    assert found["text"].equals(samples["text"])
