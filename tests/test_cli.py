@@ -212,7 +212,10 @@ def test_a_file_that_cannot_be_used_is_named_with_its_mend(
     assert said(capsys) == f"error: {says}\n"
 
 
-def test_help_says_what_each_setting_is_and_its_values(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_says_what_each_setting_is_and_its_values(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")  # no name is broken at a hyphen
     with pytest.raises(SystemExit):
         cli.main(["train", "--help"])
     text = " ".join(capsys.readouterr().out.split())
