@@ -1,5 +1,5 @@
 # make course      set up, fetch the models, run every notebook (results in build/laptop)
-# make test        set up, ruff, unit tests, every notebook's stored outputs        make test-all   and what is slow
+# make test        set up, ruff, import contracts, unit tests, every notebook's stored outputs        make test-all   and what is slow
 # make notebooks   run every notebook and store its outputs in notebooks/
 # make workshop    set up, fetch, and rehearse what a room will do; the last line says "ready" or what to do
 # make wheelhouse  all wheels of the course into build/wheelhouse, for machines without a network (FOLDER=... elsewhere)
@@ -18,6 +18,10 @@ PINS := $(if $(filter Linux,$(shell uname -s)),-c .ci/constraints.txt)
 
 FOLDER ?= build/wheelhouse
 
+# torch's threads must not spin while they wait: on shared cores that makes them 10 times slower and more.
+export OMP_WAIT_POLICY ?= PASSIVE
+export GOMP_SPINCOUNT ?= 0
+
 .PHONY: course test test-all notebooks workshop wheelhouse colab clean
 
 course: $(READY)
@@ -27,6 +31,7 @@ course: $(READY)
 test: $(READY)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	.venv/bin/lint-imports
 	$(RUN) -m pytest -n $(WORKERS) --dist loadfile
 	$(RUN) -m pytest --nbval -n $(WORKERS) --dist loadfile $(filter-out $(READERS),$(wildcard notebooks/*.ipynb))
 	$(RUN) -m pytest --nbval -n $(WORKERS) --dist loadfile $(READERS)
