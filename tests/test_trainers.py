@@ -1,18 +1,37 @@
-"""DDPOTrainer's loss: equal to TRL's at weights of 1, linear in the weights, whatever the model and the batch."""
+"""The trainers: equal to TRL's at weights of 1, linear in the weights, on any model and batch."""
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from datasets import Dataset
-from tiny_trainers import SETUPS, Gradients, assert_close, loss_and_gradients, make_pairs, maker
+from datasets import Dataset, DatasetDict, IterableDataset
+from tiny_trainers import (
+    FAULTY_WEIGHTS,
+    SETUPS,
+    WEIGHTS,
+    Gradients,
+    assert_close,
+    loss_and_gradients,
+    maker,
+    preference_data,
+)
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOTrainer
+from trl.experimental.orpo import ORPOTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from ddpo_utils.trainers import DDPOTrainer
+from ddpo_utils import compute_deviation, dorpo_loss
+from ddpo_utils.trainers import DDPOTrainer, DORPOTrainer, WeightedCollator
+
+WITH_NLL = {"loss_type": ["sigmoid", "sft"], "loss_weights": [0.7, 0.4]}
+TRAINERS = [DDPOTrainer, DORPOTrainer]
 
 
 @pytest.fixture
@@ -20,188 +39,306 @@ def make(tiny_folder: Path, adapter_folder: Path, tmp_path: Path) -> Callable[..
     return maker(tiny_folder, adapter_folder, tmp_path)
 
 
-@pytest.mark.parametrize("precompute", [False, True])
+class Spy(DDPOTrainer):
+    """Keeps the chosen side's tokens and the weight of each pair that the loss saw."""
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any) -> Any:
+        self.seen = getattr(self, "seen", [])
+        for ids, mask, weight in zip(
+            inputs["input_ids"], inputs["attention_mask"], inputs["weight"], strict=False
+        ):
+            self.seen.append((tuple(ids[mask.bool()].tolist()), round(weight.item(), 4)))
+        return super()._compute_loss(model, inputs, *args)
+
+
+@pytest.mark.parametrize("options", [{}, {"precompute_ref_log_probs": True}, WITH_NLL])
 @pytest.mark.parametrize("setup", SETUPS)
-@pytest.mark.parametrize("chat", [False, True])
-def test_weights_of_one_equal_trl_and_three_is_three_times(make, setup, chat, precompute):
-    options = {"setup": setup, "precompute_ref_log_probs": precompute}
-    plain = make(DPOTrainer, make_pairs(chat=chat, weights=None), **options)
-    ours = make(DDPOTrainer, make_pairs(chat=chat), **options)
+def test_ddpo_at_weights_of_one_is_trl_and_at_three_three_times(make, setup, options):
+    plain = make(DPOTrainer, preference_data(weights=None), setup, **options)
+    ours = make(DDPOTrainer, preference_data(), setup, **options)
     loss, gradients = loss_and_gradients(plain)
+    assert abs(loss - math.log(2)) > 1e-3  # policy and reference differ
     loss1, gradients1 = loss_and_gradients(ours)
-    assert abs(loss - 0.6931) > 1e-3  # policy and reference differ, so this is a test
     assert loss1 == pytest.approx(loss, rel=1e-6)
     assert_close(gradients1, gradients)
-    loss3, gradients3 = loss_and_gradients(
-        make(DDPOTrainer, make_pairs(chat=chat, weights=3.0), **options)
-    )
+    triple = make(DDPOTrainer, preference_data(weights=3.0), setup, **options)
+    loss3, gradients3 = loss_and_gradients(triple)
     assert loss3 == pytest.approx(3 * loss, rel=1e-6)
     assert_close(gradients3, gradients, 3)
-    shared = ours._metrics["train"].keys() & plain._metrics["train"].keys()
-    assert {"rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins"} <= shared
-    for name in shared:
-        assert ours._metrics["train"][name] == pytest.approx(
-            plain._metrics["train"][name], rel=1e-5, abs=1e-6
-        ), name
+    theirs, metrics = plain._metrics["train"], ours._metrics["train"]
+    for name in ("chosen", "rejected", "accuracies", "margins"):
+        expected = theirs[f"rewards/{name}"]
+        assert metrics[f"rewards/{name}"] == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("setup", ["fresh adapter", "full model"])
+@pytest.mark.parametrize("chat", [False, True])
+def test_dorpo_at_weights_of_one_is_trl_s_orpo(make, setup, chat):
+    plain = make(ORPOTrainer, preference_data(weights=None, chat=chat), setup)
+    ours = make(DORPOTrainer, preference_data(chat=chat), setup)
+    loss, gradients = loss_and_gradients(plain)
+    loss1, gradients1 = loss_and_gradients(ours)
+    assert loss1 == pytest.approx(loss, rel=1e-5)
+    assert_close(gradients1, gradients)
+    theirs, metrics = plain._stored_metrics["train"], ours._stored_metrics["train"]
+    assert metrics.keys() == theirs.keys() | {"weight"}
+    for name in theirs.keys() - {"logits/chosen", "logits/rejected"}:  # TRL's count padding too
+        assert metrics[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-5), name
 
 
 @pytest.mark.parametrize(
-    "loss", [{}, {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5]}]
+    ("ours", "theirs"), [(DDPOTrainer, DPOTrainer), (DORPOTrainer, ORPOTrainer)]
 )
-@pytest.mark.parametrize("setup", SETUPS[:3])
-def test_weights_of_zero_give_no_gradient(make, setup, loss):
-    value, gradients = loss_and_gradients(
-        make(DDPOTrainer, make_pairs(weights=0.0), setup=setup, **loss)
+def test_truncation_keeps_the_equality(make, ours, theirs):
+    column = "prompt_input_ids" if ours is DORPOTrainer else "prompt_ids"
+    rows = make(theirs, preference_data(weights=None)).train_dataset
+    limit = max(len(row[column]) for row in rows) + 2  # every prompt fits; most responses are cut
+    loss, gradients = loss_and_gradients(
+        make(theirs, preference_data(weights=None), max_length=limit)
     )
-    assert value == 0 and gradients and all((g == 0).all() for g in gradients.values())
+    loss1, gradients1 = loss_and_gradients(make(ours, preference_data(), max_length=limit))
+    assert loss1 == pytest.approx(loss, rel=1e-5)
+    assert_close(gradients1, gradients)
 
 
 def test_each_pair_counts_by_its_own_weight(make):
     """The loss is linear in the weights: its value is that of the pairs one at a time."""
-    alone = []
-    for i in range(8):
-        weights = [0.0] * 8
-        weights[i] = 1.0
-        alone.append(loss_and_gradients(make(DDPOTrainer, make_pairs(weights=weights)))[0])
-    weights = [0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 7.0]
-    together, _ = loss_and_gradients(make(DDPOTrainer, make_pairs(weights=weights)))
-    assert together == pytest.approx(
-        sum(w * x for w, x in zip(weights, alone, strict=True)), rel=1e-5
-    )
-    assert len({round(x, 6) for x in alone}) == 8
+    total = 0.0
+    for i, weight in enumerate(WEIGHTS):
+        alone = [float(i == j) for j in range(8)]
+        total += weight * loss_and_gradients(make(DDPOTrainer, preference_data(weights=alone)))[0]
+    together, _ = loss_and_gradients(make(DDPOTrainer, preference_data(weights=WEIGHTS)))
+    assert together == pytest.approx(total, rel=1e-5)
 
 
-@pytest.mark.parametrize("setup", SETUPS[:3])
-def test_an_nll_term_equals_trl_at_weight_one_and_is_weighted_by_pair(make, setup):
-    options = {"setup": setup, "loss_type": ["sigmoid", "sft"], "loss_weights": [0.7, 0.4]}
-    loss, gradients = loss_and_gradients(make(DPOTrainer, make_pairs(weights=None), **options))
-    loss1, gradients1 = loss_and_gradients(make(DDPOTrainer, make_pairs(), **options))
-    assert loss1 == pytest.approx(loss, rel=1e-6)
-    assert_close(gradients1, gradients)
-
-    weights = [0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 7.0]
-    options["loss_weights"] = [0.0, 1.0]
-    trainer = make(DDPOTrainer, make_pairs(weights=weights), **options)
-    got, _ = loss_and_gradients(trainer)
+def test_the_nll_is_weighted_by_pair(make):
+    """sum_i w_i NLL_i / sum_i T_i, each pair alone and without padding."""
+    options = {"loss_type": ["sigmoid", "sft"], "loss_weights": [0.0, 1.0]}
+    trainer = make(DDPOTrainer, preference_data(weights=WEIGHTS), **options)
+    loss, _ = loss_and_gradients(trainer)
     total, tokens = 0.0, 0
-    for row in trainer.train_dataset:  # sum_i w_i NLL_i / sum_i T_i, a pair at a time
+    for row in trainer.train_dataset:
         ids = torch.tensor([row["prompt_ids"] + row["chosen_ids"]])
         start = len(row["prompt_ids"])
         with torch.no_grad():
             logps = trainer.model(input_ids=ids).logits[0, start - 1 : -1].log_softmax(-1)
         total -= row["weight"] * logps.gather(1, ids[0, start:, None]).sum().item()
         tokens += len(row["chosen_ids"])
-    assert got == pytest.approx(total / tokens, rel=1e-5)
+    assert loss == pytest.approx(total / tokens, rel=1e-5)
 
 
-def test_truncation_keeps_the_equality(make):
-    rows = make(DPOTrainer, make_pairs(weights=None)).train_dataset
-    limit = (
-        max(len(row["prompt_ids"]) for row in rows) + 2
-    )  # every prompt fits, and most responses are cut
-    assert sum(len(row["prompt_ids"] + row["chosen_ids"]) > limit for row in rows) >= 4
-    options = {"max_length": limit, "loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 1.0]}
-    loss, gradients = loss_and_gradients(make(DPOTrainer, make_pairs(weights=None), **options))
-    loss1, gradients1 = loss_and_gradients(make(DDPOTrainer, make_pairs(), **options))
-    assert loss1 == pytest.approx(loss, rel=1e-6)
-    assert_close(gradients1, gradients)
+def test_dorpo_s_loss_is_the_function_s(make):
+    trainer = make(DORPOTrainer, preference_data(weights=WEIGHTS))
+    loss, _ = loss_and_gradients(trainer)
+    columns: dict[str, list[float]] = {}
+    for row in trainer.train_dataset:
+        for side in ("chosen", "rejected"):
+            ids = torch.tensor([row[f"{side}_input_ids"]])
+            answer = torch.tensor(row[f"{side}_labels"])[1:] != -100
+            with torch.no_grad():
+                logps = trainer.model(input_ids=ids).logits[0, :-1].log_softmax(-1)
+            logps = logps.gather(1, ids[0, 1:, None])[:, 0]
+            columns.setdefault(side, []).append(logps[answer].sum().item())
+            columns.setdefault(f"{side} tokens", []).append(int(answer.sum()))
+            columns.setdefault(f"{side} nll", []).append(-logps.sum().item())
+            columns.setdefault(f"{side} nll tokens", []).append(len(logps))
+    w, l, nll = (torch.tensor(columns[name]) for name in ("chosen", "rejected", "chosen nll"))  # noqa: E741
+    counts = columns["chosen tokens"], columns["rejected tokens"]
+    expected = dorpo_loss(w, l, *counts, nll, columns["chosen nll tokens"], WEIGHTS, beta=0.3)
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_weights_of_zero_have_no_gradient(make):
+    nothing = math.log(2) * 0.3
+    for cls, expected, options in ((DDPOTrainer, 0, WITH_NLL), (DORPOTrainer, nothing, {})):
+        loss, gradients = loss_and_gradients(make(cls, preference_data(weights=0.0), **options))
+        assert loss == pytest.approx(expected) and gradients
+        assert all((gradient == 0).all() for gradient in gradients.values())
+
+
+@pytest.mark.parametrize("cls", TRAINERS)
+def test_the_parts_of_a_batch_change_nothing(make, cls):
+    taken = []
+    for size, parts in ((8, 1), (2, 4), (1, 8)):
+        gradients = Gradients()
+        options = {"per_device_train_batch_size": size, "gradient_accumulation_steps": parts}
+        data = preference_data(weights=WEIGHTS)
+        make(cls, data, max_steps=1, callbacks=[gradients], **options).train()
+        taken.append(gradients.first)
+    assert_close(taken[1], taken[0])
+    assert_close(taken[2], taken[0])
 
 
 @pytest.mark.parametrize("setup", SETUPS[:3])
 def test_reference_log_probs_may_come_with_the_data(make, setup):
-    """As columns of the set, they give the loss that the reference in the loop gives, and no reference is run."""
-    weights = [0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 7.0]
-    loss, gradients = loss_and_gradients(
-        make(DDPOTrainer, make_pairs(weights=weights), setup=setup)
-    )
-    data = make_pairs(weights=weights)
-    scored = make(DDPOTrainer, data, setup=setup, precompute_ref_log_probs=True).train_dataset
+    """As columns they give the loss that the reference in the loop gives, and none is run."""
+    data = preference_data(weights=WEIGHTS)
+    loss, gradients = loss_and_gradients(make(DDPOTrainer, data, setup))
+    scored = make(DDPOTrainer, data, setup, precompute_ref_log_probs=True).train_dataset
     for column in ("ref_chosen_logps", "ref_rejected_logps"):
         data = data.add_column(column, scored[column][:])
-    trainer = make(DDPOTrainer, data, setup=setup)
+    trainer = make(DDPOTrainer, data, setup)
     trainer.compute_ref_log_probs = None  # a call would fail
     loss1, gradients1 = loss_and_gradients(trainer)
     assert loss1 == pytest.approx(loss, rel=1e-6)
     assert_close(gradients1, gradients)
 
 
-@pytest.mark.parametrize("setup", SETUPS[:3])
-def test_accumulated_gradients_are_those_of_the_whole_batch(make, setup):
-    weights, taken = [0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 7.0], []
-    for batch, accumulation in ((8, 1), (2, 4), (1, 8)):
-        gradients = Gradients()
-        trainer = make(
-            DDPOTrainer,
-            make_pairs(weights=weights),
-            setup=setup,
-            per_device_train_batch_size=batch,
-            max_steps=1,
-            gradient_accumulation_steps=accumulation,
-            callbacks=[gradients],
-        )
-        trainer.train()
-        taken.append(gradients.first)
-    assert_close(taken[1], taken[0])
-    assert_close(taken[2], taken[0])
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [(DDPOTrainer, DPOTrainer), (DORPOTrainer, ORPOTrainer)]
+)
+def test_an_eval_set_is_weighted_too(make, ours, theirs):
+    plain = make(theirs, preference_data(), eval_dataset=preference_data(5, None)).evaluate()
+    one = make(ours, preference_data(), eval_dataset=preference_data(5)).evaluate()
+    assert one["eval_loss"] == pytest.approx(plain["eval_loss"], rel=1e-5)
+    double = make(ours, preference_data(), eval_dataset=preference_data(5, 2.0)).evaluate()
+    if ours is DDPOTrainer:
+        assert double["eval_loss"] == pytest.approx(2 * plain["eval_loss"], rel=1e-5)
+    assert double["eval_weight"] == 2.0 and double["eval_loss"] > plain["eval_loss"]
 
 
-@pytest.mark.parametrize("precompute", [False, True])
-def test_an_eval_set_is_weighted_too(make, precompute):
-    options = {"precompute_ref_log_probs": precompute}
-    plain = make(
-        DPOTrainer, make_pairs(), eval_dataset=make_pairs(5, weights=None), **options
-    ).evaluate()["eval_loss"]
-    ours = make(DDPOTrainer, make_pairs(), eval_dataset=make_pairs(5, weights=2.0), **options)
-    assert ours.evaluate()["eval_loss"] == pytest.approx(2 * plain, rel=1e-5)
-    parts = make(
-        DDPOTrainer,
-        make_pairs(),
-        eval_dataset={"a": make_pairs(5), "b": make_pairs(5, weights=3.0)},
-    )
-    metrics = parts.evaluate()
-    assert metrics["eval_a_loss"] == pytest.approx(plain, rel=1e-5)
-    assert metrics["eval_b_loss"] == pytest.approx(3 * plain, rel=1e-5)
-
-
-def test_training_moves_the_weighted_pairs_alone(make):
+@pytest.mark.parametrize("cls", TRAINERS)
+def test_training_follows_the_weighted_pair(make, cls):
     """Two pairs that want opposite things: the one with weight 0 must lose."""
-    weights = [4.0, 0.0]
-    data = Dataset.from_dict(
-        {
-            "prompt": ["say", "say"],
-            "chosen": [" yes", " no"],
-            "rejected": [" no", " yes"],
-            "weight": weights,
-        }
-    )
-    trainer = make(
-        DDPOTrainer,
-        data,
-        per_device_train_batch_size=2,
-        max_steps=20,
-        learning_rate=1e-2,
-        move=False,
-        loss_type="sigmoid",
-    )
+    sides = {"chosen": [" yes", " no"], "rejected": [" no", " yes"]}
+    data = Dataset.from_dict({"prompt": ["say", "say"], **sides, "weight": [4.0, 0.0]})
+    options = {"per_device_train_batch_size": 2, "max_steps": 20, "learning_rate": 1e-2}
+    trainer = make(cls, data, **options)
     trainer.train()
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
-    assert logs[-1]["loss"] < 0.5 * logs[0]["loss"] and logs[0]["weight"] == 2.0
+    assert logs[-1]["loss"] < logs[0]["loss"] and logs[0]["weight"] == 2.0
     assert logs[-1]["rewards/accuracies"] == 0.5
 
 
-def test_the_fused_head_gives_the_log_probs_of_the_next_tokens(make):
-    trainer = make(DDPOTrainer, make_pairs(2))
-    ids = torch.tensor([[3, 4, 5, 6, 7]])
-    labels = torch.tensor([[-100, -100, 5, 6, 7]])
-    with torch.no_grad():
-        fused = trainer.model(
-            input_ids=ids, labels=labels, use_cache=False, fused_lm_head=True
-        ).log_probs
-        plain = (
-            trainer.model(input_ids=ids)
-            .logits[:, :-1]
-            .log_softmax(-1)
-            .gather(2, ids[:, 1:, None])[..., 0]
-        )
-    assert fused.shape == (1, 4) and fused[0, 0] == 0
-    assert torch.allclose(fused[:, 1:], plain[:, 1:], atol=1e-5)
+@pytest.mark.parametrize("options", [{}, {"precompute_ref_log_probs": True}])
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_weights_stay_with_their_pairs_after_shuffling(make, options, accumulation):
+    data = preference_data(13, [i / 10 for i in range(13)])
+    options = options | {"per_device_train_batch_size": 2, "num_train_epochs": 2}
+    trainer = make(Spy, data, gradient_accumulation_steps=accumulation, **options)
+    trainer.train()
+    pairs = []
+    for row in trainer.train_dataset:
+        pairs.append((tuple(row["prompt_ids"] + row["chosen_ids"]), round(row["weight"], 4)))
+    for epoch in (trainer.seen[:13], trainer.seen[13:]):
+        assert sorted(epoch) == sorted(pairs) and epoch != pairs
+
+
+@pytest.mark.parametrize("setup", SETUPS[:3])
+def test_the_weight_never_reaches_the_model(make, setup):
+    seen: dict[type, set[str]] = {}
+    for cls in (DDPOTrainer, DPOTrainer):
+        keys = seen.setdefault(cls, set())
+        weights = 2.0 if cls is DDPOTrainer else None
+
+        def spy(module: Any, args: Any, kwargs: dict[str, Any], keys: set[str] = keys) -> None:
+            keys.update(kwargs)
+
+        data = preference_data(weights=weights)
+        trainer = make(cls, data, setup, spy, max_steps=1, eval_dataset=preference_data(4, weights))
+        trainer.train()
+        trainer.evaluate()
+    assert seen[DDPOTrainer] == seen[DPOTrainer] and "input_ids" in seen[DDPOTrainer]
+
+
+def test_evaluation_can_return_logits(make):
+    trainer = make(DDPOTrainer, preference_data(), eval_dataset=preference_data(2))
+    batch = trainer._prepare_inputs(next(iter(trainer.get_eval_dataloader())))
+    _, logits, labels = trainer.prediction_step(trainer.model, batch, prediction_loss_only=False)
+    assert logits.shape[:2] == labels.shape
+
+
+@pytest.mark.parametrize("cls", TRAINERS)
+@pytest.mark.parametrize(("weights", "named"), FAULTY_WEIGHTS)
+def test_faulty_weights_are_named_when_the_trainer_is_made(make, cls, weights, named):
+    bad = preference_data(3, weights)
+    with pytest.raises(ValueError, match=f"train_dataset.*{named}"):
+        make(cls, bad)
+    sets = DatasetDict(good=preference_data(3), bad=bad)
+    with pytest.raises(ValueError, match=f"eval_dataset.*{named}"):
+        make(cls, preference_data(3), eval_dataset=sets)
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_weights_of_a_formatted_dataset_are_checked_as_well(make, kind):
+    data = preference_data(3, [1.0, -1.0, 1.0])
+    with pytest.raises(ValueError, match="pair 1"):
+        make(DDPOTrainer, data.with_format(kind, columns=["weight"], output_all_columns=True))
+
+
+def test_a_streamed_set_works_and_its_faults_are_found_on_the_way(make):
+    options = {"per_device_train_batch_size": 2, "max_steps": 4}
+    trainer = make(Spy, preference_data(weights=WEIGHTS).to_iterable_dataset(), **options)
+    trainer.train()
+    assert [weight for _, weight in trainer.seen] == WEIGHTS
+    unnamed = IterableDataset.from_generator(lambda: iter(preference_data(weights=None).to_list()))
+    with pytest.raises(ValueError, match="no column 'weight'"):
+        make(DDPOTrainer, unnamed, **options)
+    late = preference_data(weights=[1.0] * 5 + [-1.0, 1.0, 1.0]).to_iterable_dataset()
+    with pytest.raises(ValueError, match=r"pair 1 is -1\.0"):  # of its batch
+        make(DDPOTrainer, late, **options).train()
+
+
+FAULTY_SETTINGS = [
+    {"loss_type": "hinge"},
+    {"loss_type": ["sigmoid", "bco_pair"]},
+    {"f_divergence_type": "js_divergence"},
+    {"ld_alpha": 0.5},
+    {"use_weighting": True},
+    {"label_smoothing": 0.1},
+]
+
+
+@pytest.mark.parametrize("options", FAULTY_SETTINGS)
+def test_losses_without_weights_are_refused(make, options):
+    name, value = next(iter(options.items()))
+    last = value[-1] if isinstance(value, list) else value
+    with pytest.raises(ValueError, match=f"{name}|{last}"):
+        make(DDPOTrainer, preference_data(3), **options)
+
+
+def test_other_faults_are_refused(make):
+    with pytest.raises(ValueError, match=r"Dataset\.from_list"):
+        make(DDPOTrainer, preference_data().to_list())
+    with pytest.raises(ValueError, match="max_length"):
+        make(DORPOTrainer, preference_data(), max_length=5)
+
+
+def test_the_collator_adds_the_weight_and_nothing_else():
+    first = {"prompt_ids": [1], "chosen_ids": [2, 3], "rejected_ids": [4], "weight": 0.5}
+    second = {"prompt_ids": [5], "chosen_ids": [6], "rejected_ids": [7], "weight": torch.tensor(2)}
+    plain = DataCollatorForPreference(pad_token_id=0)
+    batch = WeightedCollator(plain)([first, second])
+    assert batch["weight"].dtype == torch.float32 and batch["weight"].tolist() == [0.5, 2.0]
+    assert batch.keys() == plain([first, second]).keys() | {"weight"} and "weight" in first
+    del second["weight"]
+    with pytest.raises(ValueError, match="pair 1 is None"):
+        WeightedCollator(plain)([first, second])
+
+
+def test_the_readme_s_lines_train_with_the_weights_that_they_make(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class Letters:
+        """An embedder with what the README asks for: how often a text has each letter."""
+
+        def __init__(self, name: str) -> None: ...
+
+        def encode(self, texts: list[str], normalize_embeddings: bool) -> np.ndarray:
+            return np.array([[text.count(letter) + 0.1 for letter in "aeiost"] for text in texts])
+
+    monkeypatch.setattr("sentence_transformers.SentenceTransformer", Letters)
+    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n(from datasets.*?)```", readme, re.DOTALL)[1]
+    settings = "max_steps=1, report_to='none', bf16=False, logging_steps=1"
+    config = f"DPOConfig(output_dir={str(tmp_path)!r}, {settings})"
+    responses = ["a tale at sea", "oooo", "it is a test", "so it ends"]
+    corpus = [("Tell.", responses, [(1, 0), (2, 3)]), ("More.", responses[::-1], [(0, 1)])]
+    names: dict[str, Any] = {"corpus": corpus}
+    names["model"] = AutoModelForCausalLM.from_pretrained(tiny_folder)
+    names["tokenizer"] = AutoTokenizer.from_pretrained(tiny_folder)
+    exec(code.replace("DPOConfig(...)", config), names)
+    weights = compute_deviation(responses, Letters("any"))[1:]
+    assert [row["weight"] for row in names["rows"]] == pytest.approx(list(weights))
+    logged = names["trainer"].state.log_history[0]["weight"]
+    assert logged == pytest.approx(weights.mean(), rel=1e-3)

@@ -1,1 +1,1 @@
-"""Stories in: bundled ones, your own files, r/writingPrompts; their words; the audit of a data set."""
+"""Stories: bundled, your own, r/writingPrompts; their words; the audit of a data set."""

@@ -1,7 +1,7 @@
-"""Before training: what is in your data, and what a deviation weight really goes with.
+"""The audit of your data before training: what can be counted, and what the weights go with.
 
-A weight cannot tell a rare idea from a rare fault. So the audit asks of the data what can be counted (copies, lengths,
-ties, pairs) and of the weights how much of them the writer, the length or the score would explain by itself.
+A weight cannot tell a rare idea from a rare fault. So the audit counts copies, lengths, ties and
+pairs, and measures how much of the weights writer, length or score would explain alone.
 """
 
 from __future__ import annotations
@@ -19,19 +19,15 @@ __all__ = ["audit_prompts", "copies", "explained", "most_pairs"]
 
 
 def copies(stories: pd.DataFrame) -> pd.Series:
-    """Whether a response of the same prompt further up has the same words, whatever its case, spaces and marks (bool).
-
-    Args:
-        stories: a frame of `corpus.load_stories`.
-    """
+    """(rows,) bool, whether an earlier response of the prompt has the same words."""
     bare = stories["text"].map(lambda text: " ".join(words(text)) or text.strip())
     return stories.assign(bare=bare).duplicated(["prompt_id", "bare"])
 
 
 def most_pairs(scores: Any) -> int:
-    """How many pairs one prompt can give at most, each response used once and equal scores never paired.
+    """The most pairs that one prompt can give, each response used once, equal scores never paired.
 
-    Only a score that more than half of the responses share is in the way: its surplus finds no partner.
+    Only a score that more than half of the responses have leaves responses without a partner.
     """
     scores = np.asarray(scores)
     if not len(scores):
@@ -41,19 +37,17 @@ def most_pairs(scores: Any) -> int:
 
 
 def audit_prompts(stories: pd.DataFrame) -> pd.DataFrame:
-    """What each prompt brings: one row a prompt, in order of appearance.
+    """One row a prompt, in order of appearance, for a frame of `load_stories`.
 
-    Args:
-        stories: a frame of `corpus.load_stories`.
-
-    Returns:
-        A frame with responses, writers (distinct names), copies, shortest and longest (words), tied (responses whose
-        score another one shares), unscored, pairs (that its scores allow at most).
+    Columns: responses, writers (distinct names), copies, shortest and longest (words), tied
+    (responses with a score that another one has), unscored, pairs (the most that scores allow).
     """
+    scored = stories["score"].notna()
     frame = stories.assign(
-        words=stories["text"].map(lambda text: len(words(text))),
+        words=[len(words(text)) for text in stories["text"]],
         copy=copies(stories),
-        tied=stories.duplicated(["prompt_id", "score"], keep=False) & stories["score"].notna(),
+        tied=stories.duplicated(["prompt_id", "score"], keep=False) & scored,
+        unscored=~scored,
     )
     groups = frame.groupby("prompt_id", sort=False)
     table = groups.agg(
@@ -63,53 +57,44 @@ def audit_prompts(stories: pd.DataFrame) -> pd.DataFrame:
         shortest=("words", "min"),
         longest=("words", "max"),
         tied=("tied", "sum"),
-        unscored=("score", lambda scores: int(scores.isna().sum())),
+        unscored=("unscored", "sum"),
     )
     return table.assign(pairs=groups["score"].agg(lambda scores: most_pairs(scores.dropna())))
 
 
-def _share(weight: np.ndarray, by: np.ndarray) -> float:
-    """Share of the variance that the means of groups explain, or for numbers the squared correlation."""
-    if not weight.std():
+def _share(weights: np.ndarray, values: np.ndarray) -> float:
+    """Share of the variance that group means explain; for numbers the squared correlation."""
+    if not weights.std():
         return 0.0
-    if by.dtype.kind in "biuf":
-        return float(np.corrcoef(weight, by)[0, 1] ** 2) if by.std() else 0.0
-    _, group = np.unique(by.astype(str), return_inverse=True)
-    means = np.bincount(group, weight) / np.bincount(group)
-    return float(means[group].var() / weight.var())
+    if values.dtype.kind in "biuf":
+        return float(np.corrcoef(weights, values)[0, 1] ** 2) if values.std() else 0.0
+    _, group = np.unique(values.astype(str), return_inverse=True)
+    means = np.bincount(group, weights) / np.bincount(group)
+    return float(means[group].var() / weights.var())
 
 
 def explained(
     weight: Any, by: Any, groups: Any, draws: int = 400, seed: int = 0
 ) -> tuple[float, float]:
-    """How much of the weights' variance something else explains, and how much chance would.
+    """Share of the weights' variance that something else explains, and the share by chance.
 
     Args:
         weight: (N,) weights; a response without one (NaN) is left out.
-        by: (N,) numbers (length, score: the squared correlation) or names (writer: the variance between their means).
-        groups: (N,) prompt ids; for the level of chance the weights are dealt anew within each prompt.
-        draws, seed: of the dealing.
-
-    Returns:
-        The share, 0 to 1, and the share that 95 of 100 random deals stay below. Many names explain much by chance.
-
-    Raises:
-        ValueError: the three differ in length.
+        by: (N,) numbers (length, score) or names (writer).
+        groups: (N,) prompt ids. Chance: the weights dealt `draws` times within each prompt; 95 of
+            100 deals stay below its share. Many names explain much by chance.
     """
-    weight, by, groups = np.asarray(weight, dtype=float), np.asarray(by), np.asarray(groups)
-    if not len(weight) == len(by) == len(groups):
-        raise ValueError(
-            f"There are {len(weight)} weights, {len(by)} values and {len(groups)} groups: give one each."
-        )
-    known = ~np.isnan(weight)
-    weight, by, groups = weight[known], by[known], groups[known]
-    rng, own = (
-        np.random.default_rng(seed),
-        [np.flatnonzero(groups == name) for name in np.unique(groups)],
-    )
-    dealt, shares = weight.copy(), []
+    weights, values, prompts = np.asarray(weight, dtype=float), np.asarray(by), np.asarray(groups)
+    if not len(weights) == len(values) == len(prompts):
+        sizes = f"{len(weights)} weights, {len(values)} values and {len(prompts)} groups"
+        raise ValueError(f"There are {sizes}: give one each.")
+    known = ~np.isnan(weights)
+    weights, values, prompts = weights[known], values[known], prompts[known]
+    rng, shares = np.random.default_rng(seed), []
+    rows_of = [np.flatnonzero(prompts == prompt) for prompt in np.unique(prompts)]
+    dealt = weights.copy()
     for _ in range(draws):
-        for places in own:
-            dealt[places] = weight[rng.permutation(places)]
-        shares.append(_share(dealt, by))
-    return _share(weight, by), float(np.quantile(shares, 0.95))
+        for rows in rows_of:
+            dealt[rows] = weights[rng.permutation(rows)]
+        shares.append(_share(dealt, values))
+    return _share(weights, values), float(np.quantile(shares, 0.95))

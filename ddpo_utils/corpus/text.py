@@ -1,10 +1,8 @@
-"""Text by the word, and as a chat message."""
+"""Words of a text, and a text as a chat message."""
 
 from __future__ import annotations
 
 import re
-
-import numpy as np
 
 __all__ = ["as_messages", "first_words", "prompt_overlap", "repeat_share", "words"]
 
@@ -23,16 +21,17 @@ def first_words(text: str, n: int = 25) -> str:
 
 
 def repeat_share(text: str, n: int = 4) -> float:
-    """Share of the text's n-word sequences that occurred before in it; 0 for a text shorter than n words."""
+    """Share of the n-word sequences that occurred before in the text; 0 below n words."""
     tokens = words(text)
     grams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def prompt_overlap(text: str, prompt: str) -> float:
-    """Share of the text's words that occur in its prompt: parroting would raise it."""
-    own, given = words(text), set(words(prompt))
-    return float(np.mean([word in given for word in own])) if own else 0.0
+    """Share of the text's words that occur in its prompt; high where a text repeats its prompt."""
+    tokens, prompt_words = words(text), set(words(prompt))
+    shared = sum(token in prompt_words for token in tokens)
+    return shared / len(tokens) if tokens else 0.0
 
 
 def as_messages(role: str, text: str) -> list[dict[str, str]]:

@@ -1,88 +1,246 @@
-"""r/writingPrompts as a corpus: one response a row, split by prompt, with an account of what was removed; stored once.
+"""r/writingPrompts as a corpus: cleaned, drawn, cut to length, split by prompt, and stored once.
 
-    stories = stories_of(profile, tokenizer, folder)    # for every profile: also the bundled stories and your own
-
-Data set and split: arXiv 2503.17126, its data section. The rules of cleaning stand in `posts`.
+Cleaning and split follow arXiv 2503.17126, its data section; the rules for removed posts, empty
+comments and comments posted twice are added here.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+import math
 import os
 import re
 import unicodedata
-from functools import partial
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..settings import CourseError, Profile
-from .posts import (
-    LONG,
-    NONE_SHORT,
-    VERSION,
-    Counts,
-    batches,
-    clean,
-    draw,
-    keep_short,
-    parquet_files,
-    read_rows,
-)
+from ..settings import WRITING_PROMPTS, CourseError, Profile, progress_bar
+from ..storage.files import read_json, replacing, short_digest, write_json
 from .stories import is_writing_prompts, load_stories
+from .text import as_messages
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["load_writing_prompts", "prepare", "print_report", "split_posts", "stories_of"]
+__all__ = [
+    "RULES",
+    "load_writing_prompts",
+    "print_report",
+    "read_batches",
+    "split_posts",
+    "stories_of",
+]
 
-PAPER = {
-    "train": 421_330,
-    "test": 45_868,
-}  # prompt-response pairs of the whole data set (arXiv 2503.17126)
+VERSION = 2  # of rules and draw: raise it with any change to them, and stored results are made anew
+RULES = (  # in the order in which they apply: a comment is counted under the first that removes it
+    "faulty row (no title, lists missing or unequal)",
+    "post removed or deleted",
+    "post without title and text",
+    "comment by moderators",
+    "comment removed or deleted",
+    "comment empty",
+    "comment without votes",
+    "comment posted twice (best-voted copy stays)",
+    "post without response left",
+    "post not drawn",
+    "response too long with its prompt",
+    "post without response short enough",
+)
+MODERATORS = re.compile(
+    r"\*\*welcome to the prompt!\*\*|this submission has been removed|\*\*off-topic discussion\*\*",
+    re.IGNORECASE,
+)
+REMOVED = re.compile(r"\[\s*(removed|deleted)(\s+by\s[^\]]*)?\]", re.IGNORECASE)
+TAG = re.compile(r"\A\[[^\]]*\]\s*")
+INVISIBLE = re.compile("(?:&#x200b;|&nbsp;|[\\s\u200b\u200c\u200d\u2060\ufeff])*", re.IGNORECASE)
+COLUMNS = ("post_title", "post_text", "comment_texts", "comment_scores")
+BATCH = 1000  # posts read at a time, and conversations tokenised at a time
+PAPER = {"left": 467_198, "train": 421_330, "test": 45_868}  # its responses, whole data set
+PROBE = "Once, in the tide-wall: 42 doors... “Élodie?” 🙂 Старый дом, 老房子.\n\n\tHe'd know."
+
+Counts = dict[str, np.ndarray]  # [posts, responses] that were read, and that each rule removed
+
+
+def _parquet_files(source: str | Path) -> list[Path]:
+    """The parquet files of a local source in order of path; none where `source` is the Hub's."""
+    files = sorted(Path(source).rglob("*.parquet")) or [Path(source)]
+    if str(source) != WRITING_PROMPTS and not files[0].is_file():
+        raise CourseError(f"There is no parquet file at {source}: check the path.")
+    return [file for file in files if file.is_file()]
+
+
+def read_batches(source: str | Path) -> Iterator[list[dict[str, Any]]]:
+    """The source's rows in order, in lists of at most 1,000; one list is in memory at a time."""
+    from pyarrow.parquet import ParquetFile
+
+    name, columns, files = str(source), list(COLUMNS), _parquet_files(source)
+    try:
+        if files:  # not by `datasets`, which fills in columns that one of the files lacks
+            parts = [ParquetFile(path) for path in files]
+            found = [part.schema_arrow.names for part in parts]
+            tables = chain.from_iterable(
+                part.iter_batches(BATCH, columns=columns) for part in parts
+            )
+        else:
+            from datasets import load_dataset
+
+            data = load_dataset(name, split="train").with_format("arrow")
+            found = [data.column_names]
+            tables = data.iter(BATCH)
+        for names in found:
+            if not set(COLUMNS) <= set(names):
+                raise CourseError(f"{name} lacks one of the columns {', '.join(COLUMNS)}.")
+        for table in progress_bar(tables, desc="posts", unit=" posts", unit_scale=BATCH):
+            yield table.select(columns).to_pylist()
+    except CourseError:
+        raise
+    except Exception as error:  # each library has its own
+        advice = "check the file" if files else "connect to a network, or give a parquet file"
+        raise CourseError(f"{name} cannot be read ({type(error).__name__}): {advice}.") from None
+
+
+def _plain(text: str | None) -> str:
+    """The text with Unix line ends and no space at its ends; empty where nothing is visible."""
+    text = (text or "").replace("\r\n", "\n").replace("\r", "\n").strip()
+    return "" if INVISIBLE.fullmatch(text) else text
+
+
+def _clean_comments(texts: list[Any], scores: list[Any], counts: Counts) -> dict[str, float]:
+    """The comments of one post that are responses, in order, with their votes."""
+    kept: dict[str, float] = {}
+    for text, score in zip(map(_plain, texts), scores, strict=True):
+        if MODERATORS.search(text):
+            counts["comment by moderators"] += (0, 1)
+        elif REMOVED.fullmatch(text):
+            counts["comment removed or deleted"] += (0, 1)
+        elif not text:
+            counts["comment empty"] += (0, 1)
+        elif score is None or not math.isfinite(score):
+            counts["comment without votes"] += (0, 1)
+        elif text in kept:  # two copies would have distance 0, and could even become a pair
+            counts["comment posted twice (best-voted copy stays)"] += (0, 1)
+            kept[text] = max(kept[text], float(score))
+        else:
+            kept[text] = float(score)
+    return kept
+
+
+def _clean_post(row: dict[str, Any], counts: Counts) -> list[tuple[str, str, str, float]]:
+    """(title, prompt, text, votes) of each response of a post; none where a rule removes the post.
+
+    The prompt is the title without its leading [tag], a line end, and the text if there is one.
+    """
+    texts, scores = row["comment_texts"], row["comment_scores"]
+    size = len(texts or [])
+    counts["read"] += (1, size)
+    tagged, body = _plain(row["post_title"]), _plain(row["post_text"])
+    title = TAG.sub("", tagged)
+    unequal = texts is None or scores is None or len(texts) != len(scores)
+    responses: dict[str, float] = {}
+    if row["post_title"] is None or unequal:
+        counts["faulty row (no title, lists missing or unequal)"] += (1, size)
+    elif any(REMOVED.fullmatch(part) for part in (tagged, title, body)):
+        counts["post removed or deleted"] += (1, size)
+    elif not title and not body:
+        counts["post without title and text"] += (1, size)
+    else:
+        responses = _clean_comments(texts, scores, counts)
+        counts["post without response left"] += (not responses, 0)
+    prompt = f"{title}\n{body}".strip()
+    return [(title, prompt, text, votes) for text, votes in responses.items()]
+
+
+def _clean(source: str | Path, counts: Counts) -> pd.DataFrame:
+    """All responses that the rules leave: prompt_id, title, prompt, text, score."""
+    import pandas as pd
+
+    # a frame for each batch: pandas 3 keeps texts as UTF-8, in half the memory of Python's strings
+    frames, start = [], 0
+    for rows in read_batches(source):
+        cleaned = []
+        for place, row in enumerate(rows, start):
+            try:
+                responses = _clean_post(row, counts)
+            except (AttributeError, TypeError):
+                raise CourseError(f"Post {place} of {source} has a column of wrong type.") from None
+            cleaned += [(f"wp{place:06d}", *response) for response in responses]
+        frames.append(
+            pd.DataFrame(cleaned, columns=["prompt_id", "title", "prompt", "text", "score"])
+        )
+        start += len(rows)
+    return pd.concat([frame for frame in frames if len(frame)] or frames, ignore_index=True)
+
+
+def _token_counts(stories: pd.DataFrame, tokenizer: Any) -> np.ndarray:
+    """Tokens of each conversation as the chat template writes it, BOS counted once."""
+    pairs = zip(stories["prompt"], stories["text"], strict=True)
+    talks = [as_messages("user", p) + as_messages("assistant", t) for p, t in pairs]
+    written = tokenizer.apply_chat_template(talks, tokenize=False)
+    # the template has written the special tokens: the tokenizer would write BOS once more
+    ids = tokenizer(written, add_special_tokens=False, verbose=False)["input_ids"]
+    return np.array([len(row) for row in ids])
+
+
+def _draw(
+    stories: pd.DataFrame, tokenizer: Any, max_length: int, prompts: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(rows,) bool, whether the post is drawn; (rows,) bool, whether the response is short enough.
+
+    Posts come in random order until `prompts` have a response that is short enough: a smaller draw
+    is part of a larger one, and the posts after it are not tokenised. 0 draws all.
+    """
+    turn, ids = stories["prompt_id"].factorize()
+    if prompts:
+        turn = np.random.default_rng(seed).permutation(len(ids))[turn]
+    rows = turn.argsort(kind="stable")
+    fits, drawn = np.zeros(len(rows), dtype=bool), np.ones(len(rows), dtype=bool)
+    starts = range(0, len(rows), BATCH)
+    for start in progress_bar(starts, desc="lengths", unit=" stories", unit_scale=BATCH):
+        part = rows[start : start + BATCH]
+        fits[part] = _token_counts(stories.iloc[part], tokenizer) <= max_length
+        usable = np.unique(turn[fits])
+        if prompts and len(usable) > prompts:  # this batch may end within its last post
+            drawn = turn < usable[prompts]
+            break
+    return drawn, fits
 
 
 def _key(text: str) -> str:
-    """What reposts of a prompt have in common: letters and digits, whatever the case, punctuation and spacing."""
+    """What reposts have in common: letters and digits without case, punctuation and spacing."""
     return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold())) or text
 
 
 def split_posts(titles: list[str], prompts: list[str], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which posts are for testing (a tenth of them, at random), and which family of reposts each belongs to.
+    """(posts,) bool, the tenth that is for testing; (posts,) int, the family of reposts.
 
-    Posts that share their title or their whole prompt, letters and digits alone compared, are one family, as are
-    posts joined by a third; a family lies on one side. Families are taken in the order of a seeded hash of their
-    prompts, so a post that a sample puts on one side is nearly always on the same side in the whole.
-
-    Returns:
-        (posts,) bool, true for testing, and (posts,) int family. Of two families and more, one at least is tested.
+    Posts with the same title or prompt (letters and digits alone are compared) are one family, also
+    when a third joins them. A family lies on one side. Families are taken in the order of a seeded
+    hash of their prompts, so that a sample agrees with the whole on nearly every post. Of two or
+    more families one at least is for testing.
     """
+    import pandas as pd
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    keys = [_key(prompt) for prompt in prompts]
-    nodes: dict[
-        tuple[str, Any], int
-    ] = {}  # a graph of posts on one hand, and of prompts and titles on the other
-    ends = [nodes.setdefault(("prompt", key), len(nodes)) for key in keys]
-    ends += [
-        nodes.setdefault(("title", _key(t) if t else n), len(nodes)) for n, t in enumerate(titles)
-    ]
-    n, size = len(keys), len(keys) + len(nodes)
-    edges = (np.tile(np.arange(n), 2), n + np.array(ends, dtype=int))
-    family = connected_components(
-        coo_matrix((np.ones(2 * n), edges), shape=(size, size)), directed=False
-    )[1][:n]
-    family = np.unique(family, return_inverse=True)[1]
-    order: dict[int, bytes] = {}
-    for label, key in zip(family.tolist(), keys, strict=True):
-        hashed = hashlib.blake2b(f"{seed}:{key}".encode(), digest_size=8).digest()
-        order[label] = min(hashed, order.get(label, hashed))
+    n, hashes = len(prompts), []
+    first: dict[tuple[str, Any], int] = {}  # the first post that has a prompt or title
+    same_prompt, same_title = np.arange(n), np.arange(n)
+    for post, (title, prompt) in enumerate(zip(titles, prompts, strict=True)):
+        key = _key(prompt)
+        same_prompt[post] = first.setdefault(("prompt", key), post)
+        same_title[post] = first.setdefault(("title", _key(title) or post), post)
+        hashes.append(hashlib.blake2b(f"{seed}:{key}".encode(), digest_size=8).hexdigest())
+    edges = (np.tile(np.arange(n), 2), np.concatenate([same_prompt, same_title]))
+    graph = coo_matrix((np.ones(2 * n), edges), shape=(n, n))
+    family = connected_components(graph, directed=False)[1]
+
     sizes, room, test = np.bincount(family), max(1, round(n / 10)), []
     if len(sizes) > 1:
-        for label in sorted(order, key=lambda label: order[label]):
+        for label in pd.Series(hashes).groupby(family).min().sort_values().index:
             if sizes[label] <= room:
                 test.append(label)
                 room -= sizes[label]
@@ -91,195 +249,111 @@ def split_posts(titles: list[str], prompts: list[str], seed: int) -> tuple[np.nd
 
 
 def load_writing_prompts(
-    source: str | Path,
-    tokenizer: Any,
-    max_length: int = 2048,
-    prompts: int = 0,
-    seed: int = 42,
-    streaming: bool = False,
-    progress: bool = True,
+    source: str | Path, tokenizer: Any, max_length: int = 2048, prompts: int = 0, seed: int = 42
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The data set as a corpus, cleaned and split, and the report of what each rule removed.
+    """The data set as a corpus, and a report (plain numbers) of what each rule removed.
 
     Args:
-        source: the Hub id `euclaise/WritingPrompts_preferences`, a parquet file of its schema, or a folder of them.
-        tokenizer: the model's, with its chat template: it decides which responses are too long.
+        source: the Hub id, a parquet file of its schema, or a folder of such files.
+        tokenizer: the policy's, with a chat template.
         max_length: most tokens of prompt and response together under the chat template.
-        prompts: posts to keep, drawn at random among those with a response short enough; 0 keeps all.
+        prompts: posts to draw among those with a response short enough; 0 keeps all.
         seed: of the draw and of the split.
-        streaming: take the Hub's rows as they come and store none of them; the result is the same. (A local file is
-            always read in batches.)
-        progress: show a bar over the posts.
 
     Returns:
-        A frame, one response a row in the source's order: prompt_id ("wp" and the post's row in the source), prompt,
-        text, score (votes; negative ones and ties are kept), source ("r/writingPrompts"), writer (""), split ("train"
-        or "test"). A post with one response is kept: it serves SFT, and `corpus.make_pairs` passes it over. Reposts
-        stay prompts of their own, as votes compare within a post only.
-        And the report, plain numbers for `print_report` and JSON.
+        One response a row, in order: prompt_id ("wp" and the post's row in the source), prompt,
+        text, score (votes), source, writer (""), split. A post with one response is kept for SFT.
+        Reposts keep their own prompt_id, as votes can be compared only within a post.
 
     Raises:
-        CourseError: the source cannot be reached or read, has another schema, or nothing of it is left; or the
+        CourseError: the source cannot be read, has another schema, or nothing of it is left; or the
             tokenizer has no chat template.
     """
-    import pandas as pd
-    import pyarrow as pa
-
     if not getattr(tokenizer, "chat_template", None):
-        raise CourseError(
-            "The tokenizer has no chat template: set `tokenizer` to an instruct model's."
-        )
-    counts = Counts()
-    shorten = partial(keep_short, tokenizer=tokenizer, max_length=max_length)
-    posts = clean(read_rows(source, streaming, progress), counts)
-    if prompts:
-        posts = draw(posts, shorten, prompts, seed, counts)
-    # kept as Arrow's UTF-8: as Python strings the whole data set would take several times the memory
-    schema = pa.schema(
-        [(name, pa.large_string()) for name in ("prompt_id", "prompt", "text")]
-        + [("score", "double")]
-    )
-    tables, titles, texts = [], [], []
-    for batch in batches(posts):
-        if not prompts:
-            shorten(batch)
-        for post in batch:
-            counts.remove(LONG, 0, post.long)
-            counts.remove(NONE_SHORT, int(not post.responses), 0)
-        batch = [post for post in batch if post.responses]
-        titles += [post.title for post in batch]
-        texts += [post.prompt for post in batch]
-        rows = [
-            (f"wp{post.place:06d}", post.prompt, *response)
-            for post in batch
-            for response in post.responses
-        ]
-        columns = {name: [row[n] for row in rows] for n, name in enumerate(schema.names)}
-        tables.append(pa.table(columns, schema=schema))
-    if not texts:
-        raise CourseError(
-            f"No response of {Path(source).name} is left after cleaning: check the file and max_length."
-        )
-    frame = pa.concat_tables(tables).to_pandas()
-    test, family = split_posts(titles, texts, seed)
-    of_row = pd.factorize(frame["prompt_id"])[0]
-    frame["source"], frame["writer"], frame["split"] = (
-        "r/writingPrompts",
-        "",
-        np.where(test[of_row], "test", "train"),
-    )
-    size = np.bincount(of_row)
+        raise CourseError("The tokenizer has no chat template: set `tokenizer` to an instruct one.")
+    counts: Counts = {name: np.zeros(2, dtype=int) for name in ("read", *RULES)}
+    frame = _clean(source, counts)
+    drawn, fits = _draw(frame, tokenizer, max_length, prompts, seed)
+    kept = drawn & fits
+    if not kept.any():
+        raise CourseError(f"No response of {Path(source).name} is left: check it and max_length.")
+    ids = frame["prompt_id"]
+    counts["post not drawn"] += (ids[~drawn].nunique(), (~drawn).sum())
+    counts["response too long with its prompt"] += (0, (drawn & ~fits).sum())
+    without = ids[drawn].nunique() - ids[kept].nunique()
+    counts["post without response short enough"] += (without, 0)
+
+    frame = frame[kept].reset_index(drop=True)
+    posts = frame.drop_duplicates("prompt_id")
+    test, family = split_posts(posts["title"].tolist(), posts["prompt"].tolist(), seed)
+    in_test = test[frame["prompt_id"].factorize()[0]]
+    frame = frame.drop(columns="title").assign(source="r/writingPrompts", writer="")
+    frame["split"] = np.where(in_test, "test", "train")
     report = {
-        "source": Path(source).name if parquet_files(source) else str(source),
-        "settings": {"rules": VERSION, "max_length": max_length, "prompts": prompts, "seed": seed},
-        "read": counts.read,
-        "removed": counts.removed,
-        "left": [len(size), len(frame)],
-        "train": [int((~test).sum()), int(size[~test].sum())],
-        "test": [int(test.sum()), int(size[test].sum())],
-        "single": int((size == 1).sum()),
+        "source": Path(source).name if _parquet_files(source) else str(source),
+        "read": counts["read"].tolist(),
+        "removed": {rule: counts[rule].tolist() for rule in RULES},
+        "left": [len(posts), len(frame)],
+        "train": [int((~test).sum()), int((~in_test).sum())],
+        "test": [int(test.sum()), int(in_test.sum())],
+        "single": int((frame.groupby("prompt_id").size() == 1).sum()),
         "reposts": int((np.bincount(family)[family] > 1).sum()),
     }
     return frame, report
 
 
 def print_report(report: dict[str, Any]) -> None:
-    """Prints posts and responses that each rule removed, in order, and what is left, beside the paper's counts."""
-    lines = [("read", *report["read"], "")]
-    lines += [(f"- {rule}", *gone, "") for rule, gone in report["removed"].items()]
-    lines += [("left", *report["left"], f"{sum(PAPER.values()):,}")]
-    lines += [(f"  of which {side}", *report[side], f"{PAPER[side]:,}") for side in PAPER]
-    width = max(len(name) for name in (report["source"], *(line[0] for line in lines)))
+    """Prints what was read, what each rule removed, and what is left beside the paper's counts."""
+    rows = {"read": report["read"], **report["removed"]}
+    rows |= {side: report[side] for side in PAPER}
+    width = max(map(len, (report["source"], *rows)))
     print(f"{report['source']:{width}} {'posts':>9} {'responses':>11} {'paper':>9}")
-    for name, posts, responses, paper in lines:
-        print(f"{name:{width}} {posts:9,} {responses:11,} {paper:>9}".rstrip())
+    for name, (posts, responses) in rows.items():
+        paper = f"{PAPER[name]:9,}" if name in PAPER else ""
+        print(f"{name:{width}} {posts:9,} {responses:11,} {paper}".rstrip())
     print(
-        f"Posts with a single response: {report['single']:,}; that share title or prompt: {report['reposts']:,}."
-    )
-    print(
-        "paper: its count of prompt-response pairs from the whole data set, no target for a part of it."
+        f"Posts with a single response: {report['single']:,}; "
+        f"that share title or prompt: {report['reposts']:,}.\n"
+        "paper: its prompt-response pairs from the whole data set, no target for a part of it."
     )
 
 
 def _fingerprint(profile: Profile, tokenizer: Any) -> str:
-    """Of all that decides the result: source, rules, settings, and how the tokenizer counts."""
-    files = [
-        (path.name, path.stat().st_size, path.stat().st_mtime_ns)
-        for path in parquet_files(profile.data)
-    ]
-    probe = "Once, in the tide-wall: 42 doors... “Élodie?” 🙂 Старый дом, 老房子.\n\n\tHe'd know."
-    ids = tokenizer(probe, add_special_tokens=False)["input_ids"]
-    parts = [
-        files or str(profile.data),
-        VERSION,
-        profile.max_length,
-        profile.prompts,
-        profile.seed,
-        tokenizer.chat_template,
-        len(tokenizer),
-        ids,
-    ]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
-
-
-def _stored(table: Path, account: Path) -> tuple[pd.DataFrame, dict[str, Any]] | None:
-    """What an earlier call has stored; None where it is absent, broken off or damaged."""
-    import pandas as pd
-
-    try:
-        report = json.loads(account.read_text(encoding="utf-8"))
-        frame = pd.read_parquet(table)
-        return (frame, report) if report["left"][1] == len(frame) else None
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
-
-
-def prepare(profile: Profile, tokenizer: Any, folder: Path) -> pd.DataFrame:
-    """The frame of `load_writing_prompts` under the profile's settings, made once, then read from `folder`.
-
-    Two files hold it, each appearing in one step: writing_prompts-<fingerprint>.parquet and, when that is whole, the
-    report as .json. Another source, setting, tokenizer or version of the rules has another fingerprint; of several
-    processes one works and the others wait. The report is printed at every call (by the first process of a launch).
-
-    Raises:
-        CourseError: as `load_writing_prompts`, or the folder cannot be written.
-    """
-    from filelock import FileLock
-
-    stem = f"writing_prompts-{_fingerprint(profile, tokenizer)}"
-    table, account = folder / f"{stem}.parquet", folder / f"{stem}.json"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f"{stem}.lock"):
-            made = _stored(table, account)
-            if made is None:
-                made = load_writing_prompts(
-                    profile.data, tokenizer, profile.max_length, profile.prompts, profile.seed
-                )
-                made[0].to_parquet(folder / f"{stem}.part", index=False)
-                os.replace(folder / f"{stem}.part", table)
-                (folder / f"{stem}.part").write_text(
-                    json.dumps(made[1], indent=1), encoding="utf-8"
-                )
-                os.replace(folder / f"{stem}.part", account)
-    except OSError as error:
-        raise CourseError(
-            f"The stories cannot be stored in {folder} ({error.strerror or error}): free some gigabytes there, or "
-            "check your rights to it."
-        ) from None
-    if os.environ.get("RANK", "0") == "0":
-        print_report(made[1])
-    return made[0]
+    """A digest of all that decides the result, and of how the tokenizer counts."""
+    stats = [(path.name, path.stat()) for path in _parquet_files(profile.data)]
+    files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    settings = (VERSION, profile.max_length, profile.prompts, profile.seed)
+    ids = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
+    counting = (tokenizer.chat_template, len(tokenizer), ids)
+    return short_digest(files or str(profile.data), *settings, *counting)
 
 
 def stories_of(profile: Profile, tokenizer: Any, folder: Path) -> pd.DataFrame:
-    """The profile's stories: r/writingPrompts through `prepare`, everything else through `corpus.load_stories`.
+    """The profile's stories, by `load_stories` or, for r/writingPrompts, by `load_writing_prompts`.
 
-    Args:
-        profile: `data` names the stories.
-        tokenizer: the policy's; only r/writingPrompts needs it, to tell what is too long.
-        folder: where the prepared r/writingPrompts lies, or will.
+    r/writingPrompts is prepared once for a source, settings and tokenizer, then read from `folder`;
+    of several processes one works and the others wait. The first process of a launch prints the
+    report. Raises CourseError as those two, or where the folder cannot be written.
     """
-    if is_writing_prompts(profile.data):
-        return prepare(profile, tokenizer, folder)
-    return load_stories(profile.data)
+    import pandas as pd
+    from filelock import FileLock
+
+    if not is_writing_prompts(profile.data):
+        return load_stories(profile.data)
+    table = folder / f"writing_prompts-{_fingerprint(profile, tokenizer)}.parquet"
+    account = table.with_suffix(".json")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(table.with_suffix(".lock")):
+            if not (table.is_file() and account.is_file()):
+                frame, report = load_writing_prompts(
+                    profile.data, tokenizer, profile.max_length, profile.prompts, profile.seed
+                )
+                write_json(account, report)
+                with replacing(table) as part:
+                    frame.to_parquet(part, index=False)
+    except OSError as error:
+        raise CourseError(f"{folder} cannot be written ({error.strerror or error}).") from None
+    if os.environ.get("RANK", "0") == "0":
+        print_report(read_json(account))
+    return pd.read_parquet(table)

@@ -20,8 +20,9 @@ from ..corpus.writing_prompts import stories_of
 from ..models.policy import load_policy, load_tokenizer
 from ..models.sampling import sample_stories
 from ..models.scoring import token_kl
-from ..pairs import divpo_pairs, make_pairs, shuffled_weights
+from ..pairs import make_pairs, shuffled_weights
 from ..settings import CourseError, Profile, course_errors, weight_kinds, work_dir
+from .divpo import divpo_pairs
 from .orpo import train_orpo
 from .recipes import group_weights, response_weights, train_pairs, train_sft
 from .runs import adapter_digest, is_plain_adapter, process, short_digest

@@ -43,7 +43,7 @@ def train_orpo(
     """
     from datasets import Dataset
 
-    from ..orpo_trainer import DORPOTrainer, ORPOConfig
+    from ..trainers import DORPOTrainer, ORPOConfig
 
     pairs = seen_pairs(profile, pairs, weight)
     if open_run(folder, profile, arm):

@@ -71,7 +71,7 @@ def load(path: Path) -> None:
         return result
 
     timed("imports and tokenizer", lambda: tokenizer("warm"))
-    frame, report = timed("loading", lambda: load_writing_prompts(path, tokenizer, progress=False))
+    frame, report = timed("loading", lambda: load_writing_prompts(path, tokenizer))
     pairs = timed("pairs", lambda: make_pairs(frame[frame["split"] == "train"], min_gap=5))
     print_report(report)
     print(

@@ -1,42 +1,46 @@
-"""r/writingPrompts in: every rule against a slow re-count of awkward posts."""
+"""r/writingPrompts in: every rule against a slow count, the draw, and faulty sources."""
 
 from __future__ import annotations
 
 import json
+import re
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from awkward_posts import post, write_posts
+from awkward_posts import post, small_posts, write_posts
+from faults import refusal
 
-from ddpo_utils import load_stories, make_pairs
-from ddpo_utils.corpus.posts import RULES
-from ddpo_utils.corpus.writing_prompts import load_writing_prompts
+from ddpo_utils import load_stories
+from ddpo_utils.corpus import writing_prompts
+from ddpo_utils.corpus.writing_prompts import RULES, load_writing_prompts
+from ddpo_utils.settings import WRITING_PROMPTS
 
 pytest_plugins = ["posts_fixtures"]
+
+COLUMNS = ["prompt_id", "prompt", "text", "score"]
+HIDDEN = "\u200b\u200c\u200d\u2060\ufeff"
+MODERATORS = ("**welcome to the prompt!**", "submission has been removed", "**off-topic")
 
 
 def seen(text: str | None) -> str:
     """A text as the corpus should hold it, written without the package's patterns."""
     text = "\n".join("\n".join((text or "").split("\r\n")).split("\r")).strip()
     left = text.lower().replace("&#x200b;", "").replace("&nbsp;", "")
-    return (
-        text
-        if any(not c.isspace() and c not in "\u200b\u200c\u200d\u2060\ufeff" for c in left)
-        else ""
-    )
+    return text if any(not c.isspace() and c not in HIDDEN for c in left) else ""
 
 
-def taken_away(text: str) -> bool:
+def removed(text: str) -> bool:
     text = text.lower()
     inner = text[1:-1].strip() if text[:1] == "[" and text[-1:] == "]" else ""
     return inner in ("removed", "deleted") or inner.startswith(("removed by ", "deleted by "))
 
 
 def untagged(title: str) -> str:
-    return (
-        title[title.index("]") + 1 :].strip() if title.startswith("[") and "]" in title else title
-    )
+    tagged = title.startswith("[") and "]" in title
+    return title[title.index("]") + 1 :].strip() if tagged else title
 
 
 def tokens(tokenizer, prompt: str, text: str) -> int:
@@ -44,169 +48,204 @@ def tokens(tokenizer, prompt: str, text: str) -> int:
     return len(tokenizer.apply_chat_template(talk, tokenize=True)["input_ids"])
 
 
+def post_rule(row) -> int | None:
+    """Place in RULES of the rule that removes the whole post."""
+    texts, scores, title = row["comment_texts"], row["comment_scores"], seen(row["post_title"])
+    if None in (row["post_title"], texts, scores) or len(texts) != len(scores):
+        return 0
+    if any(map(removed, (title, seen(row["post_text"]), untagged(title)))):
+        return 1
+    return 2 if untagged(title) + seen(row["post_text"]) == "" else None
+
+
+def comment_rule(text: str, score: float | None, kept: dict[str, float]) -> int | None:
+    """Place in RULES of the rule that removes the comment."""
+    if any(mark in text.lower() for mark in MODERATORS):
+        return 3
+    cases = (removed(text), not text, score is None, text in kept)
+    return 4 + cases.index(True) if any(cases) else None
+
+
 def recount(rows, tokenizer, max_length):
-    """Posts and responses that each rule should remove, one comment at a time, and the responses left."""
-    gone, kept = {rule: [0, 0] for rule in range(len(RULES))}, []
+    """[posts, responses] that each rule should remove, and the rows of the corpus that are left."""
+    gone, left = np.zeros((len(RULES), 2), dtype=int), []
     for place, row in enumerate(rows):
-        texts, scores = row["comment_texts"], row["comment_scores"]
-        title, body = seen(row["post_title"]), seen(row["post_text"])
-        prompt = (untagged(title) + "\n" + body).strip()
-        whole = None
-        if (
-            row["post_title"] is None
-            or texts is None
-            or scores is None
-            or len(texts) != len(scores)
-        ):
-            whole = 0
-        elif taken_away(title) or taken_away(body) or taken_away(untagged(title)):
-            whole = 1
-        elif prompt == "":
-            whole = 2
-        if whole is not None:
-            gone[whole][0] += 1
-            gone[whole][1] += 0 if texts is None else len(texts)
+        rule = post_rule(row)
+        if rule is not None:
+            gone[rule] += (1, len(row["comment_texts"] or []))
             continue
-        fit, best = [], {}
-        for text, score in zip(map(seen, texts), scores, strict=True):
-            low = text.lower()
-            if (
-                "**welcome to the prompt!**" in low
-                or "submission has been removed" in low
-                or "**off-topic" in low
-            ):
-                gone[3][1] += 1
-            elif taken_away(text):
-                gone[4][1] += 1
-            elif not text:
-                gone[5][1] += 1
-            elif score is None:
-                gone[6][1] += 1
-            elif text in best:
-                gone[7][1] += 1
-                best[text] = max(best[text], score)
-            else:
-                best[text] = score
-                fit.append(text)
-        short = [text for text in fit if tokens(tokenizer, prompt, text) <= max_length]
-        gone[10][1] += len(fit) - len(short)
+        prompt = (untagged(seen(row["post_title"])) + "\n" + seen(row["post_text"])).strip()
+        kept: dict[str, float] = {}
+        for text, score in zip(map(seen, row["comment_texts"]), row["comment_scores"], strict=True):
+            rule = comment_rule(text, score, kept)
+            if rule is not None:
+                gone[rule, 1] += 1
+            if rule in (None, 7):
+                kept[text] = max(score, kept.get(text, score))
+        short = [text for text in kept if tokens(tokenizer, prompt, text) <= max_length]
+        gone[10, 1] += len(kept) - len(short)
         if not short:
-            gone[11 if fit else 8][0] += 1
-        kept += [(f"wp{place:06d}", prompt, text, float(best[text])) for text in short]
-    return {RULES[number]: pair for number, pair in gone.items()}, kept
+            gone[11 if kept else 8, 0] += 1
+        left += [[f"wp{place:06d}", prompt, text, float(kept[text])] for text in short]
+    return dict(zip(RULES, gone.tolist(), strict=True)), left
 
 
 @pytest.mark.parametrize("max_length", [2048, 150])
 def test_every_rule_removes_what_a_slow_count_says(awkward, tokenizer, max_length):
-    frame, report = load_writing_prompts(str(awkward), tokenizer, max_length, progress=False)
+    frame, report = load_writing_prompts(str(awkward), tokenizer, max_length)
     rows = pq.read_table(awkward).to_pylist()
-    removed, kept = recount(rows, tokenizer, max_length)
-    assert report["removed"] == removed
-    assert (
-        list(frame[["prompt_id", "prompt", "text", "score"]].itertuples(index=False, name=None))
-        == kept
-    )
-    unused = {rule for rule, pair in removed.items() if pair == [0, 0]}
+    gone, left = recount(rows, tokenizer, max_length)
+    assert report["removed"] == gone and frame[COLUMNS].values.tolist() == left
+    unused = {rule for rule, pair in gone.items() if pair == [0, 0]}
     assert unused == {"post not drawn"}  # every other rule has something to do in this file
     assert report["read"] == [len(rows), sum(len(row["comment_texts"] or []) for row in rows)]
-    for n in (0, 1):
-        assert report["read"][n] - sum(pair[n] for pair in removed.values()) == report["left"][n]
-        assert report["train"][n] + report["test"][n] == report["left"][n]
+    taken = np.sum(list(gone.values()), axis=0)
+    assert (report["read"] - taken == report["left"]).all()
     assert report["left"] == [frame["prompt_id"].nunique(), len(frame)]
-    sizes = frame.groupby("prompt_id").size()
-    assert report["single"] == (sizes == 1).sum() > 0
-    for side in ("train", "test"):
-        part = frame[frame["split"] == side]
+    assert report["single"] == (frame.groupby("prompt_id").size() == 1).sum() > 0
+    for side, part in frame.groupby("split"):
         assert report[side] == [part["prompt_id"].nunique(), len(part)]
-    json.dumps(report)
-
-
-def test_the_frame_is_a_corpus(loaded):
-    frame, report = loaded
-    assert frame.columns.tolist() == [
-        "prompt_id",
-        "prompt",
-        "text",
-        "score",
-        "source",
-        "writer",
-        "split",
-    ]
-    assert frame["score"].dtype == float and frame["score"].min() < 0
-    assert set(frame["source"]) == {"r/writingPrompts"} and set(frame["writer"]) == {""}
-    pd.testing.assert_frame_equal(load_stories(frame), frame)
-    assert (
-        not frame.duplicated(["prompt_id", "text"]).any()
-        and not frame["text"].str.contains("\r").any()
-    )
     assert report["test"][0] == round(report["left"][0] / 10)
+    assert json.loads(json.dumps(report)) == report
+    pd.testing.assert_frame_equal(load_stories(frame), frame)
 
 
-@pytest.mark.parametrize(
-    ("start", "prompt"),
-    [
-        ("The lamp", "The lamp answers back."),
-        ("[WP] Two tags", "[WP] Two tags stand before this one."),
-        ("No tag", "No tag at all, and an [unnamed] island in the middle"),
-        ("[WP is", "[WP is never closed, so it stays"),
-        ("The title was", "The title was only a tag; the prompt is down here."),
-        ("Null where", "Null where the text should be"),
-        ("Spaces", "Spaces on every side\nWrite it backwards."),
-        ("Title on", "Title on\ntwo lines\nand text\n\nfrom Windows"),
-        ("Only the times", "Only the times are short, and nobody reads them"),
-        ("月", "月の上の古い図書館 🌕📚\nЛюбой жанр, пожалуйста."),
-    ],
-)
-def test_prompts_are_made_of_title_and_text(loaded, start, prompt):
-    found = loaded[0].loc[loaded[0]["prompt"].str.startswith(start), "prompt"].unique().tolist()
-    assert found == [prompt]
-
-
-def responses_of(frame, start):
-    return frame[frame["prompt"].str.startswith(start)].set_index("text")["score"]
-
-
-def test_a_comment_posted_twice_is_one_response_with_its_best_votes(loaded):
-    votes = responses_of(loaded[0], "Somebody pressed").tolist()
-    assert votes == [30, -2, 7, 0]  # in the order of the first copies
-    # under another post the same text is another response, with its own votes
-    twice = responses_of(loaded[0], "Somebody pressed").index[0]
-    assert sorted(loaded[0].loc[loaded[0]["text"] == twice, "score"]) == [2, 30]
-
-
-def test_scripts_and_emoji_come_through(loaded):
-    texts = responses_of(loaded[0], "月").index.tolist()
-    assert texts[0].startswith("👩‍🚀 writes: «Дверь") and texts[3] == "🙂🙃🙂"
-    assert texts[4] == "Ěščřž — naïve façade, 𝔣𝔯𝔞𝔨𝔱𝔲𝔯, e\u0301 and é."
-    told = responses_of(loaded[0], "Comments were removed").index.tolist()
-    assert len(told) == 3 and "[removed]" in told[-1]
+def test_special_posts_are_read_as_they_should(loaded):
+    by_prompt = dict(list(loaded[0].groupby("prompt")))
+    for prompt in (
+        "[WP] Two tags stand before this one.",
+        "The title was only a tag; the prompt is down here.",
+        "Spaces on every side\nWrite it backwards.",
+        "Title on\ntwo lines\nand text\n\nfrom Windows",
+    ):
+        assert prompt in by_prompt
+    twice = by_prompt["Somebody pressed the button twice"]
+    assert twice["score"].tolist() == [30, -2, 7, 0]  # in the order of the first copies
+    script = by_prompt["月の上の古い図書館 🌕📚\nЛюбой жанр, пожалуйста."]["text"].tolist()
+    assert script[3:] == ["🙂🙃🙂", "Ěščřž — naïve façade, 𝔣𝔯𝔞𝔨𝔱𝔲𝔯, e\u0301 and é."]
+    assert set(loaded[0]["source"]) == {"r/writingPrompts"} and set(loaded[0]["writer"]) == {""}
 
 
 @pytest.mark.parametrize("over", [0, 1])
 def test_the_length_is_exact_and_bos_is_counted_once(tmp_path, tokenizer, over):
-    source = write_posts(
-        tmp_path / "p.parquet",
-        [post("[WP] A", "", ["one bell", "one bell rang, and rang"], [1, 2])],
-    )
-    sizes = [tokens(tokenizer, "A", text) for text in ("one bell", "one bell rang, and rang")]
-    tokenizer(
-        "x " * 50, truncation=True, max_length=5
-    )  # what an earlier caller asked for stays out of it
-    frame, report = load_writing_prompts(source, tokenizer, max(sizes) - over, progress=False)
-    assert len(frame) == 2 - over and report["removed"]["response too long with its prompt"] == [
-        0,
-        over,
-    ]
+    texts = ["one bell", "one bell rang, and rang"]
+    source = write_posts(tmp_path / "p.parquet", [post("[WP] A", "", texts, [1, 2])])
+    longest = max(tokens(tokenizer, "A", text) for text in texts)
+    tokenizer("x " * 50, truncation=True, max_length=5)  # an earlier caller's settings do not stay
+    frame, report = load_writing_prompts(source, tokenizer, longest - over)
+    assert len(frame) == 2 - over
+    assert report["removed"]["response too long with its prompt"] == [0, over]
 
 
-def test_pairs_from_votes(loaded):
-    frame, _ = loaded
-    pairs = make_pairs(frame, min_gap=5)
-    used = [*pairs["chosen_row"], *pairs["rejected_row"]]
-    assert len(used) == len(set(used)) and (pairs["gap"] > 0).all()
-    by_prompt = pairs.groupby("prompt")["gap"]
-    for start, number in (("All tied", 0), ("A lonely", 0), ("All below zero", 2)):
-        assert sum(prompt.startswith(start) for prompt in pairs["prompt"]) == number
-    assert len(by_prompt.get_group("A thousand answers")) >= 490
-    sides = frame.set_index("prompt_id")["split"].groupby(level=0).nunique()
-    assert (sides == 1).all()
+@pytest.mark.parametrize("max_length", [2048, 150])
+def test_a_draw_keeps_as_many_posts_as_asked_for(awkward, tokenizer, max_length, monkeypatch):
+    monkeypatch.setattr(writing_prompts, "BATCH", 7)
+    whole, full = load_writing_prompts(awkward, tokenizer, max_length)
+    drawn = {}
+    for number in (1, 4, 10, full["left"][0], 1000):
+        frame, report = load_writing_prompts(awkward, tokenizer, max_length, prompts=number)
+        drawn[number] = set(frame["prompt_id"])
+        assert report["left"][0] == len(drawn[number]) == min(number, full["left"][0])
+        taken = np.sum(list(report["removed"].values()), axis=0)
+        assert (report["read"] - taken == report["left"]).all()
+        expected = whole.loc[whole["prompt_id"].isin(drawn[number]), COLUMNS]
+        pd.testing.assert_frame_equal(frame[COLUMNS], expected.reset_index(drop=True))
+    assert drawn[1] < drawn[4] < drawn[10] < drawn[1000] == set(whole["prompt_id"])
+    other, _ = load_writing_prompts(awkward, tokenizer, max_length, prompts=10, seed=1)
+    assert set(other["prompt_id"]) != drawn[10]
+
+
+def test_every_post_is_drawn_equally_often_and_few_are_tokenised(monkeypatch):
+    tokenised = []
+
+    def count(stories, tokenizer):
+        tokenised.append(len(stories))
+        return np.ones(len(stories))
+
+    monkeypatch.setattr(writing_prompts, "_token_counts", count)
+    monkeypatch.setattr(writing_prompts, "BATCH", 3)
+    stories = pd.DataFrame({"prompt_id": np.repeat(np.arange(20), 2)})
+    draws = [writing_prompts._draw(stories, None, 9, 5, seed)[0][::2] for seed in range(2000)]
+    assert (np.sum(draws, axis=1) == 5).all() and sum(tokenised) == 12 * 2000
+    hits = np.sum(draws, axis=0)
+    assert ((hits > 400) & (hits < 600)).all()  # 500 expected, standard deviation 19
+
+
+@pytest.mark.parametrize("size", [1, 30])
+def test_batches_files_and_the_hub_do_not_matter(
+    awkward, loaded, tokenizer, tmp_path, monkeypatch, size
+):
+    import datasets
+
+    rows, load = pq.read_table(awkward), datasets.load_dataset
+    (tmp_path / "data [1]").mkdir()
+    for number, start in enumerate(range(0, len(rows), 50)):
+        pq.write_table(rows.slice(start, 50), tmp_path / "data [1]" / f"train-{number:05d}.parquet")
+
+    def from_hub(name, split, **options):
+        files = options.get("data_files", str(awkward))
+        assert options or name == WRITING_PROMPTS
+        options = {"cache_dir": str(tmp_path / "cache"), **options, "data_files": files}
+        return load("parquet", split=split, **options)
+
+    monkeypatch.setattr(datasets, "load_dataset", from_hub)  # only the network is replaced
+    monkeypatch.setattr(writing_prompts, "BATCH", size)
+    for source in (tmp_path / "data [1]", WRITING_PROMPTS):
+        frame, report = load_writing_prompts(source, tokenizer)
+        pd.testing.assert_frame_equal(frame, loaded[0])
+        assert {**report, "source": ""} == {**loaded[1], "source": ""}
+
+
+def test_large_types_and_a_column_of_nulls_are_read(tmp_path, tokenizer):
+    columns = {
+        "post_title": pa.array(["[WP] A"], pa.large_string()),
+        "post_text": pa.nulls(1),
+        "comment_texts": pa.array([["one", "two"]], pa.large_list(pa.large_string())),
+        "comment_scores": pa.array([[1.0, float("nan")]], pa.list_(pa.float32())),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "p.parquet")
+    frame, report = load_writing_prompts(tmp_path / "p.parquet", tokenizer)
+    assert frame["text"].tolist() == ["one"]
+    assert report["removed"]["comment without votes"] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("post_title", None),
+        ("post_text", None),
+        ("comment_texts", None),
+        ("comment_scores", None),
+        ("post_title", [1, 2]),
+        ("comment_texts", [[1] * 6, [2] * 6]),
+        ("comment_scores", [["1"] * 6, ["2"] * 6]),
+        ("comment_scores", [3, 4]),
+    ],
+)
+@pytest.mark.parametrize("second", [False, True])
+def test_a_wrong_schema_is_refused(tmp_path, tokenizer, column, values, second):
+    table = pq.read_table(small_posts(tmp_path / "a.parquet", posts=2))
+    table = table.remove_column(table.column_names.index(column))
+    if values is not None:
+        table = table.append_column(column, pa.array(values))
+    pq.write_table(table, tmp_path / "p.parquet")
+    source = tmp_path if second else tmp_path / "p.parquet"
+    message = refusal(load_writing_prompts, source, tokenizer)
+    assert str(source) in message and (column in message) == (values is None)
+
+
+def test_sources_that_cannot_be_read_are_named(tmp_path, tokenizer, tiny):
+    whole = small_posts(tmp_path / "whole.parquet").read_bytes()
+    damaged = bytearray(whole)
+    damaged[20:400] = bytes(380)
+    gone = write_posts(tmp_path / "gone.parquet", [post("[WP] A", "", ["[removed]"], [1])])
+    contents = {"text": b"no parquet", "cut": whole[: len(whole) // 2], "damaged": damaged}
+    for name, content in contents.items():
+        (tmp_path / f"{name}.parquet").write_bytes(content)
+    (tmp_path / "empty").mkdir()
+    for name in (*(f"{name}.parquet" for name in contents), "none.parquet", "empty", gone.name):
+        assert name in refusal(load_writing_prompts, tmp_path / name, tokenizer)
+    assert "network" in refusal(load_writing_prompts, WRITING_PROMPTS, tokenizer)
+    bare = tiny[1]
+    bare.chat_template = None
+    assert re.search("chat template", refusal(load_writing_prompts, gone, bare))

@@ -8,7 +8,7 @@ import pytest
 
 from ddpo_utils import diversity, load_encoder, load_stories
 from ddpo_utils.corpus.stories import decisions
-from ddpo_utils.corpus.text import first_words, prompt_overlap, repeat_share, words
+from ddpo_utils.corpus.text import first_words
 from ddpo_utils.evaluation.usability import (
     all_prompts,
     check_stories,
@@ -18,45 +18,6 @@ from ddpo_utils.evaluation.usability import (
     reward_pairs,
     reward_splits,
 )
-
-
-def test_words_are_words():
-    assert words("Don't stop—the LIGHT, 3 times. It’s over_there!") == [
-        "don't",
-        "stop",
-        "the",
-        "light",
-        "3",
-        "times",
-        "it’s",
-        "over",
-        "there",
-    ]
-    assert words("🙂 ...") == []
-
-
-def test_texts_are_cut_after_whole_words():
-    assert first_words("One, two; three. Four!", 3) == "One, two; three"
-    assert first_words("One, two!", 2) == first_words("One, two!", 9) == "One, two!"
-    assert first_words("", 3) == ""
-    assert len(words(first_words(load_stories()["text"].iloc[0]))) == 25
-
-
-def test_repetition_by_hand():
-    assert repeat_share("a b c d e") == 0
-    assert repeat_share("a b c d a b c d") == pytest.approx(
-        1 / 5
-    )  # five 4-word runs, one seen before
-    assert repeat_share("no no no no no no") == pytest.approx(2 / 3)
-    assert repeat_share("too short") == repeat_share("") == 0
-    assert repeat_share("A b, c. D a B c d") == pytest.approx(
-        1 / 5
-    )  # case and points do not matter
-
-
-def test_overlap_with_the_prompt_by_hand():
-    assert prompt_overlap("The light of the sea", "the sea") == pytest.approx(3 / 5)
-    assert prompt_overlap("", "the sea") == 0 and prompt_overlap("the sea", "The sea!") == 1
 
 
 def test_ranks_of_the_own_prompt_by_hand():

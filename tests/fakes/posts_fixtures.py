@@ -32,4 +32,4 @@ def awkward(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def loaded(awkward, tokenizer):
-    return load_writing_prompts(awkward, tokenizer, progress=False)
+    return load_writing_prompts(awkward, tokenizer)

@@ -1,4 +1,4 @@
-"""What the tests of DDPOTrainer share: pairs, trainers of either class, a loss with its gradients, a spy."""
+"""What the trainers' tests share: pairs, trainers of any class, a loss with its gradients."""
 
 from __future__ import annotations
 
@@ -11,25 +11,10 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel, PromptTuningConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import DPOConfig
+from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
-from ddpo_utils.trainers import DDPOTrainer
-
-WORDS = [
-    "the",
-    "light",
-    "answers",
-    "someone",
-    "far",
-    "at",
-    "sea",
-    "and",
-    "nobody",
-    "remembers",
-    "why",
-    "every",
-]
-
-SETTINGS = {  # of a trainer whose every number is looked at
+WORDS = ["the", "light", "answers", "someone", "far", "at", "sea", "nobody", "remembers"]
+SETTINGS = {
     "per_device_train_batch_size": 8,
     "per_device_eval_batch_size": 8,
     "max_length": 64,
@@ -46,38 +31,39 @@ SETTINGS = {  # of a trainer whose every number is looked at
 WEIGHTS = [0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 7.0]  # of eight pairs
 FAULTY_WEIGHTS = [
     (None, "no column 'weight'"),
-    ([1.0, -0.5, 1.0], r"weight of pair 1 is -0\.5"),
-    ([1.0, 1.0, float("nan")], "weight of pair 2 is nan"),
-    ([float("inf"), 1.0, 1.0], "weight of pair 0 is inf"),
-    ([1.0, None, 1.0], "weight of pair 1 is None"),
-    (["1", "1", "1"], "weight of pair 0 is '1'"),
-    ([[1.0], [1.0], [1.0]], r"weight of pair 0 is \[1\.0\]"),
+    ([1.0, -0.5, 1.0], r"pair 1 is -0\.5"),
+    ([1.0, 1.0, float("nan")], "pair 2 is nan"),
+    ([1.0, None, 1.0], "pair 1 is None"),
+    (["1", "1", "1"], "pair 0 is '1'"),
 ]
+SETUPS = ["fresh adapter", "re-trained adapter", "full model", "virtual tokens"]
+LORA = LoraConfig(r=2, lora_alpha=4, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
 class Gradients(TrainerCallback):
+    """The gradients before the first step."""
+
     def __init__(self) -> None:
         self.first: dict[str, torch.Tensor] = {}
 
     def on_pre_optimizer_step(
         self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any
     ) -> None:
-        if not self.first:
-            self.first = {
-                n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None
-            }
+        self.first = self.first or gradients_of(model)
 
 
-def make_pairs(n: int = 8, weights: list[Any] | float | None = 1.0, chat: bool = False) -> Dataset:
-    """Pairs of unequal lengths, each with a text of its own."""
+def gradients_of(model: Any) -> dict[str, torch.Tensor]:
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
-    def text(role: str, i: int, words: int) -> Any:
-        content = " ".join(WORDS[(i + j) % len(WORDS)] for j in range(words)) + f" {i}"
-        return (
-            [{"role": role, "content": content}]
-            if chat
-            else ("" if role == "user" else " ") + content
-        )
+
+def preference_data(n: int = 8, weights: Any = 1.0, chat: bool = False) -> Dataset:
+    """Pairs of unequal lengths and different texts; `weights` is a list, one number or None."""
+
+    def text(role: str, i: int, length: int) -> Any:
+        content = " ".join(WORDS[(i + j) % len(WORDS)] for j in range(length)) + f" {i}"
+        if chat:
+            return [{"role": role, "content": content}]
+        return content if role == "user" else f" {content}"
 
     columns: dict[str, list[Any]] = {
         "prompt": [text("user", i, 3 + i % 3) for i in range(n)],
@@ -89,52 +75,42 @@ def make_pairs(n: int = 8, weights: list[Any] | float | None = 1.0, chat: bool =
     return Dataset.from_dict(columns)
 
 
-SETUPS = ["fresh adapter", "re-trained adapter", "full model", "virtual tokens"]
-
-
 def maker(tiny_folder: Path, adapter_folder: Path, tmp_path: Path) -> Callable[..., Any]:
-    """Makes a trainer of either class over the tiny model, its policy moved away from the reference."""
+    """Makes a trainer over the tiny model, its policy moved away from the reference."""
 
     def build(
-        cls: type,
-        data: Any,
-        setup: str = "fresh adapter",
-        move: bool = True,
-        spy: Any = None,
-        **options: Any,
-    ):
+        cls: type, data: Any, setup: str = "fresh adapter", spy: Any = None, **options: Any
+    ) -> Any:
         torch.manual_seed(7)
-        load = lambda: AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
-        model, more = (
-            load(),
-            {k: options.pop(k) for k in ("eval_dataset", "callbacks", "ref_model") if k in options},
-        )
-        if spy is not None:
-            model.register_forward_pre_hook(spy, with_kwargs=True)
+        named = ("eval_dataset", "callbacks", "compute_metrics")
+        parts = {name: options.pop(name) for name in named if name in options}
+        models = [AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)]
+        orpo = issubclass(cls, ORPOTrainer)
         if setup == "fresh adapter":
-            more["peft_config"] = LoraConfig(
-                r=2, lora_alpha=4, target_modules="all-linear", task_type="CAUSAL_LM"
-            )
+            parts["peft_config"] = LORA
         elif setup == "virtual tokens":
-            more["peft_config"] = PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
-        elif setup == "re-trained adapter":
-            model = PeftModel.from_pretrained(model, str(adapter_folder), is_trainable=True)
-        elif not options.get("precompute_ref_log_probs"):
-            more["ref_model"] = load()
+            parts["peft_config"] = PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
+        elif setup == "full model" and not orpo and not options.get("precompute_ref_log_probs"):
+            models.append(AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32))
+            parts["ref_model"] = models[1]
+        for model in models:
             if spy is not None:
-                more["ref_model"].register_forward_pre_hook(spy, with_kwargs=True)
+                model.register_forward_pre_hook(spy, with_kwargs=True)
+        policy = models[0]
+        if setup == "re-trained adapter":
+            policy = PeftModel.from_pretrained(policy, str(adapter_folder), is_trainable=True)
+        config = ORPOConfig if orpo else DPOConfig
         trainer = cls(
-            model=model,
-            args=DPOConfig(output_dir=str(tmp_path / "out"), **SETTINGS | options),
+            model=policy,
+            args=config(output_dir=str(tmp_path / "out"), **SETTINGS | options),
             train_dataset=data,
             processing_class=AutoTokenizer.from_pretrained(tiny_folder),
-            **more,
+            **parts,
         )
-        if move:
-            noise = torch.Generator().manual_seed(11)
-            for parameter in trainer.model.parameters():
-                if parameter.requires_grad:
-                    parameter.data += 0.05 * torch.randn(parameter.shape, generator=noise)
+        noise = torch.Generator().manual_seed(11)
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:
+                parameter.data += 0.05 * torch.randn(parameter.shape, generator=noise)
         return trainer
 
     return build
@@ -146,33 +122,15 @@ def loss_and_gradients(trainer: Any) -> tuple[float, dict[str, torch.Tensor]]:
     batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
     loss = trainer.compute_loss(trainer.model, batch)
     loss.backward()
-    return loss.item(), {
-        n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None
-    }
+    return loss.item(), gradients_of(trainer.model)
 
 
 def assert_close(
     a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], scale: float = 1.0
 ) -> None:
+    """Equal gradients, to float32's rounding of each matrix's largest entry."""
     assert a.keys() == b.keys() and a
     assert max(g.abs().max().item() for g in b.values()) > 1e-4, "no gradient to compare"
-    for name in a:  # float tolerance: of the matrix's largest entry, since small ones are differences of large ones
-        within = 1e-5 * scale * b[name].abs().max().item() + 1e-9
-        assert torch.allclose(a[name], scale * b[name], rtol=0, atol=within), name
-
-
-class Spy(DDPOTrainer):
-    """Keeps what each call of the loss saw: the chosen side's tokens and the weight, pair by pair."""
-
-    def _compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False
-    ) -> Any:
-        half = len(inputs["input_ids"]) // 2
-        for ids, mask, w in zip(
-            inputs["input_ids"], inputs["attention_mask"][:half], inputs["weight"], strict=False
-        ):
-            self.seen = [
-                *getattr(self, "seen", []),
-                (tuple(ids[mask.bool()].tolist()), round(w.item(), 4)),
-            ]
-        return super()._compute_loss(model, inputs, return_outputs)
+    for name in a:
+        tolerance = 1e-5 * scale * b[name].abs().max().item() + 1e-8
+        assert torch.allclose(a[name], scale * b[name], rtol=0, atol=tolerance), name

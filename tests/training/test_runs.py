@@ -162,7 +162,7 @@ def test_where_an_nll_is_added_the_parts_of_a_batch_count(arm: str, tmp_path: Pa
         (b"profile: smoke\nsettings: {1: 2}", "TypeError"),
         (b"profile: huge\nsettings: {}", "no profile 'huge'"),
         (b"profile: smoke\nsettings: {speed: 3}", "no setting 'speed'"),
-        (b"profile: smoke\nsettings: {steps: many}", "steps is a whole number"),
+        (b"profile: smoke\nsettings: {steps: many}", "steps cannot be 'many'"),
         (
             b"compute_environment: LOCAL_MACHINE\nnum_processes: 2",
             "KeyError",

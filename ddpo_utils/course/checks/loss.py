@@ -31,9 +31,8 @@ def loss_of_a_pair(answer: Learner) -> str:
         f"For the two responses worked out above your loss is {paper:.3f}: go through steps 1 to 3 one by one.",
     )
     for case in ((0.3, 0.02, 0.1, 0.05, 0.5), (0.01, 0.2, 0.3, 0.1, 0.1)):
-        right = pair_losses(
-            *(torch.tensor(p, dtype=torch.float64).log() for p in case[:4]), case[4]
-        ).item()
+        logps = torch.tensor(case[:4], dtype=torch.float64).log()
+        right = pair_losses(logps[0] - logps[2], logps[1] - logps[3], case[4]).item()
         need(
             near(numbers(answer(*case)), right),
             f"With beta 1 your loss is right, with beta {case[4]} it is not: beta multiplies the whole margin, and "
@@ -94,7 +93,7 @@ def ddpo_by_hand(answer: Learner) -> str:
     generator = torch.Generator().manual_seed(0)
     logps = [20 * torch.randn(6, generator=generator, dtype=torch.float64) - 100 for _ in range(4)]
     ones, beta = torch.ones(6, dtype=torch.float64), 0.1
-    pairs = pair_losses(*logps, beta)
+    pairs = pair_losses(logps[0] - logps[2], logps[1] - logps[3], beta)
     dpo = float(pairs.mean())
     one = numbers(answer(*logps, ones, beta))
     need(

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from faults import sentence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddpo_utils import CourseError, deviation_weights, divpo_pairs, load_stories, make_pairs
+from ddpo_utils import deviation_weights, divpo_pairs, load_stories, make_pairs
 
 
 def corpus(scores: dict[str, list[float]]) -> pd.DataFrame:
@@ -141,17 +140,16 @@ def test_deviation_is_that_within_the_good_ones_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stories", "says"),
+    "stories",
     [
-        (corpus({"a": [1.0, float("nan")]}), "has no score"),
-        (corpus({"a": [1, 1, 1], "b": [2]}), "No preference pair can be made"),
-        (pd.concat([corpus({"a": [1, 2]})] * 2), "index repeats"),
+        corpus({"a": [1.0, float("nan")]}),
+        corpus({"a": [1, 1, 1], "b": [2]}),
+        pd.concat([corpus({"a": [1, 2]})] * 2),
     ],
 )
-def test_stories_without_pairs_are_refused(stories: pd.DataFrame, says: str) -> None:
-    with pytest.raises(CourseError) as caught:
+def test_stories_without_pairs_are_refused(stories: pd.DataFrame) -> None:
+    with pytest.raises(ValueError, match="score|pair|index"):
         divpo_pairs(stories, none)
-    assert says in sentence(caught)
 
 
 def test_the_bundled_stories_leave_two_thirds_unused() -> None:

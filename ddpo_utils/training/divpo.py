@@ -1,0 +1,67 @@
+"""DivPO's pairs, a rival of the weights: deviation chooses pairs, which plain DPO is trained on.
+
+Source: Lanchantin et al., arXiv 2501.18101, in the form that arXiv 2503.17126 compares with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..pairs import pair_frame, prompt_positions
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["divpo_pairs"]
+
+# of a prompt's responses on each side this share, and at least so many; pairs of a prompt at most
+SHARE, MIN_RESPONSES, MAX_PAIRS = 0.25, 2, 2
+
+
+def divpo_pairs(
+    stories: pd.DataFrame, deviation: Callable[[pd.DataFrame, np.ndarray], Any], seed: int = 42
+) -> tuple[pd.DataFrame, int]:
+    """DivPO's pairs, and the number of responses that are in no pair.
+
+    Of a prompt's K responses the n = max(2, K/4) best are good and the n worst are bad. The most
+    deviant good response is paired with the least deviant bad one, then the next; two pairs at
+    most. With n = 2 deviation decides nothing: two responses are equally far from each other.
+
+    Args:
+        stories: scored responses; the index must be unique.
+        deviation: maps rows of `stories` and their groups (N,), one for each side of each prompt,
+            to (N,) deviations within the groups, such as `deviation_weights` of the embeddings.
+        seed: decides which of several equal scores count as the better ones.
+
+    Raises:
+        ValueError: as `make_pairs`.
+    """
+    rng = np.random.default_rng(seed)
+    scores = stories["score"].to_numpy(dtype=float)
+    sides = []  # the good and the bad responses of each prompt, one after the other
+    for positions in prompt_positions(stories):
+        k = len(positions)
+        n = min(max(MIN_RESPONSES, int(SHARE * k)), k // 2)
+        order = rng.permutation(positions)
+        order = order[np.argsort(-scores[order], kind="stable")]
+        if n and scores[order[0]] > scores[order[-1]]:
+            sides += [order[:n], order[::-1][:n]]
+    lengths = [len(side) for side in sides]
+    pairs: list[tuple[int, int]] = []
+    if sides:
+        rows = stories.iloc[np.concatenate(sides)]
+        values = np.asarray(deviation(rows, np.repeat(np.arange(len(sides)), lengths)), dtype=float)
+        by_side = np.split(values, np.cumsum(lengths)[:-1])
+        for good, bad in zip(range(0, len(sides), 2), range(1, len(sides), 2), strict=True):
+            free = sides[bad][np.argsort(by_side[bad], kind="stable")].tolist()
+            best = sides[good][np.argsort(-by_side[good], kind="stable")].tolist()
+            most = len(pairs) + MAX_PAIRS
+            for i in best:
+                partners = [j for j in free if scores[j] < scores[i]]
+                if partners and len(pairs) < most:
+                    free.remove(partners[0])
+                    pairs.append((i, partners[0]))
+    return pair_frame(stories, pairs), len(stories) - 2 * len(pairs)
