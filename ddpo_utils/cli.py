@@ -50,7 +50,7 @@ def _parser() -> Parser:
                 f"{name}: {getattr(PROFILES[name], field.name)}" for name in ("laptop", "8b")
             )
             flag, kind = f"--{field.name.replace('_', '-')}", field.type.split(" ")[0].upper()
-            group.add_argument(flag, metavar=kind, help=f"{field.metadata['says']} ({values})")
+            group.add_argument(flag, metavar=kind, help=f"{field.metadata['description']} ({values})")
 
     one = commands.add_parser(
         "run", parents=[profile], help="run the notebooks; results go to build/<profile>"

@@ -224,7 +224,7 @@ def test_help_says_what_each_setting_is_and_its_values(
             value = getattr(PROFILES["8b"], field.name)
             assert f"--{field.name.replace('_', '-')} " in text
             assert (
-                f"{field.metadata['says']} (laptop: {getattr(PROFILES['laptop'], field.name)}, 8b: {value})"
+                f"{field.metadata['description']} (laptop: {getattr(PROFILES['laptop'], field.name)}, 8b: {value})"
                 in text
             )
 
