@@ -114,9 +114,9 @@ def _set_scores(frame: pd.DataFrame, name: str) -> None:
         frame["score"] = scores
 
 
-def load_prompts(name: str = "test_prompts.jsonl") -> pd.DataFrame:
+def load_prompts() -> pd.DataFrame:
     """The 40 further prompts without stories (prompt_id, prompt, split), for tests that sample."""
-    return _read(data_dir() / name)[0]
+    return _read(data_dir() / "test_prompts.jsonl")[0]
 
 
 def decisions() -> dict[str, Any]:

@@ -26,14 +26,7 @@ from .text import as_messages
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "RULES",
-    "load_writing_prompts",
-    "print_report",
-    "read_batches",
-    "split_posts",
-    "stories_of",
-]
+__all__ = ["RULES", "load_writing_prompts", "print_report", "split_posts", "stories_of"]
 
 VERSION = 2  # of rules and draw: raise it with any change to them, and stored results are made anew
 RULES = (  # in the order in which they apply: a comment is counted under the first that removes it
@@ -73,7 +66,7 @@ def _parquet_files(source: str | Path) -> list[Path]:
     return [file for file in files if file.is_file()]
 
 
-def read_batches(source: str | Path) -> Iterator[list[dict[str, Any]]]:
+def _read_batches(source: str | Path) -> Iterator[list[dict[str, Any]]]:
     """The source's rows in order, in lists of at most 1,000; one list is in memory at a time."""
     from pyarrow.parquet import ParquetFile
 
@@ -82,9 +75,7 @@ def read_batches(source: str | Path) -> Iterator[list[dict[str, Any]]]:
         if files:  # not by `datasets`, which fills in columns that one of the files lacks
             parts = [ParquetFile(path) for path in files]
             found = [part.schema_arrow.names for part in parts]
-            tables = chain.from_iterable(
-                part.iter_batches(BATCH, columns=columns) for part in parts
-            )
+            tables = chain(*(part.iter_batches(BATCH, columns=columns) for part in parts))
         else:
             from datasets import load_dataset
 
@@ -159,8 +150,8 @@ def _clean(source: str | Path, counts: Counts) -> pd.DataFrame:
     import pandas as pd
 
     # a frame for each batch: pandas 3 keeps texts as UTF-8, in half the memory of Python's strings
-    frames, start = [], 0
-    for rows in read_batches(source):
+    columns, frames, start = ["prompt_id", "title", "prompt", "text", "score"], [], 0
+    for rows in _read_batches(source):
         cleaned = []
         for place, row in enumerate(rows, start):
             try:
@@ -168,9 +159,7 @@ def _clean(source: str | Path, counts: Counts) -> pd.DataFrame:
             except (AttributeError, TypeError):
                 raise CourseError(f"Post {place} of {source} has a column of wrong type.") from None
             cleaned += [(f"wp{place:06d}", *response) for response in responses]
-        frames.append(
-            pd.DataFrame(cleaned, columns=["prompt_id", "title", "prompt", "text", "score"])
-        )
+        frames.append(pd.DataFrame(cleaned, columns=columns))
         start += len(rows)
     return pd.concat([frame for frame in frames if len(frame)] or frames, ignore_index=True)
 
@@ -202,8 +191,8 @@ def _draw(
     for start in progress_bar(starts, desc="lengths", unit=" stories", unit_scale=BATCH):
         part = rows[start : start + BATCH]
         fits[part] = _token_counts(stories.iloc[part], tokenizer) <= max_length
-        usable = np.unique(turn[fits])
-        if prompts and len(usable) > prompts:  # this batch may end within its last post
+        usable = np.unique(turn[fits]) if prompts else []
+        if len(usable) > prompts > 0:  # one more than asked for: a batch may end within a post
             drawn = turn < usable[prompts]
             break
     return drawn, fits
@@ -320,8 +309,10 @@ def print_report(report: dict[str, Any]) -> None:
 
 def _fingerprint(profile: Profile, tokenizer: Any) -> str:
     """A digest of all that decides the result, and of how the tokenizer counts."""
-    stats = [(path.name, path.stat()) for path in _parquet_files(profile.data)]
-    files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    files = []
+    for path in _parquet_files(profile.data):
+        stat = path.stat()
+        files.append((path.name, stat.st_size, stat.st_mtime_ns))
     settings = (VERSION, profile.max_length, profile.prompts, profile.seed)
     ids = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
     counting = (tokenizer.chat_template, len(tokenizer), ids)

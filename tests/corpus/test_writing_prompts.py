@@ -213,8 +213,6 @@ def test_large_types_and_a_column_of_nulls_are_read(tmp_path, tokenizer):
     ("column", "values"),
     [
         ("post_title", None),
-        ("post_text", None),
-        ("comment_texts", None),
         ("comment_scores", None),
         ("post_title", [1, 2]),
         ("comment_texts", [[1] * 6, [2] * 6]),
