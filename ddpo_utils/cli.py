@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .course.commands import fetch, run, train
+from .course.commands import fetch, run
 from .settings import (
     METHODS,
     PROFILES,
@@ -217,7 +217,7 @@ def _profile(args: argparse.Namespace) -> Profile:
     from .training.runs import read_config
 
     profile, arm = read_config(args.config)
-    args.method = args.method or [arm.partition("-")[0]]
+    args.method = args.method or [arm.command]
     settings = {k: v for k, v in asdict(profile).items() if k != "name"}
     profile = get_profile(profile.name, **settings | given)
     if profile.data not in ("bundled", WRITING_PROMPTS) and not Path(profile.data).exists():
@@ -250,6 +250,8 @@ def _carry_out(args: argparse.Namespace) -> bool:
             **{name: getattr(profile, name) for name in overrides},
         )
     if args.command == "train":
+        from .training.train import train
+
         profile = _profile(args)
         train(profile, args.method or ["ddpo"], args.output, args.sft)
     elif args.command == "evaluate":
@@ -261,9 +263,9 @@ def _carry_out(args: argparse.Namespace) -> bool:
 
         record_reward(_profile(args), args.objective, args.output)
     elif args.command == "plan":
-        from .training.plan import show
+        from .training.plan import show_plan
 
-        show(_profile(args), args.gpu_memory, args.gpus)
+        show_plan(_profile(args), args.gpu_memory, args.gpus)
     elif args.command == "doctor":
         from .course.doctor import doctor
         from .course.workshop import preflight

@@ -23,12 +23,13 @@ from ddpo_utils.corpus.stories import decisions, development_prompts, load_promp
 from ddpo_utils.evaluation.usability import check_stories, prompt_table
 from ddpo_utils.models.policy import load_policy
 from ddpo_utils.models.sampling import read_samples
-from ddpo_utils.models.scoring import mean_logps
+from ddpo_utils.models.scoring import mean_logps, token_kl
 from ddpo_utils.settings import Profile, get_profile
 from ddpo_utils.storage.files import read_json, write_json, write_text
-from ddpo_utils.training.arms import ARMS, sample_adapter, sampled_kl, train_arms, training_stories
+from ddpo_utils.training.arms import ARMS, training_stories
 from ddpo_utils.training.reference import matched_step
 from ddpo_utils.training.runs import run_facts
+from ddpo_utils.training.train import sample_adapter, train_arms
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,6 +97,13 @@ def sample_models(
         if is_arm and not (out / f"{name}.kl.json").is_file():
             one_a_prompt = frame[frame["sample"] == 0]
             write_json(out / f"{name}.kl.json", sampled_kl(profile, adapter, sft, one_a_prompt))
+
+
+def sampled_kl(profile: Profile, adapter: Path, sft: Path, samples: pd.DataFrame) -> list[float]:
+    """KL(adapter || sft) along each of the adapter's own samples, in nats a story."""
+    model, tokenizer = load_policy(profile, adapter)
+    model.load_adapter(str(sft), adapter_name="ref")
+    return [round(float(kl), 4) for kl in token_kl(model, tokenizer, samples)]
 
 
 def score_samples(profile: Profile, folder: Path, sft: Path) -> tuple[pd.DataFrame, dict[str, Any]]:

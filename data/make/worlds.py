@@ -21,10 +21,11 @@ from ddpo_utils.pairs import make_pairs
 from ddpo_utils.settings import CourseError
 from ddpo_utils.small_world.experiment import ARMS_OF_METHOD, Seed
 from ddpo_utils.storage.files import read_json, write_json
-from ddpo_utils.training.arms import train_arms
-from ddpo_utils.training.recipes import response_weights, train_pairs
+from ddpo_utils.training.arms import Arm, response_weights
+from ddpo_utils.training.recipes import train_pairs
 from ddpo_utils.training.reference import matched_step
 from ddpo_utils.training.runs import run_facts
+from ddpo_utils.training.train import train_arms
 
 COMMAND = "python data/make/worlds.py"
 
@@ -78,7 +79,7 @@ def train_few(world: Seed, name: str, each: int, floor: float = 0.0, top: bool =
         rank = worse_last.groupby("prompt_id")["order"].rank(method="first").to_numpy()
         best = rank <= each / 4
         pairs, weight = pairs[best].reset_index(drop=True), weight[best]
-    train_pairs(profile, pairs, weight, folder, world.sft(), "ddpo")
+    train_pairs(profile, pairs, weight, folder, world.sft(), Arm("ddpo"))
     return folder
 
 

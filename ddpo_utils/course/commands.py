@@ -1,4 +1,4 @@
-"""What the commands run, fetch and train do; the others' work stands in the modules that they are named after."""
+"""What the commands run and fetch do; the others' work stands in the modules that they are named after."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..settings import CourseError, Profile, work_dir
+from ..settings import CourseError, Profile
 
-__all__ = ["fetch", "run", "train"]
+__all__ = ["fetch", "run"]
 
 
 def run(
@@ -96,47 +96,3 @@ def fetch(profile: Profile) -> None:
                 raise cannot_load("model" if files else "tokenizer", name, error) from None
     for name in (profile.semantic, profile.style, profile.judge_semantic, profile.judge_style):
         load_encoder(name).encode(["A story begins."])
-
-
-def train(
-    profile: Profile, methods: Sequence[str], output: Path | None = None, sft: Path | None = None
-) -> None:
-    """Train the arms named, SFT first where it is missing and needed; one line each for what was made.
-
-    Args:
-        profile: every setting. Under `accelerate launch` each process calls this and takes its share of each batch.
-        methods: of profiles.METHODS; the profile's `weights` says what deviation is measured by.
-        output: folder of the adapters, by default build/<profile>/adapters.
-        sft: folder of an SFT adapter to start from, by default <output>/sft.
-
-    Raises:
-        CourseError: something is missing, does not fit, or the folder holds a run with other settings.
-    """
-    from ..training.arms import arm_name, train_arms, training_stories
-    from ..training.runs import process
-
-    folder = output or work_dir(profile) / "adapters"
-    if sft and not any((sft / name).is_file() for name in ("adapter_config.json", "config.yaml")):
-        raise CourseError(
-            f"There is no SFT adapter in {sft}: check --sft, or leave it out, and one is trained in {folder / 'sft'}."
-        )
-    arms = [arm_name(method, profile.weights) for method in methods]
-    stories = training_stories(profile)
-    if process().is_main_process:
-        print(
-            f"{len(stories):,} responses; one after the other, what is finished is kept: {', '.join(arms)}",
-            flush=True,
-        )
-    records = train_arms(profile, stories, folder, arms, sft)
-    if process().is_main_process:
-        for arm, record in records.items():
-            place = sft if sft and arm == "sft" else folder / arm
-            steps = record["log"][-1]["step"] if record["log"] else 0
-            place = place if output or place == sft else os.path.relpath(place)
-            number = f"{steps} step{'s' * (steps != 1)}"
-            print(f"{arm}: {number} in {record['seconds'] / 60:.1f} minutes; adapter in {place}")
-            if "unused_responses" in record:
-                print(
-                    f"{arm}: {record['unused_responses']} responses are in no pair; {record['unused_pairs']} pairs "
-                    "fewer than the other arms have"
-                )

@@ -25,10 +25,10 @@ from ..models.policy import load_policy, number_type, public_name
 from ..models.sampling import DECODING, read_samples, sample_stories
 from ..models.smollm2 import HUB_NAME
 from ..settings import CourseError, Profile, data_dir, work_dir
+from ..storage.files import short_digest, write_json, write_text
 from ..training.arms import all_stories, training_stories
-from ..training.model_card import model_card
 from ..training.reference import matched_step
-from ..training.runs import adapter_digest, process, short_digest, write_json, write_text
+from ..training.runs import adapter_digest, model_card, process
 from .plausibility import compare_with_sft
 from .report import make_notes, show_table, write_tables
 from .results import ROWS, Material, find_trial, make_results

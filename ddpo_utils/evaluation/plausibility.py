@@ -18,7 +18,8 @@ from ..corpus.stories import decisions
 from ..models.policy import load_policy, public_name
 from ..models.scoring import mean_logps, token_kl
 from ..settings import Profile, progress_bar
-from ..training.runs import adapter_digest, process, short_digest, write_text
+from ..storage.files import short_digest, write_text
+from ..training.runs import adapter_digest, process
 
 if TYPE_CHECKING:
     import pandas as pd

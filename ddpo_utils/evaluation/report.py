@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..training.runs import write_text
+from ..storage.files import write_text
 from .results import CUT, FAULTS, MEASURES, ROWS
 
 __all__ = ["make_notes", "show_table", "write_tables"]

@@ -18,7 +18,8 @@ import numpy as np
 from ..corpus.stories import decisions
 from ..embeddings.encoders import load_encoder
 from ..settings import CourseError, Profile, data_dir, get_profile, progress_bar, work_dir
-from ..training.runs import run_facts, write_json
+from ..storage.files import write_json
+from ..training.runs import run_facts
 from .reward import Target, public_backbone, score_stories
 from .reward_training import OBJECTIVES, train_reward
 from .reward_trial import choose_reward, reward_accuracy, reward_calibration, trial_splits

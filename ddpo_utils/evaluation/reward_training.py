@@ -17,7 +17,8 @@ import torch
 
 from ..pairs import make_pairs
 from ..settings import CourseError, Profile, course_errors
-from ..training.runs import last_checkpoint, run_facts, write_json, write_text
+from ..storage.files import write_json, write_text
+from ..training.runs import last_checkpoint, run_facts
 from .reward import Target, load_reward, public_backbone, reward_inputs, tokenize
 
 if TYPE_CHECKING:

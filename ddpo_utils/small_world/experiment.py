@@ -20,8 +20,8 @@ from ..models.policy import load_policy
 from ..models.sampling import sample_stories
 from ..settings import Profile, get_profile
 from ..storage.files import read_json
-from ..training.arms import train_arms
 from ..training.recipes import train_sft
+from ..training.train import train_arms
 from .grammar import DIMENSIONS, World, all_prompts, parse
 from .language_model import make_model
 

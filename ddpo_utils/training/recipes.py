@@ -1,13 +1,11 @@
-"""The training runs of the course: SFT, then the preference arms, each from the same SFT adapter (ORPO's, which need
-none, are in orpo.py).
+"""The training recipes: SFT, DPO and DDPO from an SFT adapter, ORPO and DORPO without one.
 
-Notebook 04 and the command line call these on every profile, alone or under `accelerate launch`; each run saves its
-adapter, what made it, and checkpoints from which a killed run goes on.
+Each takes the settings from a profile, saves adapter, record and checkpoints in a folder, keeps a
+finished run, and goes on with a killed one. They run alone or under `accelerate launch`.
 """
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
 from collections.abc import Sequence
@@ -17,79 +15,170 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from transformers import TrainerCallback
 
 from ..corpus.text import as_messages
-from ..deviation import deviation_weights
-from ..embeddings.corpus_cache import embed_corpus
 from ..models.policy import load_policy, lora_config, number_type
 from ..models.smollm2 import first_line
-from ..settings import CourseError, Profile, weight_kinds
-from .reference import add_reference, watch_kl
-from .runs import divide, last_checkpoint, open_run, process, run_facts, save_run
+from ..settings import CourseError, Profile
+from ..storage.files import read_json
+from .arms import Arm
+from .plan import split_batch
+from .reference import KLCallback, add_reference
+from .runs import last_checkpoint, open_run, process, run_facts, save_run
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "group_weights",
-    "make_trainer",
-    "response_weights",
-    "seen_pairs",
-    "train_and_save",
-    "train_pairs",
-    "train_sft",
-    "trainer_arguments",
-    "weight_facts",
-]
+__all__ = ["to_dataset", "train_pairs", "train_sft", "trainer_arguments", "weight_facts"]
+
+SFT_END = 0.5  # the cosine of SFT ends at this share of the peak (arXiv 2503.17126)
 
 
-def response_weights(stories: pd.DataFrame, pairs: pd.DataFrame, profile: Profile) -> pd.Series:
-    """Deviation weight of every response that takes part in a pair, by its row in `stories` (sums to K per prompt).
+def train_sft(profile: Profile, stories: pd.DataFrame, folder: Path) -> dict[str, Any]:
+    """The record of SFT: a fresh LoRA adapter trained on the stories, loss on responses alone."""
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
 
-    The profile says by what (see `group_weights`), and the floor.
+    if 0 < profile.sft_steps <= profile.sft_warmup_steps:
+        warnings.warn(
+            f"All {profile.sft_steps} SFT steps are warm-up: lower sft_warmup_steps.", stacklevel=2
+        )
+    if open_run(folder, profile, Arm("sft")):
+        return read_json(folder / "run.json")
+    started = time.perf_counter()
+    if process().is_main_process:
+        for path in folder.glob("reference-*.csv"):  # under an adapter that this run replaces
+            path.unlink()
+    model, tokenizer = load_policy(profile)
+    prompts = [as_messages("user", text) for text in stories["prompt"]]
+    completions = [as_messages("assistant", text) for text in stories["text"]]
+    args = trainer_arguments(
+        SFTConfig,
+        folder,
+        profile,
+        "sft_",
+        completion_only_loss=True,
+        warmup_steps=profile.sft_warmup_steps,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": SFT_END},
+    )
+    data = Dataset.from_dict({"prompt": prompts, "completion": completions})
+    lora = lora_config(profile)
+    trainer = _make_trainer(SFTTrainer, model, args, data, tokenizer, peft_config=lora)
+    record = run_facts(profile, arm="sft", stories=len(stories))
+    return _train_and_save(trainer, folder, record, started)
+
+
+def train_pairs(
+    profile: Profile,
+    pairs: pd.DataFrame,
+    weight: Sequence[float] | None,
+    folder: Path,
+    sft: Path,
+    arm: Arm,
+    watch: pd.DataFrame | None = None,
+    **facts: Any,
+) -> dict[str, Any]:
+    """The record of a preference arm: DPO or ORPO where `weight` is None, else DDPO or DORPO.
+
+    Pairs, order, seed and steps depend on the profile alone, so arms differ by their weights and
+    nothing else.
+
+    Args:
+        pairs: a frame of `make_pairs`.
+        weight: one number a pair; None: 1 each.
+        folder: of this run. sft: of the SFT adapter, from which DPO and its kin start.
+        watch: stories sampled from SFT, along which each checkpoint's KL from SFT is recorded.
+        facts: further entries of the record.
+    """
+    pairs = _seen_pairs(profile, pairs, weight)
+    if open_run(folder, profile, arm, sft if arm.starts_from_sft else None):
+        return read_json(folder / "run.json")
+    started = time.perf_counter()
+    if arm.starts_from_sft:
+        trainer = _dpo_trainer(profile, pairs, folder, sft)
+    else:
+        trainer = _orpo_trainer(profile, pairs, folder)
+    record = run_facts(profile, arm=arm.name, kl={}, **weight_facts(pairs), **facts)
+    if watch is not None:
+        callback = KLCallback(trainer, watch, folder / "kl.json", sft)
+        trainer.add_callback(callback)
+        record["kl"] = callback.kl
+    return _train_and_save(trainer, folder, record, started)
+
+
+def _dpo_trainer(profile: Profile, pairs: pd.DataFrame, folder: Path, sft: Path) -> Any:
+    """DDPOTrainer from the SFT adapter; the reference is a frozen copy of that adapter.
+
+    Its log-probs are computed once for all arms, or in the loop where `precompute_reference` is
+    off.
     """
     import pandas as pd
+    from trl import DPOConfig
 
-    rows = stories.loc[sorted({*pairs["chosen_row"], *pairs["rejected_row"]})]
-    weight = group_weights(rows, rows["prompt_id"].to_numpy(), profile, profile.floor)
-    return pd.Series(weight, index=rows.index, name="weight")
+    from ..trainers import DDPOTrainer
+
+    model, tokenizer = load_policy(profile, adapter=sft, trainable=True)
+    key = pd.util.hash_pandas_object(pairs[["prompt", "chosen", "rejected"]], index=False)
+    options: dict[str, Any] = {"beta": profile.beta, "lr_scheduler_type": "linear"}
+    if profile.nll_weight:
+        options |= {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, profile.nll_weight]}
+    args = trainer_arguments(DPOConfig, folder, profile, **options)
+    data = to_dataset(pairs, pairs["weight"]).add_column("key", key.to_numpy())
+    trainer = _make_trainer(DDPOTrainer, model, args, data, tokenizer)
+    if profile.precompute_reference:
+        number = str(model.dtype).removeprefix("torch.")
+        add_reference(trainer, sft / f"reference-{profile.max_length}-{number}.csv")
+    return trainer
 
 
-def group_weights(
-    rows: pd.DataFrame, groups: Sequence[Any], profile: Profile, floor: float = 0.0
-) -> np.ndarray:
-    """Deviation weights (N,) of stories within their groups, by the profile's semantic encoder, its style encoder, or
-    both. Up to 10,000 stories are embedded in float32, as on record, and a corpus in half precision."""
-    texts, half = rows["text"].tolist(), len(rows) > 10_000
-    embeddings = [
-        embed_corpus(texts, getattr(profile, kind), half=half)
-        for kind in weight_kinds(profile.weights)
-    ]
-    return deviation_weights(*embeddings, groups=groups, floor=floor)
+def _orpo_trainer(profile: Profile, pairs: pd.DataFrame, folder: Path) -> Any:
+    """DORPOTrainer from the starting model, as in the paper, with a fresh adapter."""
+    from datasets import Dataset
+
+    from ..trainers import DORPOTrainer, ORPOConfig
+
+    model, tokenizer = load_policy(profile)
+    chats = [as_messages("user", prompt) for prompt in pairs["prompt"]]
+    # as texts: TRL's ORPO would add an end of turn behind the chat template's
+    columns = {
+        "prompt": tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=False),
+        "chosen": [text + tokenizer.eos_token for text in pairs["chosen"]],
+        "rejected": [text + tokenizer.eos_token for text in pairs["rejected"]],
+        "weight": pairs["weight"].tolist(),
+    }
+    options = {"beta": profile.orpo_beta, "lr_scheduler_type": "linear"}
+    args = trainer_arguments(
+        ORPOConfig, folder, profile, "orpo_", remove_unused_columns=False, **options
+    )
+    data, lora = Dataset.from_dict(columns), lora_config(profile)
+    return _make_trainer(DORPOTrainer, model, args, data, tokenizer, peft_config=lora)
 
 
 def trainer_arguments(
-    config: Any, folder: Path, profile: Profile, batch: int, most: int, **more: Any
+    config: Any, folder: Path, profile: Profile, prefix: str = "", **options: Any
 ) -> Any:
-    """What SFT and the preference arms have in common. `batch` is over all processes, in equal parts of at most `most`
-    whose gradients are accumulated, so the steps are the same ones on any number of processes."""
-    workers = process().num_processes
-    if batch % workers:
-        raise CourseError(
-            f"A batch of {batch} cannot be shared by {workers} processes: choose a multiple of {workers}."
-        )
-    part, gpu, dtype = (
-        divide(batch // workers, most),
-        torch.cuda.is_available(),
-        number_type(profile),
-    )
+    """TRL's configuration with what all recipes have in common.
+
+    Args:
+        config: its class. options: further arguments of it.
+        prefix: of the profile's settings: "sft_", "orpo_" or none.
+    """
+    workers, sft = process().num_processes, prefix == "sft_"
+    part, accumulated = split_batch(profile, sft, workers)
+    steps = profile.sft_steps if sft else profile.steps
+    gpu, dtype = torch.cuda.is_available(), number_type(profile)
     return config(
         output_dir=str(folder / "checkpoints"),
         max_length=profile.max_length,
         seed=profile.seed,
+        learning_rate=getattr(profile, f"{prefix}learning_rate"),
+        num_train_epochs=getattr(profile, f"{prefix}epochs"),
+        max_steps=steps or -1,
         per_device_train_batch_size=part,
-        gradient_accumulation_steps=batch // workers // part,
-        # on a GPU autocast runs the adapter, whose weights are float32, in the model's type; a CPU computes as loaded
+        gradient_accumulation_steps=accumulated,
+        # on a GPU autocast runs the adapter, float32, in the model's type
         fp16=gpu and dtype == torch.float16,
         bf16=gpu and dtype == torch.bfloat16,
         gradient_checkpointing=profile.gradient_checkpointing,
@@ -101,234 +190,106 @@ def trainer_arguments(
         use_cpu=not gpu,
         logging_nan_inf_filter=False,
         ddp_find_unused_parameters=False,
-        **more,
+        **options,
     )
 
 
-def make_trainer(trainer: Any, **parts: Any) -> Any:
-    """The trainer of this class; what the settings cannot give is said in one sentence."""
-    try:
-        return trainer(**parts)
-    except CourseError:
-        raise
-    except (ImportError, RuntimeError, ValueError) as error:
-        if "out of memory" in str(error):
-            raise
-        raise CourseError(
-            f"These settings make no trainer ({first_line(error)}): check lora_targets, and report_to, whose tracker "
-            "must be installed."
-        ) from None
-
-
-class _Finished(Exception):
-    """The last step is done: nothing but saving was left."""
-
-
-def _go_on(args: Any) -> Any:
-    """A callback for a run that goes on: checkpoints at the distance asked for now, and no step beyond the last, which
-    transformers takes when a run ended within an epoch."""
-    from transformers import TrainerCallback
-
-    class GoOn(TrainerCallback):
-        def on_train_begin(self, _: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            state.save_steps = args.save_steps
-            if state.global_step >= state.max_steps:
-                raise _Finished
-
-    return GoOn()
-
-
-def train_and_save(
-    trainer: Any, folder: Path, record: dict[str, Any], started: float
-) -> dict[str, Any]:
-    """Train, from the last whole checkpoint if there is one, and save."""
-    if (
-        trainer.args.fp16
-    ):  # TRL casts QLoRA's adapter to bf16, which such a card lacks; fp16 needs float32 masters
-        for parameter in trainer.model.parameters():
-            parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    checkpoint = last_checkpoint(folder)
-    trainer.add_callback(_go_on(trainer.args))  # after the KL's own
-    with suppress(_Finished):
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    record["seconds"] = round(time.perf_counter() - started, 1)
-    record["resumed_at_step"] = int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0
-    return save_run(trainer, folder, record)
-
-
-def train_sft(profile: Profile, stories: pd.DataFrame, folder: Path) -> dict[str, Any]:
-    """Supervised fine-tuning of a fresh LoRA adapter on the stories, loss on the responses alone.
-
-    Saves the adapter, its card and run.json in `folder` and returns the record. A finished run is kept, a killed one
-    goes on from its last checkpoint.
-    """
-    from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
-
-    if 0 < profile.sft_steps <= profile.sft_warmup_steps:
-        warnings.warn(
-            f"All {profile.sft_steps} SFT steps are warm-up: lower sft_warmup_steps.", stacklevel=2
-        )
-    if open_run(folder, profile, "sft"):
-        return json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    started = time.perf_counter()
-    if process().is_main_process:
-        for known in folder.glob(
-            "reference-*.csv"
-        ):  # log-probs under an adapter that this run replaces
-            known.unlink()
-    model, tokenizer = load_policy(profile)
-    data = Dataset.from_dict(
-        {
-            "prompt": [as_messages("user", p) for p in stories["prompt"]],
-            "completion": [as_messages("assistant", t) for t in stories["text"]],
-        }
-    )
-    args = trainer_arguments(
-        SFTConfig,
-        folder,
-        profile,
-        profile.sft_batch_size,
-        2 * profile.micro_batch,
-        completion_only_loss=True,
-        learning_rate=profile.sft_learning_rate,
-        warmup_steps=profile.sft_warmup_steps,
-        max_steps=profile.sft_steps or -1,
-        num_train_epochs=profile.sft_epochs,
-        lr_scheduler_type="cosine_with_min_lr",
-        lr_scheduler_kwargs={"min_lr_rate": 0.5},
-    )
-    trainer = make_trainer(
-        SFTTrainer,
-        model=model,
-        args=args,
-        train_dataset=data,
-        processing_class=tokenizer,
-        peft_config=lora_config(profile),
-    )
-    return train_and_save(
-        trainer, folder, run_facts(profile, arm="sft", stories=len(stories)), started
-    )
-
-
-def seen_pairs(
-    profile: Profile, pairs: pd.DataFrame, weight: Sequence[float] | None
-) -> pd.DataFrame:
-    """The pairs that a run of the profile's steps sees, with their weights (None: 1 each) as a column."""
-    pairs = pairs.assign(weight=1.0 if weight is None else np.asarray(weight, dtype=float))
-    if profile.steps and len(pairs) < profile.batch_size:
-        raise CourseError(
-            f"{len(pairs)} pairs do not fill one batch of {profile.batch_size}: add stories or lower batch_size."
-        )
-    if (
-        0 < profile.steps * profile.batch_size < len(pairs)
-    ):  # the reference scores only pairs that will be seen
-        pairs = pairs.sample(profile.steps * profile.batch_size, random_state=profile.seed)
-    return pairs
-
-
-def weight_facts(pairs: pd.DataFrame) -> dict[str, Any]:
-    """What a record says of the pairs and their weights."""
-    weights = pairs["weight"].to_numpy()
-    effective = float(weights.sum() ** 2 / (weights**2).sum()) if weights.any() else 0.0
-    return {"pairs": len(pairs), "mean_weight": float(weights.mean()), "effective_pairs": effective}
-
-
-def train_pairs(
-    profile: Profile,
-    pairs: pd.DataFrame,
-    weight: Sequence[float] | None,
-    folder: Path,
-    sft: Path,
-    arm: str,
-    watch: pd.DataFrame | None = None,
-    **facts: Any,
-) -> dict[str, Any]:
-    """One preference arm from the SFT adapter: DPO where `weight` is None, else DDPO with these weights.
-
-    Pairs, order, seed and steps depend on the profile alone, so arms differ by their weights and nothing else.
-    The reference is a frozen copy of the SFT adapter, its log-probs computed once for all arms, or in the loop where
-    `precompute_reference` is False. A finished run is kept, a killed one goes on from its last checkpoint.
-
-    Args:
-        profile: beta, learning rate, steps (0: `epochs` passes), batch, seed, weight of the chosen side's NLL.
-        pairs: a frame of `corpus.make_pairs`.
-        weight: one weight a pair.
-        folder: where adapter, checkpoints (`checkpoints/checkpoint-N`), card and run.json go.
-        sft: folder of the SFT adapter.
-        arm: name for the record.
-        watch: sampled stories of the SFT model; at each checkpoint the policy's KL from the reference along them
-            is recorded (nats a story).
-        facts: what else the record shall say.
-    """
-    import pandas as pd
-    from trl import DPOConfig
-
-    from ..trainers import DDPOTrainer
-
-    pairs = seen_pairs(profile, pairs, weight)
-    if open_run(folder, profile, arm, sft):
-        return json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    key = pd.util.hash_pandas_object(pairs[["prompt", "chosen", "rejected"]], index=False)
-    started = time.perf_counter()
-    model, tokenizer = load_policy(profile, adapter=sft, trainable=True)
-    nll = (
-        {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, profile.nll_weight]}
-        if profile.nll_weight
-        else {}
-    )
-    args = trainer_arguments(
-        DPOConfig,
-        folder,
-        profile,
-        profile.batch_size,
-        profile.micro_batch,
-        learning_rate=profile.learning_rate,
-        beta=profile.beta,
-        num_train_epochs=profile.epochs,
-        max_steps=profile.steps or -1,
-        lr_scheduler_type="linear",
-        **nll,
-    )
-    data = to_dataset(pairs, pairs["weight"]).add_column("key", key.to_numpy())
-    trainer = make_trainer(
-        DDPOTrainer, model=model, args=args, train_dataset=data, processing_class=tokenizer
-    )
-    if profile.precompute_reference:
-        add_reference(trainer, sft / f"reference-{profile.max_length}-{str(model.dtype)[6:]}.csv")
-    kl: dict[int, float] = {}
-    if watch is not None:
-        trainer.add_callback(watch_kl(trainer, watch, folder / "kl.json", kl))
-    record = run_facts(profile, arm=arm, kl=kl, **weight_facts(pairs), **facts)
-    return train_and_save(trainer, folder, record, started)
-
-
-def to_dataset(pairs: pd.DataFrame, weight: Any = None) -> Any:
+def to_dataset(pairs: pd.DataFrame, weight: Sequence[float] | None = None) -> Any:
     """Pairs as a `datasets.Dataset` in TRL's conversational form, with a `weight` column.
 
     Args:
-        pairs: a frame of `make_pairs`; log-probs of a reference in ref_chosen_logps, ref_rejected_logps travel along.
-        weight: one number a pair, in the order of the frame; None gives 1 to every pair (plain DPO).
+        pairs: a frame of `make_pairs`; columns ref_chosen_logps and ref_rejected_logps are kept.
+        weight: one number a pair, in the order of the frame; None: 1 each (plain DPO).
 
     Raises:
         ValueError: another number of weights than pairs.
     """
     from datasets import Dataset
 
-    weight = [1.0] * len(pairs) if weight is None else [float(w) for w in weight]
-    if len(weight) != len(pairs):
-        raise ValueError(
-            f"There are {len(pairs)} pairs and {len(weight)} weights: give one weight a pair."
-        )
+    weights = np.ones(len(pairs)) if weight is None else np.asarray(weight, dtype=float)
+    if len(weights) != len(pairs):
+        raise ValueError(f"There are {len(pairs)} pairs and {len(weights)} weights.")
     columns = {
-        "prompt": [as_messages("user", p) for p in pairs["prompt"]],
-        "chosen": [as_messages("assistant", t) for t in pairs["chosen"]],
-        "rejected": [as_messages("assistant", t) for t in pairs["rejected"]],
-        "weight": weight,
+        "prompt": [as_messages("user", text) for text in pairs["prompt"]],
+        "chosen": [as_messages("assistant", text) for text in pairs["chosen"]],
+        "rejected": [as_messages("assistant", text) for text in pairs["rejected"]],
+        "weight": weights.tolist(),
     }
-    for column in ("ref_chosen_logps", "ref_rejected_logps"):
-        if column in pairs:
-            columns[column] = pairs[column].tolist()
+    for name in ("ref_chosen_logps", "ref_rejected_logps"):
+        if name in pairs:
+            columns[name] = pairs[name].tolist()
     return Dataset.from_dict(columns)
+
+
+def weight_facts(pairs: pd.DataFrame) -> dict[str, Any]:
+    """Number of pairs, mean of their column `weight`, and effective pairs, (sum w)^2 / sum w^2."""
+    weights = pairs["weight"].to_numpy()
+    effective = float(weights.sum() ** 2 / (weights**2).sum()) if weights.any() else 0.0
+    return {"pairs": len(pairs), "mean_weight": float(weights.mean()), "effective_pairs": effective}
+
+
+def _seen_pairs(
+    profile: Profile, pairs: pd.DataFrame, weight: Sequence[float] | None
+) -> pd.DataFrame:
+    """The pairs that the profile's steps will see, with a column `weight`."""
+    pairs = pairs.assign(weight=1.0 if weight is None else np.asarray(weight, dtype=float))
+    if profile.steps and len(pairs) < profile.batch_size:
+        raise CourseError(
+            f"{len(pairs)} pairs do not fill one batch of {profile.batch_size}: add stories or "
+            "lower batch_size."
+        )
+    seen = profile.steps * profile.batch_size
+    if 0 < seen < len(pairs):  # so that the reference scores no others
+        pairs = pairs.sample(seen, random_state=profile.seed)
+    return pairs
+
+
+def _make_trainer(
+    trainer: Any, model: Any, args: Any, data: Any, tokenizer: Any, **options: Any
+) -> Any:
+    try:
+        return trainer(
+            model=model, args=args, train_dataset=data, processing_class=tokenizer, **options
+        )
+    except torch.OutOfMemoryError:
+        raise
+    except (ImportError, RuntimeError, ValueError) as error:
+        raise CourseError(
+            f"These settings make no trainer ({first_line(error)}): check lora_targets, and "
+            "report_to, which names an installed tracker."
+        ) from None
+
+
+class _LastStepDone(Exception):
+    """Nothing but saving is left to do."""
+
+
+class _GoOn(TrainerCallback):
+    """For a run that goes on: checkpoints as asked for now, and no step beyond the last.
+
+    transformers takes one more step where a run ended within an epoch.
+    """
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        state.save_steps = args.save_steps
+        if state.global_step >= state.max_steps:
+            raise _LastStepDone
+
+
+def _train_and_save(
+    trainer: Any, folder: Path, record: dict[str, Any], started: float
+) -> dict[str, Any]:
+    """Train from the last whole checkpoint, if there is one, and save."""
+    if trainer.args.fp16:  # TRL casts QLoRA's adapter to bf16; fp16 needs float32 masters
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    checkpoint = last_checkpoint(folder)
+    trainer.add_callback(_GoOn())  # after the KL's
+    with suppress(_LastStepDone):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    record["seconds"] = round(time.perf_counter() - started, 1)
+    record["resumed_at_step"] = int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0
+    return save_run(trainer, folder, record)

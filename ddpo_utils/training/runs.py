@@ -1,8 +1,8 @@
-"""A training run's folder: its settings before it starts, its adapter, record and model card when it ends.
+"""The folder of a training run: its settings before it starts, its adapter and record at the end.
 
-<folder>/config.yaml      the command's settings; `python -m ddpo_utils train --config config.yaml` repeats the run
+<folder>/config.yaml      settings; `python -m ddpo_utils train --config` repeats the run
 <folder>/checkpoints/     where a killed run goes on
-<folder>/adapter_*        the PEFT adapter, run.json its record, README.md its model card
+<folder>/adapter_*        the PEFT adapter; run.json: its record; README.md: its model card
 """
 
 from __future__ import annotations
@@ -14,127 +14,100 @@ import shutil
 import subprocess
 from dataclasses import asdict, fields
 from datetime import timedelta
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..models.policy import public_name
-from ..settings import METHODS, PROFILES, CourseError, Profile, get_profile
-from ..storage.files import file_digest, short_digest, write_json, write_text
-from .model_card import model_card
+from ..settings import PROFILES, CourseError, Profile, get_profile
+from ..storage.files import file_digest, read_json, write_json, write_text
+from .arms import Arm
 
 __all__ = [
     "adapter_digest",
-    "divide",
     "is_plain_adapter",
     "last_checkpoint",
+    "model_card",
     "open_run",
     "process",
     "read_config",
     "run_facts",
     "save_run",
-    "short_digest",
-    "write_json",
-    "write_text",
 ]
 
-# Settings that change nothing about a training run but rounding: it goes on, or stands, whatever they are.
-_FREE = {
-    "name",
-    "judge_semantic",
-    "judge_style",
-    "reward",
-    "report_to",
-    "checkpoint_every",
-    "attention",
-    "micro_batch",
-    "gradient_checkpointing",
-    "precompute_reference",
-    "sample_prompts",
-    "samples",
-    "max_new_tokens",
-    "sample_batch",
-}
+STACK = ("torch", "transformers", "trl", "peft", "accelerate", "numpy")
+
+# Settings that change nothing about a training run but rounding.
+_SAMPLING = {"sample_prompts", "samples", "max_new_tokens", "sample_batch"}
+_JUDGING = {"judge_semantic", "judge_style", "reward"}
+_MACHINE = {"attention", "micro_batch", "gradient_checkpointing", "precompute_reference"}
+_NO_EFFECT = {"name", "report_to", "checkpoint_every"} | _SAMPLING | _JUDGING | _MACHINE
+# Settings that a method does not read.
+_SFT = {field.name for field in fields(Profile) if field.name.startswith("sft_")}
+_DPO = {"beta", "learning_rate", "epochs", "nll_weight"}
+_ORPO = {"orpo_beta", "orpo_learning_rate", "orpo_epochs"}
 _WEIGHTS = {"weights", "floor", "semantic", "style"}
-_DPO, _ORPO = (
-    {"beta", "learning_rate", "epochs", "nll_weight"},
-    {"orpo_beta", "orpo_learning_rate", "orpo_epochs"},
-)
-# What is nothing to a method; to those that begin from SFT, ORPO's settings.
-_NOTHING = {
+_UNUSED = {
     "sft": _WEIGHTS | _DPO | _ORPO | {"min_gap", "batch_size", "steps"},
-    "dpo": _WEIGHTS | _ORPO,
-    "orpo": _WEIGHTS | _DPO,
-    "dorpo": _DPO,
-    "divpo": _ORPO | {"floor", "min_gap"},
+    "dpo": _SFT | _ORPO | _WEIGHTS,
+    "ddpo": _SFT | _ORPO,
+    "divpo": _SFT | _ORPO | {"floor", "min_gap"},
+    "orpo": _SFT | _DPO | _WEIGHTS,
+    "dorpo": _SFT | _DPO,
+}
+
+# Of the model card.
+LAST_STEPS = 8  # logged steps whose mean the card gives
+FIGURES = {
+    "loss": "loss",
+    "rewards/margins": "reward margin (nats)",
+    "rewards/chosen": "reward of the chosen (nats)",
+    "rewards/accuracies": "reward accuracy",
+    "log_odds_chosen": "log odds ratio (nats)",
+    "mean_token_accuracy": "token accuracy",
+}
+DESCRIPTIONS = {
+    "sft": "supervised fine-tuning",
+    "dpo": "DPO (every weight 1)",
+    "orpo": "ORPO (every weight 1)",
+    "shuffled": "DPO with shuffled deviation weights (a control)",
+    "ddpo": "Diversified DPO (deviation weights: {weights})",
+    "dorpo": "Diversified ORPO (deviation weights: {weights})",
+    "divpo": "DPO on DivPO's pairs (chosen by deviation: {weights})",
 }
 
 
 def process() -> Any:
-    """accelerate's state of this process, alone or one of several; barriers wait for a day, since data preparation on
-    the first process takes its time."""
+    """accelerate's state of this process, alone or one of several."""
     from accelerate import PartialState
 
     if PartialState._shared_state:
         return PartialState()
+    # barriers wait while the first process prepares the data, which may take hours
     return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=1))
 
 
-def divide(share: int, most: int) -> int:
-    """The largest equal part, at most `most`, of one process's share of a batch; the rest is accumulation."""
-    return max(part for part in range(1, min(share, most) + 1) if share % part == 0)
-
-
 def adapter_digest(adapter: Path | None) -> str:
-    """Sixteen hexadecimal digits of an adapter's content, wherever it lies; "none" for the starting model."""
+    """16 hexadecimal digits of an adapter's content; "none" for the starting model."""
     if adapter is None:
         return "none"
     return file_digest(adapter / "adapter_config.json", adapter / "adapter_model.safetensors")
 
 
 def run_facts(profile: Profile, **more: Any) -> dict[str, Any]:
-    """What a record must name: settings, code and stack versions, hardware. No path, no key, no host name."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    versions = {}
-    for name in ("torch", "transformers", "trl", "peft", "accelerate", "numpy"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "absent"
-    git = (
-        subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-        )
-        if (Path(__file__).parents[2] / ".git").exists()
-        else None
-    )
-    device = (
-        torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else f"CPU, {os.cpu_count()} cores"
-    )
+    """What a record names: model, settings, code and stack versions, hardware; no path, no key."""
+    gpu = torch.cuda.is_available()
+    device = torch.cuda.get_device_name() if gpu else f"CPU, {os.cpu_count()} cores"
     settings = asdict(profile)
-    for name in (
-        "model",
-        "tokenizer",
-        "semantic",
-        "style",
-        "judge_semantic",
-        "judge_style",
-        "reward",
-        "data",
-    ):
-        if Path(settings[name]).is_absolute():
-            settings[name] = Path(settings[name]).name
+    for name, value in settings.items():
+        if isinstance(value, str) and Path(value).is_absolute():
+            settings[name] = Path(value).name
     return {
         "model": public_name(profile),
-        "code": git.stdout.strip() if git and git.returncode == 0 else "unknown",
-        "versions": versions,
+        "code": _commit(),
+        "versions": {name: version(name) for name in STACK},
         "python": platform.python_version(),
         "hardware": f"{device}, {platform.system()} {platform.machine()}",
         "settings": settings,
@@ -142,47 +115,46 @@ def run_facts(profile: Profile, **more: Any) -> dict[str, Any]:
     }
 
 
-def read_config(path: Path) -> tuple[Profile, str]:
+def _commit() -> str:
+    """The clone's short commit; "unknown" for an installed wheel."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return "unknown"
+    command = ["git", "-C", str(root), "rev-parse", "--short", "HEAD"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
+
+
+def is_plain_adapter(folder: Path) -> bool:
+    """Whether the folder holds an adapter that no run of this package made."""
+    made_here = [(folder / name).exists() for name in ("config.yaml", "checkpoints", "run.json")]
+    return (folder / "adapter_config.json").is_file() and not any(made_here)
+
+
+def read_config(path: Path) -> tuple[Profile, Arm]:
     """The profile with its settings, and the arm, of a config.yaml.
 
     Raises:
-        CourseError: no such file, or not what `open_run` writes.
+        CourseError: there is no such file, or it is not what `open_run` writes.
     """
     import yaml
 
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
-        profile, arm = (
-            get_profile(given["profile"], **given["settings"]),
-            str(given.get("arm", "ddpo")),
-        )
-    except OSError as error:
+        profile = get_profile(given["profile"], **given["settings"])
+        return profile, Arm.parse(str(given.get("arm", "ddpo")), profile.weights)
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise CourseError(
-            f"There is no configuration at {path} ({error.strerror}): give the config.yaml of a run."
+            f"{path} is no configuration of a run ({type(error).__name__}): name the config.yaml "
+            "in a run's folder."
         ) from None
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise CourseError(
-            f"{path} is no configuration of a run ({type(error).__name__}): it needs `profile` and `settings`, as in "
-            "the config.yaml that a run saves."
-        ) from None
-    if arm.partition("-")[0] not in METHODS:
-        raise CourseError(f"{path} names the arm {arm!r}: arms are of {', '.join(METHODS)}.")
-    return profile, arm
 
 
-def is_plain_adapter(folder: Path) -> bool:
-    """Whether the folder holds an adapter that no run of this package made: it is used as it is, never trained over."""
-    runs_own = ("config.yaml", "checkpoints", "run.json")
-    return (folder / "adapter_config.json").is_file() and not any(
-        (folder / name).exists() for name in runs_own
-    )
-
-
-def open_run(folder: Path, profile: Profile, arm: str, sft: Path | None = None) -> bool:
-    """Write folder/config.yaml, or check that the run begun there has the same settings; True if it is finished.
+def open_run(folder: Path, profile: Profile, arm: Arm, sft: Path | None = None) -> bool:
+    """True if the folder holds this run, finished; else its config.yaml is written or compared.
 
     Args:
-        sft: folder of the adapter that a preference arm begins from; the run is another one if its content is.
+        sft: folder of the adapter that the arm starts from.
 
     Raises:
         CourseError: the folder holds a run with other settings, or from another SFT adapter.
@@ -190,49 +162,40 @@ def open_run(folder: Path, profile: Profile, arm: str, sft: Path | None = None) 
     import yaml
 
     path, finished = folder / "config.yaml", (folder / "run.json").is_file()
-    free = _FREE | _NOTHING.get(arm.partition("-")[0], _ORPO)
-    if profile.nll_weight and "nll_weight" not in free:
-        free = free - {
-            "micro_batch"
-        }  # the NLL is a mean over the tokens of a part, so the parts count
-    origin = adapter_digest(sft) if sft else ""
-    if path.is_file() and (
-        finished or any(folder.glob("checkpoints/*-*"))
-    ):  # something has been done by it
+    begun = finished or any(folder.glob("checkpoints/*-*"))
+    origin = {"sft": adapter_digest(sft)} if sft else {}
+    if begun and path.is_file():
         before, _ = read_config(path)
-        for field in fields(Profile):
-            was, now = getattr(before, field.name), getattr(profile, field.name)
-            own = field.name not in free and (arm == "sft" or not field.name.startswith("sft_"))
-            if own and was != now:
+        was, now = _decisive(before, profile, arm), _decisive(profile, profile, arm)
+        kept = yaml.safe_load(path.read_text(encoding="utf-8"))
+        was |= {name: kept.get(name, digest) for name, digest in origin.items()}
+        for name, value in (now | origin).items():
+            if was[name] != value:
                 raise CourseError(
-                    f"{folder} holds a run with {field.name} {was!r}, and {now!r} is asked for: name another folder "
-                    "(--output) or delete it."
+                    f"{folder} holds a run with {name} {was[name]!r}, and {value!r} is asked for: "
+                    "name another folder (--output) or delete it."
                 )
-        if yaml.safe_load(path.read_text(encoding="utf-8")).get("sft", origin) != origin:
-            raise CourseError(
-                f"{folder} holds a run from another SFT adapter than {sft}: name another folder (--output) or "
-                "delete it."
-            )
     elif process().is_main_process and not finished:
-        settings = {
-            k: list(v) if isinstance(v, tuple) else v
-            for k, v in asdict(profile).items()
-            if k != "name"
-        }
-        begun = {"profile": profile.name if profile.name in PROFILES else "laptop", "arm": arm}
-        text = yaml.safe_dump(
-            begun | ({"sft": origin} if sft else {}) | {"settings": settings}, sort_keys=False
-        )
-        write_text(
-            path,
-            f"# Repeat this run: python -m ddpo_utils train --config {path.name} --output FOLDER\n{text}",
-        )
-    process().wait_for_everyone()  # none may start writing before every process has looked
+        settings = json.loads(json.dumps(asdict(profile)))  # YAML has lists and no tuples
+        name = settings.pop("name")
+        config = {"profile": name if name in PROFILES else "laptop", "arm": arm.name}
+        text = yaml.safe_dump(config | origin | {"settings": settings}, sort_keys=False)
+        command = f"python -m ddpo_utils train --config {path.name} --output FOLDER"
+        write_text(path, f"# Repeat this run: {command}\n{text}")
+    process().wait_for_everyone()  # no process may write before all have looked
     return finished
 
 
+def _decisive(settings: Profile, profile: Profile, arm: Arm) -> dict[str, Any]:
+    """The settings that decide what a run of the arm gives."""
+    free = _NO_EFFECT | _UNUSED[arm.method]
+    if profile.nll_weight and arm.starts_from_sft:
+        free = free - {"micro_batch"}  # the NLL is a mean over the tokens of a micro-batch
+    return {name: value for name, value in asdict(settings).items() if name not in free}
+
+
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint in folder/checkpoints; half-written ones, left by a kill, are taken away."""
+    """The newest whole checkpoint in folder/checkpoints; half-written ones are deleted."""
     steps = {}
     for path in (folder / "checkpoints").glob("checkpoint-*"):
         try:
@@ -246,12 +209,11 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def save_run(trainer: Any, folder: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """Save the adapter "default" with its record and model card; the record is returned by every process."""
+    """The record, as every process and a later call read it; adapter, card and run.json saved."""
     import psutil
 
-    state = trainer.accelerator.get_state_dict(
-        trainer.model_wrapped
-    )  # collective: FSDP gathers its shards
+    # collective: FSDP gathers its shards
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     model = trainer.accelerator.unwrap_model(trainer.model)
     model.eval()
     record["number_type"] = str(model.dtype)
@@ -264,12 +226,77 @@ def save_run(trainer: Any, folder: Path, record: dict[str, Any]) -> dict[str, An
         model.save_pretrained(
             folder, state_dict=state, selected_adapters=["default"], save_embedding_layers=False
         )
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        config["base_model_name_or_path"] = record[
-            "model"
-        ]  # a name that means something on other machines
-        (folder / "adapter_config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+        config = read_json(folder / "adapter_config.json")
+        config["base_model_name_or_path"] = record["model"]  # in place of this machine's path
+        write_json(folder / "adapter_config.json", config)
         write_text(folder / "README.md", model_card(record))
         write_json(folder / "run.json", record)  # last: it marks the run as finished
     process().wait_for_everyone()
-    return json.loads(json.dumps(record))  # as a later call reads it
+    return json.loads(json.dumps(record))
+
+
+def model_card(record: dict[str, Any], results: str = "") -> str:
+    """The card in Markdown, with the front matter that the Hub reads.
+
+    Args:
+        record: a run's run.json.
+        results: the table of an evaluation in Markdown, where there is one.
+    """
+    settings, versions = record["settings"], record["versions"]
+    arm = Arm.parse(record["arm"], settings["weights"])
+    description = DESCRIPTIONS[arm.command].format(weights=arm.weights)
+    unit = "stories" if arm.method == "sft" else "preference pairs"
+    count = record["stories" if arm.method == "sft" else "pairs"]
+    rows = "\n".join(f"| {key} | {value} |" for key, value in settings.items())
+    return f"""---
+base_model: {json.dumps(record["model"])}
+library_name: peft
+tags: [creative-writing, {record["arm"]}]
+---
+
+# {record["model"].rsplit("/", 1)[-1]}, {record["arm"]}
+
+A LoRA adapter made by {description}, with `ddpo_utils` (arXiv 2503.17126). Load it with plain PEFT:
+
+```python
+base = AutoModelForCausalLM.from_pretrained("{record["model"]}")
+model = PeftModel.from_pretrained(base, "this folder")
+```
+
+## Data
+
+{count} {unit}; data set: {settings["data"]}. A model trained on them may repeat what they contain.
+
+## Measured
+
+| in training | |
+| --- | --- |
+{_measured(record)}
+
+{results or "It has not been evaluated: a margin is not diversity, and a curve is not a test."}
+
+Trained in {record["seconds"] / 60:.0f} minutes on {record["hardware"]}, {record["processes"]}
+process(es), by code {record["code"]}; torch {versions["torch"]}, transformers
+{versions["transformers"]}, trl {versions["trl"]}, peft {versions["peft"]}. The KL is that of the
+next-token distributions.
+
+## Settings
+
+| setting | value |
+| --- | --- |
+{rows}
+"""
+
+
+def _measured(record: dict[str, Any]) -> str:
+    """Rows of the table of training figures."""
+    rows = []
+    for key, name in FIGURES.items():
+        values = [entry[key] for entry in record["log"][-LAST_STEPS:] if key in entry]
+        if values:
+            mean = sum(values) / len(values)
+            rows.append(f"| {name}, mean of the last {len(values)} logged steps | {mean:.3f} |")
+    for step, kl in record.get("kl", {}).items():
+        watched = f"KL from the SFT model at step {step}, along its own stories (nats a story)"
+        rows.append(f"| {watched} | {kl:.2f} |")
+    return "\n".join(rows)

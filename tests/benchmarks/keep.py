@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from ddpo_utils.settings import data_dir, get_profile
-from ddpo_utils.training.runs import run_facts, write_json
+from ddpo_utils.storage.files import write_json
+from ddpo_utils.training.runs import run_facts
 
 
 def status(key: str) -> int:

@@ -1,14 +1,12 @@
-"""The arms that the training benchmark compares: a random model of an exact architecture, loaded and trained by the
-package's own functions, with DDPOTrainer or with TRL's unmodified DPOTrainer."""
+"""The arms of the training benchmark: DDPOTrainer or TRL's DPOTrainer on a random model."""
 
 from __future__ import annotations
 
 import gc
-import io
 import os
 import tempfile
 import time
-from contextlib import redirect_stderr, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,70 +14,34 @@ from typing import Any
 import torch
 from keep import status
 
+from ddpo_utils import load_stories
 from ddpo_utils.models.policy import choose_dtype, default_device, load_policy, lora_config
 from ddpo_utils.settings import Profile, get_profile
-from ddpo_utils.training.architecture import KNOWN
-from ddpo_utils.training.recipes import trainer_arguments
+from ddpo_utils.training.plan import KNOWN, Architecture
+from ddpo_utils.training.recipes import to_dataset, trainer_arguments
 from ddpo_utils.training.reference import add_reference
 
-# Beyond the sizes, what the published configurations say of positions (their config.json); it decides no speed.
-ROPE = {
-    "Llama-3.1-8B": {
-        "rope_type": "llama3",
-        "rope_theta": 500000.0,
-        "factor": 8.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192,
-    },
-    "SmolLM2-135M": {"rope_type": "default", "rope_theta": 100000.0},
+# name -> (DDPOTrainer or TRL's, reference precomputed or in the loop)
+ARMS = {
+    "ddpo, precomputed": (True, True),
+    "trl, precomputed": (False, True),
+    "ddpo, in the loop": (True, False),
+    "trl, in the loop": (False, False),
 }
-
-
-def _sizes(name: str) -> dict[str, Any]:
-    """Of the package's table of architectures, as LlamaConfig calls them."""
-    known = KNOWN[name]
-    return {
-        "vocab_size": known.vocabulary,
-        "hidden_size": known.width,
-        "intermediate_size": known.inner,
-        "num_hidden_layers": known.layers,
-        "num_attention_heads": known.heads,
-        "num_key_value_heads": known.kv_heads,
-        "tie_word_embeddings": known.tied,
-        "rms_norm_eps": 1e-5,
-        "rope_parameters": ROPE[name],
-        "max_position_embeddings": 131072 if name == "Llama-3.1-8B" else 8192,
-    }
-
-
-ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "llama-3.1-8b": _sizes("Llama-3.1-8B"),
-    "smollm2-135m": _sizes("SmolLM2-135M"),
-    "tiny": {
-        "vocab_size": 300,
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 512,
-    },
+MODELS = {
+    "llama-3.1-8b": KNOWN["Llama-3.1-8B"],
+    "smollm2-135m": KNOWN["SmolLM2-135M"],
+    "tiny": Architecture(2, 64, 128, 4, 2, 16, 300, False),
 }
-
-# LoRA as large beside a width of 576 as r 128 is beside 4,096: 0.7% of the weights that are multiplied
-SMALL = {
-    "lora_r": 16,
-    "lora_alpha": 32,
-    "max_length": 128,
-    "batch_size": 1,
-    "gradient_checkpointing": False,
-}
+# LoRA as large beside a width of 576 as r 128 is beside 4,096
+SMALL = {"lora_r": 16, "lora_alpha": 32, "max_length": 128, "batch_size": 1}
+STORED = {"gradient_checkpointing": False}
+TINY = STORED | {"lora_r": 2, "lora_alpha": 4, "max_length": 128}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the record: an architecture, where it runs, and what differs from the profile `8b`."""
+    """One row of the record: a model, where it runs, and what differs from the profile `8b`."""
 
     what: str
     model: str
@@ -89,70 +51,27 @@ class Row:
     steps: int = 3  # a turn
 
 
+LLAMA = "Llama-3.1-8B, bf16, LoRA r 128, 2,048 tokens, checkpointing"
+LIKE_LLAMA = "the same as 8b-lora with weights in nf4 (QLoRA)"
+SMOLLM2 = "SmolLM2-135M, LoRA r 16, 128 tokens, activations stored"
+CHECKPOINTED = "the same with checkpointing"
 ROWS = {
-    "8b-lora": Row(
-        "Llama-3.1-8B, bf16, LoRA r 128, 2,048 tokens, checkpointing", "llama-3.1-8b", "cuda"
-    ),
+    "8b-lora": Row(LLAMA, "llama-3.1-8b", "cuda"),
     "8b-lora-stored": Row(
-        "the same, activations stored instead of recomputed",
-        "llama-3.1-8b",
-        "cuda",
-        {"gradient_checkpointing": False},
+        "the same, activations stored instead of recomputed", "llama-3.1-8b", "cuda", STORED
     ),
-    "8b-qlora": Row(
-        "the same as 8b-lora with weights in nf4 (QLoRA)",
-        "llama-3.1-8b",
-        "cuda",
-        {"quantize": True},
-    ),
-    "135m-lora": Row(
-        "SmolLM2-135M, LoRA r 16, 128 tokens, activations stored",
-        "smollm2-135m",
-        "cpu",
-        SMALL,
-        16,
-        1,
-    ),
-    "135m-lora-checkpointing": Row(
-        "the same with checkpointing",
-        "smollm2-135m",
-        "cpu",
-        SMALL | {"gradient_checkpointing": True},
-        16,
-        1,
-    ),
-    "tiny": Row(  # checks the benchmark itself
-        "two layers of width 64",
-        "tiny",
-        "any",
-        SMALL | {"lora_r": 2, "lora_alpha": 4, "max_length": 64},
-        2,
-        1,
-    ),
-}
-
-# name: (DDPOTrainer or else TRL's DPOTrainer, the reference's log-probs precomputed or else by its adapter, per batch)
-ARMS = {
-    "ddpo, precomputed": (True, True),
-    "trl, precomputed": (False, True),
-    "ddpo, in the loop": (
-        True,
-        False,
-    ),  # also how the paper's authors arrange it: a frozen copy of the SFT adapter
-    "trl, in the loop": (False, False),
+    "8b-qlora": Row(LIKE_LLAMA, "llama-3.1-8b", "cuda", {"quantize": True}),
+    "135m-lora": Row(SMOLLM2, "smollm2-135m", "cpu", SMALL | STORED, 16, 1),
+    "135m-lora-checkpointing": Row(CHECKPOINTED, "smollm2-135m", "cpu", SMALL, 16, 1),
+    "tiny": Row("two layers of width 64: a test of the benchmark", "tiny", "any", TINY, 2, 2),
 }
 
 
-def row_profile(row: Row, folder: Path, dtype: str) -> Profile:
-    """The profile `8b` with the row's settings, on the model in `folder`; one micro-batch of at most 2 pairs a step."""
-    own = {
-        "model": str(folder),
-        "tokenizer": str(folder),
-        "dtype": dtype,
-        "data": "bundled",
-        "epochs": 1,
-    }
-    return get_profile("8b", **own | {"batch_size": 2} | row.settings)
+def row_profile(row: Row, folder: Path) -> Profile:
+    """The profile `8b` with the row's settings on the model in `folder`, 2 pairs a step."""
+    model = {"model": str(folder), "tokenizer": str(folder), "dtype": number_name()}
+    defaults = {"data": "bundled", "epochs": 1, "steps": 0, "batch_size": 2}
+    return get_profile("8b", **model | defaults | row.settings)
 
 
 def number_name() -> str:
@@ -160,10 +79,10 @@ def number_name() -> str:
     return str(choose_dtype(default_device())).removeprefix("torch.")
 
 
-def write_model(row: Row, folder: Path, dtype: str, seed: int = 0) -> None:
-    """A random model of the row's architecture, a tokenizer of one token a byte, and a fresh adapter, in `folder`.
+def write_model(row: Row, folder: Path) -> None:
+    """A random model, a tokenizer of one token a byte, and an adapter; a folder there is kept.
 
-    They go through files because 4-bit weights are made while loading. An existing folder is kept.
+    Speed and memory do not depend on the weights' values.
     """
     from peft import get_peft_model
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -171,8 +90,7 @@ def write_model(row: Row, folder: Path, dtype: str, seed: int = 0) -> None:
 
     if folder.is_dir():
         return
-    part = folder.with_name(folder.name + ".part")
-    special = ["<|pad|>", "<|start|>", "<|end|>"]
+    part, special = folder.with_name(folder.name + ".part"), ["<|pad|>", "<|start|>", "<|end|>"]
     tokens = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
     by_byte = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[]))
     by_byte.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -185,72 +103,67 @@ def write_model(row: Row, folder: Path, dtype: str, seed: int = 0) -> None:
         "{% if add_generation_prompt %}<|start|>{% endif %}"
     )
     tokenizer.save_pretrained(part)
-    torch.manual_seed(seed)
-    config = LlamaConfig(**ARCHITECTURES[row.model], bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    torch.manual_seed(0)
+    known = MODELS[row.model]
+    config = LlamaConfig(
+        vocab_size=known.vocabulary,
+        hidden_size=known.width,
+        intermediate_size=known.inner,
+        num_hidden_layers=known.layers,
+        num_attention_heads=known.heads,
+        num_key_value_heads=known.kv_heads,
+        tie_word_embeddings=known.tied,
+        max_position_embeddings=8192,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    profile = row_profile(row, folder)
     with torch.device(default_device()):
-        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, profile.dtype))
     model.save_pretrained(part)
-    adapted = get_peft_model(model, lora_config(row_profile(row, folder, dtype)))
+    adapted = get_peft_model(model, lora_config(profile))
     adapted.save_pretrained(part / "adapter", save_embedding_layers=False)
     os.replace(part, folder)
 
 
 def pairs_of_length(tokens: int, count: int) -> Any:
-    """Pairs of the bundled stories, run together until every side with its prompt fills `tokens` tokens, weights too.
-
-    Returns:
-        A frame like `corpus.make_pairs`', and one weight a pair.
-    """
+    """(pairs whose every side fills `tokens` tokens with its prompt, one weight a pair)."""
     import pandas as pd
 
-    from ddpo_utils import load_stories
-
-    text = (
-        " ".join(load_stories()["text"]).encode("ascii", "ignore").decode()
-    )  # one byte, one token
-    part = lambda i: (text * (1 + i * tokens // len(text)))[i * tokens % len(text) :][:tokens]
-    rows = [(part(3 * i)[: tokens // 8], part(3 * i + 1), part(3 * i + 2)) for i in range(count)]
-    return pd.DataFrame(rows, columns=["prompt", "chosen", "rejected"]), [
-        0.5 + i % 3 / 2 for i in range(count)
-    ]
+    text = " ".join(load_stories()["text"]).encode("ascii", "ignore").decode()  # a byte, a token
+    text *= 2 + (3 * count + 1) * tokens // len(text)
+    rows = []
+    for start in range(0, 3 * count * tokens, 3 * tokens):
+        prompt, chosen, rejected = (text[start + i * tokens :][:tokens] for i in range(3))
+        rows.append((prompt[: tokens // 8], chosen, rejected))
+    pairs = pd.DataFrame(rows, columns=["prompt", "chosen", "rejected"])
+    return pairs, [0.5 + i % 3 / 2 for i in range(count)]
 
 
 class Bench:
-    """The arms of one row in this process, on one set of pairs; a trainer and its model are made when first needed."""
+    """The arms of a row in this process, on one set of pairs."""
 
     def __init__(self, row: Row, profile: Profile):
-        self.row, self.profile = row, profile
+        self.profile = profile
         self.count = profile.batch_size * row.steps  # pairs
         self.trainers: dict[bool, Any] = {}
 
     def trainer(self, ours: bool) -> Any:
-        """DDPOTrainer or TRL's DPOTrainer as `recipes.train_pairs` would make it, with nothing saved or printed."""
+        """(a trainer as `recipes` would make it, with nothing saved or printed; its data)."""
+        from transformers import PrinterCallback
+        from trl import DPOConfig, DPOTrainer
+
+        from ddpo_utils import DDPOTrainer
+
         if ours not in self.trainers:
-            from transformers import PrinterCallback
-            from trl import DPOConfig, DPOTrainer
-
-            from ddpo_utils import DDPOTrainer
-            from ddpo_utils.training.recipes import to_dataset
-
-            profile = self.profile
-            model, tokenizer = load_policy(
-                profile, adapter=Path(profile.model) / "adapter", trainable=True
-            )
-            data = to_dataset(*pairs_of_length(profile.max_length, self.count)).add_column(
-                "key", range(self.count)
-            )
-            args = trainer_arguments(
-                DPOConfig,
-                Path(tempfile.gettempdir()) / "ddpo-benchmark",
-                profile,
-                profile.batch_size,
-                profile.micro_batch,
-                learning_rate=profile.learning_rate,
-                beta=profile.beta,
-                num_train_epochs=1,
-                lr_scheduler_type="linear",
-                disable_tqdm=True,
-            )
+            adapter = Path(self.profile.model) / "adapter"
+            model, tokenizer = load_policy(self.profile, adapter, trainable=True)
+            data = to_dataset(*pairs_of_length(self.profile.max_length, self.count))
+            data = data.add_column("key", range(self.count))
+            options = {"beta": self.profile.beta, "lr_scheduler_type": "linear"}
+            folder = Path(tempfile.gettempdir()) / "ddpo-benchmark"
+            args = trainer_arguments(DPOConfig, folder, self.profile, disable_tqdm=True, **options)
             args.save_strategy = "no"
             trainer = (DDPOTrainer if ours else DPOTrainer)(
                 model=model,
@@ -263,7 +176,7 @@ class Bench:
         return self.trainers[ours]
 
     def step(self, arm: str) -> tuple[float, float]:
-        """Seconds a pair, on the clock and of the processor, from the loop's begin to the end of its last step."""
+        """Seconds a pair of the training loop, on the clock and of the processor."""
         from transformers import TrainerCallback
 
         marks = []
@@ -277,34 +190,27 @@ class Bench:
 
         ours, precomputed = ARMS[arm]
         trainer, data = self.trainer(ours)
-        for name in ("ref_chosen_logps", "ref_rejected_logps") if precomputed else ():
-            data = data.add_column(
-                name, [0.0] * self.count
-            )  # no step's time depends on their values
+        if precomputed:  # no step's time depends on the values
+            for name in ("ref_chosen_logps", "ref_rejected_logps"):
+                data = data.add_column(name, [0.0] * self.count)
         trainer.train_dataset = data
-        trainer.precompute_ref_logps = (
-            precomputed and not ours
-        )  # what TRL's constructor sets from its arguments
+        trainer.precompute_ref_logps = precomputed and not ours  # as TRL's constructor sets it
         clock = Clock()
         trainer.add_callback(clock)
         trainer.train()
         trainer.remove_callback(clock)
-        return tuple(
-            (end - start) / self.count for start, end in zip(marks[0], marks[-1], strict=True)
-        )
+        return self.seconds(marks[0], marks[-1])
 
     def reference(self) -> tuple[float, float]:
-        """Seconds a pair that `reference.add_reference` takes."""
+        """Seconds a pair that `add_reference` takes."""
         trainer, trainer.train_dataset = self.trainer(True)
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            redirect_stderr(io.StringIO()),
-        ):  # its progress bar
+        with tempfile.TemporaryDirectory() as folder:
             start = now()
             add_reference(trainer, Path(folder) / "reference.csv")
-            return tuple(
-                (end - begin) / self.count for begin, end in zip(start, now(), strict=True)
-            )
+            return self.seconds(start, now())
+
+    def seconds(self, start: tuple[float, float], end: tuple[float, float]) -> tuple[float, float]:
+        return (end[0] - start[0]) / self.count, (end[1] - start[1]) / self.count
 
 
 def now() -> tuple[float, float]:
@@ -314,23 +220,17 @@ def now() -> tuple[float, float]:
     return time.perf_counter(), time.process_time()
 
 
-def peak_memory(name: str, folder: Path, dtype: str, arm: str) -> int | None:
-    """Bytes at the peak of one short training of this arm; called in a fresh process.
+def peak_memory(name: str, folder: Path, arm: str) -> int:
+    """Bytes at the peak of a short training of the arm; called in a fresh process.
 
-    On a GPU what torch's allocator held, on a CPU the process's resident memory; None where the system keeps no peak.
+    On a GPU what torch's allocator held, on a CPU (Linux) the process's resident memory.
     """
-    bench = Bench(ROWS[name], row_profile(ROWS[name], folder, dtype))
+    bench = Bench(ROWS[name], row_profile(ROWS[name], folder))
     bench.trainer(ARMS[arm][0])
     gc.collect()
+    with suppress(OSError):  # the peak starts anew, without what loading took
+        Path("/proc/self/clear_refs").write_text("5")
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text(
-            "5"
-        )  # Linux: the peak starts anew, without what loading took
     bench.step(arm)
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    with suppress(OSError, StopIteration):
-        return status("VmHWM")
-    return None
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else status("VmHWM")

@@ -184,8 +184,6 @@ def test_a_t4_trains_in_fp16_and_newer_cards_in_bf16(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
     profile = get_profile("colab")
     assert number_type(profile) == dtype
-    asked = trainer_arguments(
-        lambda **given: given, tmp_path, profile, batch=profile.batch_size, most=2
-    )
+    asked = trainer_arguments(dict, tmp_path, profile)
     assert asked["fp16"] == (dtype == torch.float16) and asked["bf16"] == (dtype == torch.bfloat16)
     assert not asked["use_cpu"]

@@ -1,6 +1,6 @@
-"""`python -m ddpo_utils` under FSDP without a GPU: accelerate's own code, past the one question it asks first.
+"""`python -m ddpo_utils` under FSDP without a GPU.
 
-accelerate shards on GPUs alone and falls back to plain data parallel elsewhere, although torch shards on a CPU too.
+accelerate shards on GPUs alone, although torch shards on a CPU too; this replaces its one check.
 """
 
 import sys

@@ -1,5 +1,4 @@
-"""The profile 8b through papermill: notebooks 04 and 05 with a small model, small encoders and small data in the place
-of the large ones, and no other difference than their sizes."""
+"""The profile 8b through papermill: notebooks 04 and 05 on a small model and small data."""
 
 from __future__ import annotations
 
@@ -16,25 +15,11 @@ from awkward_posts import small_posts
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = {  # the models, encoders and data that stand in
-    "tokenizer": "",
-    "semantic": "minilm",
-    "style": "stylometric",
-    "judge_semantic": "wordllama",
-    "judge_style": "delta",
-}
-SHORT = {  # sizes that a CPU gets through
-    "batch_size": 4,
-    "sft_batch_size": 4,
-    "sft_warmup_steps": 2,
-    "sft_steps": 4,
-    "steps": 4,
-    "checkpoint_every": 2,
-    "max_length": 512,
-    "max_new_tokens": 24,
-    "sample_prompts": 3,
-    "samples": 2,
-}
+SMALL = {"tokenizer": "", "semantic": "minilm", "style": "stylometric"}
+SMALL |= {"judge_semantic": "wordllama", "judge_style": "delta"}
+SHORT = {"batch_size": 4, "sft_batch_size": 4, "sft_warmup_steps": 2, "sft_steps": 4, "steps": 4}
+SHORT |= {"checkpoint_every": 2, "max_length": 512, "max_new_tokens": 24}
+SHORT |= {"sample_prompts": 3, "samples": 2}
 
 
 def test_notebooks_04_and_05_run_with_the_profile_8b(tmp_path: Path, tiny_folder: Path) -> None:
@@ -45,19 +30,8 @@ def test_notebooks_04_and_05_run_with_the_profile_8b(tmp_path: Path, tiny_folder
     pairs = [f"{name}={value}" for name, value in settings.items()]
     env = {k: v for k, v in os.environ.items() if not k.startswith("DDPO_")}
     env |= {"PYTHONPATH": str(clone), "HF_HUB_OFFLINE": "1"}
-    words = [
-        sys.executable,
-        "-m",
-        "ddpo_utils",
-        "run",
-        "--profile",
-        "8b",
-        "--notebooks",
-        "04",
-        "05",
-        "--set",
-        *pairs,
-    ]
+    words = [sys.executable, "-m", "ddpo_utils", "run", "--profile", "8b"]
+    words += ["--notebooks", "04", "05", "--set", *pairs]
     done = subprocess.run(words, cwd=clone, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "2 passed, 0 failed" in done.stdout

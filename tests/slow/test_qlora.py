@@ -1,15 +1,12 @@
-"""QLoRA with the real bitsandbytes, on whatever device is here: trained, saved, broken off and called again."""
+"""QLoRA with the real bitsandbytes: trained, saved, broken off and called again."""
 
 from __future__ import annotations
 
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.append(str(Path(__file__).parents[1] / "fakes"))
 from tiny_runs import BrokenOff, Command, break_off, curve, record_of
 
 pytestmark = [
@@ -22,26 +19,23 @@ pytestmark = [
 
 @pytest.fixture
 def model(tiny_folder: Path, tmp_path: Path) -> Path:
-    """A random Llama of width 64, the least that 4-bit blocks divide, with the tiny model's tokenizer."""
+    """A random Llama of width 64, the least that 4-bit blocks divide, and a tokenizer."""
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
     torch.manual_seed(0)
-    llama = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            max_position_embeddings=1024,
-            bos_token_id=1,
-            eos_token_id=2,
-            pad_token_id=0,
-            initializer_range=0.1,
-        )
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    tokens = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        max_position_embeddings=1024,
+        initializer_range=0.1,
+        **sizes,
+        **heads,
+        **tokens,
     )
+    llama = LlamaForCausalLM(config)
     llama.save_pretrained(tmp_path / "llama")
     tokenizer.save_pretrained(tmp_path / "llama")
     return tmp_path / "llama"

@@ -1,24 +1,34 @@
-"""A run that is broken off and called again ends where an unbroken one does: losses, margins, KL and adapter."""
+"""A run that is broken off and called again ends as an unbroken one: losses, KL, adapter."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import BrokenOff, assert_same_adapter, break_off, curve, few_stories, tiny_profile
+from tiny_runs import (
+    BrokenOff,
+    assert_same_adapter,
+    break_off,
+    curve,
+    few_stories,
+    record_of,
+    tiny_profile,
+)
 
 from ddpo_utils import Profile, make_pairs
-from ddpo_utils.training.orpo import train_orpo
+from ddpo_utils.training import reference, runs
+from ddpo_utils.training.arms import Arm
 from ddpo_utils.training.recipes import train_pairs, train_sft
 
 STORIES = few_stories()
 PAIRS = make_pairs(STORIES)
 WATCH = STORIES[["prompt", "text"]].head(2)
-DEALT = [0.25 * (1 + i % 5) for i in range(len(PAIRS))]
-WEIGHTS = {"dpo": None, "ddpo": DEALT, "dorpo": DEALT}
+SHUFFLED = [0.25 * (1 + i % 5) for i in range(len(PAIRS))]
+WEIGHTS = {"dpo": None, "ddpo": SHUFFLED, "dorpo": SHUFFLED}
+Break = Callable[[pytest.MonkeyPatch], None]
 
 
 @pytest.fixture(scope="module")
@@ -27,146 +37,110 @@ def profile(tiny_folder: Path) -> Profile:
     return tiny_profile(tiny_folder, steps=5, sft_steps=5, batch_size=4, micro_batch=2)
 
 
-@pytest.fixture(scope="module")
-def unbroken(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Folder and records of the runs that nothing broke off."""
-    folder = tmp_path_factory.mktemp("unbroken")
-    return {"folder": folder, "sft": run("sft", profile, folder, folder)} | {
-        arm: run(arm, profile, folder, folder) for arm in WEIGHTS
-    }
-
-
-def run(arm: str, profile: Profile, folder: Path, base: Path) -> dict[str, Any]:
-    if arm == "sft":
+def run(name: str, profile: Profile, folder: Path, base: Path) -> dict[str, Any]:
+    if name == "sft":
         return train_sft(profile, STORIES, folder / "sft")
-    if arm == "dorpo":
-        return train_orpo(profile, PAIRS, WEIGHTS[arm], folder / arm, arm, base / "sft", WATCH)
-    return train_pairs(profile, PAIRS, WEIGHTS[arm], folder / arm, base / "sft", arm, WATCH)
+    weight, arm = WEIGHTS[name], Arm(name)
+    return train_pairs(profile, PAIRS, weight, folder / name, base / "sft", arm, WATCH)
 
 
-def assert_same_run(
-    arm: str, record: dict[str, Any], folder: Path, unbroken: dict[str, Any], within: float = 0.0
-):
-    """To a tolerance of nothing, unless the reference was computed in another way."""
-    before = unbroken[arm]
-    for name in [
-        "loss",
-        "grad_norm",
-        "learning_rate",
-        *(["rewards/margins", "weight"] if arm != "sft" else []),
-    ]:
-        assert curve(record, name) == pytest.approx(curve(before, name), rel=within, abs=within), (
-            name
-        )
-    assert [entry["step"] for entry in record["log"]] == [1, 2, 3, 4, 5]
-    if arm != "sft":
-        assert record["kl"] == pytest.approx(before["kl"], rel=within, abs=within) and list(
-            record["kl"]
-        ) == [
-            "2",
-            "4",
-            "5",
-        ]
-        kept = json.loads((folder / arm / "run.json").read_text(encoding="utf-8"))["kl"]
-        assert kept == record["kl"]
-    assert_same_adapter(folder / arm, unbroken["folder"] / arm, within)
+class Runs:
+    """Runs of the arms that nothing broke off, and those of a test to compare with."""
+
+    def __init__(self, profile: Profile, whole: Path):
+        self.profile, self.whole = profile, whole
+        self.records = {name: run(name, profile, whole, whole) for name in ("sft", *WEIGHTS)}
+
+    def broken(self, name: str, folder: Path, patch: Break, **changes: Any) -> None:
+        """Start a run that `patch` breaks off."""
+        with pytest.MonkeyPatch.context() as context:
+            patch(context)
+            with pytest.raises(BrokenOff):
+                run(name, replace(self.profile, **changes), folder, self.whole)
+        assert not (folder / name / "run.json").exists()
+
+    def resumed(
+        self, name: str, folder: Path, at: int, within: float = 0.0, **changes: Any
+    ) -> dict[str, Any]:
+        """Go on with the run and compare it with the unbroken one, to `within`."""
+        record = run(name, replace(self.profile, **changes), folder, self.whole)
+        before = self.records[name]
+        figures = ["step", "loss", "grad_norm", "learning_rate"]
+        if name != "sft":
+            figures += ["rewards/margins", "weight"]
+            assert record["kl"] == pytest.approx(before["kl"], rel=within, abs=within)
+            assert list(record["kl"]) == ["2", "4", "5"]
+        for figure in figures:
+            expected = pytest.approx(curve(before, figure), rel=within, abs=within)
+            assert curve(record, figure) == expected, figure
+        assert record["resumed_at_step"] == at and record == record_of(folder / name)
+        assert_same_adapter(folder / name, self.whole / name, within)
+        return record
+
+
+@pytest.fixture(scope="module")
+def whole(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(profile, tmp_path_factory.mktemp("unbroken"))
+
+
+def at_step(step: int) -> Break:
+    return lambda patch: break_off(patch, step)
 
 
 @pytest.mark.parametrize(
-    ("arm", "step", "resumed_at"),
+    ("name", "step", "resumed_at"),
     [
         ("sft", 3, 2),
         ("dpo", 1, 0),
         ("ddpo", 3, 2),
         ("dorpo", 3, 2),
         pytest.param("sft", 1, 0, marks=pytest.mark.slow),
-        pytest.param("dpo", 3, 2, marks=pytest.mark.slow),
         pytest.param("ddpo", 5, 4, marks=pytest.mark.slow),
     ],
 )
 def test_a_run_goes_on_from_its_last_checkpoint(
-    arm, step, resumed_at, profile, unbroken, tmp_path, monkeypatch
-):
-    with monkeypatch.context() as patch:
-        break_off(patch, step)
-        with pytest.raises(BrokenOff):
-            run(arm, profile, tmp_path, unbroken["folder"])
-    assert not (tmp_path / arm / "run.json").exists()
-    kept = {
-        path: path.stat().st_mtime_ns
-        for path in (tmp_path / arm).glob("checkpoints/*/trainer_state.json")
-    }
-    assert sorted(path.parent.name for path in kept) == [
-        f"checkpoint-{n}" for n in range(2, resumed_at + 1, 2)
-    ]
-    record = run(arm, profile, tmp_path, unbroken["folder"])
-    assert record["resumed_at_step"] == resumed_at
-    assert all(
-        path.stat().st_mtime_ns == stamp for path, stamp in kept.items()
-    )  # no step is done twice
-    assert_same_run(arm, record, tmp_path, unbroken)
-    again = run(arm, profile, tmp_path, unbroken["folder"])  # finished: read, not trained
-    assert again == json.loads((tmp_path / arm / "run.json").read_text(encoding="utf-8"))
+    name: str, step: int, resumed_at: int, whole: Runs, tmp_path: Path
+) -> None:
+    whole.broken(name, tmp_path, at_step(step))
+    states = (tmp_path / name).glob("checkpoints/*/trainer_state.json")
+    stamps = {path: path.stat().st_mtime_ns for path in states}
+    whole.resumed(name, tmp_path, at=resumed_at)
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+    # finished: read, not trained
+    assert run(name, whole.profile, tmp_path, whole.whole) == record_of(tmp_path / name)
 
 
-def test_a_run_may_be_broken_off_more_than_once(profile, unbroken, tmp_path, monkeypatch):
-    for step in (3, 5):
-        with monkeypatch.context() as patch:
-            break_off(patch, step)
-            with pytest.raises(BrokenOff):
-                run("ddpo", profile, tmp_path, unbroken["folder"])
-    assert_same_run("ddpo", run("ddpo", profile, tmp_path, unbroken["folder"]), tmp_path, unbroken)
-
-
-@pytest.mark.parametrize("before", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_the_reference_may_be_in_the_loop_or_computed_before(
-    before, profile, unbroken, tmp_path, monkeypatch
-):
-    """A run begun with the one and gone on with the other: the log-probs agree but for rounding."""
-    with monkeypatch.context() as patch:
-        break_off(patch, 3)
-        with pytest.raises(BrokenOff):
-            run("ddpo", replace(profile, precompute_reference=before), tmp_path, unbroken["folder"])
-    record = run("ddpo", replace(profile, precompute_reference=False), tmp_path, unbroken["folder"])
-    assert record["resumed_at_step"] == 2
-    assert_same_run("ddpo", record, tmp_path, unbroken, within=1e-3)
+def test_a_run_may_be_broken_off_twice(whole: Runs, tmp_path: Path) -> None:
+    whole.broken("ddpo", tmp_path, at_step(3))
+    whole.broken("ddpo", tmp_path, at_step(5))
+    whole.resumed("ddpo", tmp_path, at=4)
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"micro_batch": 1, "gradient_checkpointing": True},
+        {"micro_batch": 1, "gradient_checkpointing": True, "precompute_reference": False},
         pytest.param({"micro_batch": 4}, marks=pytest.mark.slow),
         pytest.param({"attention": "eager"}, marks=pytest.mark.slow),
     ],
 )
-def test_a_run_goes_on_in_other_parts_or_with_other_arithmetic(
-    change, profile, unbroken, tmp_path, monkeypatch
-):
-    with monkeypatch.context() as patch:
-        break_off(patch, 3)
-        with pytest.raises(BrokenOff):
-            run("ddpo", profile, tmp_path, unbroken["folder"])
-    record = run("ddpo", replace(profile, **change), tmp_path, unbroken["folder"])
-    assert record["resumed_at_step"] == 2
-    assert_same_run("ddpo", record, tmp_path, unbroken, within=1e-3)
+def test_a_run_goes_on_with_other_arithmetic(
+    change: dict[str, Any], whole: Runs, tmp_path: Path
+) -> None:
+    whole.broken("ddpo", tmp_path, at_step(3))
+    whole.resumed("ddpo", tmp_path, at=2, within=1e-3, **change)
 
 
 def test_a_changed_distance_of_checkpoints_holds_from_then_on(
-    profile, unbroken, tmp_path, monkeypatch
-):
-    with monkeypatch.context() as patch:
-        break_off(patch, 3)
-        with pytest.raises(BrokenOff):
-            run("dpo", profile, tmp_path, unbroken["folder"])
-    record = run("dpo", replace(profile, checkpoint_every=1), tmp_path, unbroken["folder"])
-    assert list(record["kl"]) == ["2", "3", "4", "5"] and curve(record) == curve(unbroken["dpo"])
+    profile: Profile, whole: Runs, tmp_path: Path
+) -> None:
+    whole.broken("dpo", tmp_path, at_step(3))
+    record = run("dpo", replace(profile, checkpoint_every=1), tmp_path, whole.whole)
+    assert list(record["kl"]) == ["2", "3", "4", "5"]
+    assert curve(record) == curve(whole.records["dpo"])
 
 
-@pytest.mark.parametrize("arm", ["ddpo", pytest.param("sft", marks=pytest.mark.slow)])
-def test_a_checkpoint_that_was_being_written_is_passed_over(
-    arm, profile, unbroken, tmp_path, monkeypatch
-):
+def test_a_checkpoint_that_was_being_written_is_passed_over(whole: Runs, tmp_path: Path) -> None:
     from transformers import Trainer
 
     save = Trainer._save_rng_state
@@ -176,49 +150,25 @@ def test_a_checkpoint_that_was_being_written_is_passed_over(
         if trainer.state.global_step == 4:
             raise BrokenOff
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_save_rng_state", killed)
-        with pytest.raises(BrokenOff):
-            run(arm, profile, tmp_path, unbroken["folder"])
-    assert (tmp_path / arm / "checkpoints" / "checkpoint-4" / "adapter_model.safetensors").is_file()
-    record = run(arm, profile, tmp_path, unbroken["folder"])
-    assert record["resumed_at_step"] == 2
-    assert_same_run(arm, record, tmp_path, unbroken)
+    whole.broken("ddpo", tmp_path, lambda patch: patch.setattr(Trainer, "_save_rng_state", killed))
+    half = tmp_path / "ddpo" / "checkpoints" / "checkpoint-4"
+    assert (half / "adapter_model.safetensors").is_file()
+    whole.resumed("ddpo", tmp_path, at=2)
 
 
-@pytest.mark.parametrize("arm", ["sft", pytest.param("ddpo", marks=pytest.mark.slow)])
+def raises(*_: Any) -> None:
+    raise BrokenOff
+
+
+@pytest.mark.parametrize("name", ["sft", pytest.param("ddpo", marks=pytest.mark.slow)])
 def test_a_run_that_dies_after_its_last_step_is_saved_without_another(
-    arm, profile, unbroken, tmp_path, monkeypatch
-):
+    name: str, whole: Runs, tmp_path: Path
+) -> None:
     """run.json comes last, so whatever happens before it leaves a run that goes on."""
-    from ddpo_utils.training import runs
-
-    def full(*args: Any) -> None:
-        raise BrokenOff
-
-    with monkeypatch.context() as patch:
-        patch.setattr(runs, "model_card", full)
-        with pytest.raises(BrokenOff):
-            run(arm, profile, tmp_path, unbroken["folder"])
-    assert not (tmp_path / arm / "run.json").exists()
-    record = run(arm, profile, tmp_path, unbroken["folder"])
-    assert record["resumed_at_step"] == 5
-    assert_same_run(arm, record, tmp_path, unbroken)
+    whole.broken(name, tmp_path, lambda patch: patch.setattr(runs, "model_card", raises))
+    whole.resumed(name, tmp_path, at=5)
 
 
-def test_the_divergence_of_a_checkpoint_that_a_kill_left_without_one_is_made_up(
-    profile, unbroken, tmp_path, monkeypatch
-):
-    """The checkpoint is written first and the KL after it: a kill between the two must not leave a gap."""
-    from ddpo_utils.training import reference
-
-    def killed(*args: Any) -> None:
-        raise BrokenOff
-
-    with monkeypatch.context() as patch:
-        patch.setattr(reference, "token_kl", killed)
-        with pytest.raises(BrokenOff):
-            run("ddpo", profile, tmp_path, unbroken["folder"])
-    record = run("ddpo", profile, tmp_path, unbroken["folder"])
-    assert record["resumed_at_step"] == 2
-    assert_same_run("ddpo", record, tmp_path, unbroken)
+def test_a_kill_between_a_checkpoint_and_its_kl_leaves_no_gap(whole: Runs, tmp_path: Path) -> None:
+    whole.broken("ddpo", tmp_path, lambda patch: patch.setattr(reference, "token_kl", raises))
+    whole.resumed("ddpo", tmp_path, at=2)

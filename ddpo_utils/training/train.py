@@ -1,0 +1,140 @@
+"""An experiment: SFT once, then each arm from that adapter, all in one folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..corpus.stories import load_prompts
+from ..models.policy import load_policy
+from ..models.sampling import sample_stories
+from ..pairs import make_pairs
+from ..settings import CourseError, Profile, course_errors, work_dir
+from ..storage.files import short_digest
+from .arms import ARMS, Arm, arm_weights, group_weights, training_stories
+from .divpo import divpo_pairs
+from .recipes import train_pairs, train_sft
+from .runs import adapter_digest, is_plain_adapter, process
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["sample_adapter", "train", "train_arms"]
+
+WATCHED_PROMPTS, WATCHED_STORIES = 8, 2  # prompts along which the KL is watched, stories of each
+
+
+def train(
+    profile: Profile, methods: Sequence[str], output: Path | None = None, sft: Path | None = None
+) -> None:
+    """Train the methods' arms, SFT first where it is missing and needed; print a line for each.
+
+    Args:
+        methods: of settings.METHODS; the profile says what deviation is measured by.
+        output: folder of the adapters (build/<profile>/adapters).
+        sft: folder of an SFT adapter to start from (<output>/sft).
+
+    Raises:
+        CourseError: something is missing or does not fit, or a folder holds another run.
+    """
+    folder, main = output or work_dir(profile) / "adapters", process().is_main_process
+    if sft and not any((sft / name).is_file() for name in ("adapter_config.json", "config.yaml")):
+        raise CourseError(f"There is no SFT adapter in {sft}: check --sft, or leave it out.")
+    arms = [Arm.parse(method, profile.weights).name for method in methods]
+    stories = training_stories(profile)
+    if main:
+        print(f"{len(stories):,} responses; finished runs are kept: {', '.join(arms)}", flush=True)
+    records = train_arms(profile, stories, folder, arms, sft)
+    for arm, record in records.items() if main else ():
+        place = sft if sft and arm == "sft" else folder / arm
+        if not output and place != sft:
+            place = Path(os.path.relpath(place))
+        steps, minutes = len(record["log"]), record["seconds"] / 60
+        print(f"{arm}: {steps} steps in {minutes:.1f} minutes; adapter in {place}")
+        if "unused_responses" in record:
+            unused, fewer = record["unused_responses"], record["unused_pairs"]
+            print(f"{arm}: {unused} responses are in no pair; {fewer} pairs fewer than other arms")
+
+
+def train_arms(
+    profile: Profile,
+    stories: pd.DataFrame,
+    folder: Path,
+    arms: Sequence[str] = ARMS,
+    sft: Path | None = None,
+) -> dict[str, Any]:
+    """The records of SFT on `stories` and of each arm, by name; adapters in folder/sft and so on.
+
+    What is finished in these folders is kept, what was killed goes on. SFT is left out where all
+    arms are ORPO's, which start from the starting model.
+
+    Args:
+        arms: names as `Arm.parse` takes them; none: SFT alone.
+        sft: folder of the SFT adapter, to share it (folder/sft). An adapter that no run of this
+            package made is used as it is, and has no record.
+    """
+    sft = sft or folder / "sft"
+    parsed = {name: Arm.parse(name, profile.weights) for name in arms if name != "sft"}
+    needs_sft = not parsed or "sft" in arms
+    needs_sft = needs_sft or any(arm.starts_from_sft for arm in parsed.values())
+    if parsed:  # before SFT: a fault of scores or encoders is found now, not after hours
+        with course_errors():
+            pairs = make_pairs(stories, min_gap=profile.min_gap, seed=profile.seed)
+        weights = arm_weights(stories, pairs, profile, list(parsed))
+    records = {}
+    if needs_sft and not is_plain_adapter(sft):
+        records["sft"] = train_sft(profile, stories, sft)
+    watch = None
+    if parsed and (is_plain_adapter(sft) or (sft / "run.json").is_file()):
+        watch = _watched_stories(profile, stories, sft)
+    for name, arm in parsed.items():
+        settings, arm_pairs, facts = replace(profile, weights=arm.weights), pairs, {}
+        if arm.method == "divpo":
+            deviation = partial(group_weights, profile=settings)
+            arm_pairs, unused = divpo_pairs(stories, deviation, profile.seed)
+            facts = {"unused_responses": unused, "unused_pairs": len(pairs) - len(arm_pairs)}
+        records[name] = train_pairs(
+            settings, arm_pairs, weights[name], folder / name, sft, arm, watch, **facts
+        )
+    return records
+
+
+def _watched_stories(profile: Profile, stories: pd.DataFrame, sft: Path) -> pd.DataFrame:
+    """Stories sampled from SFT, along which the arms' KL is watched while they train."""
+    prompts = load_prompts().tail(WATCHED_PROMPTS)
+    if profile.data != "bundled":  # prompts of the training part; none of the test part
+        known = stories.drop_duplicates("prompt_id")[["prompt_id", "prompt"]]
+        prompts = known.sample(min(WATCHED_PROMPTS, len(known)), random_state=profile.seed)
+    key = short_digest(
+        adapter_digest(sft), profile.max_new_tokens, profile.sample_batch, profile.seed
+    )
+    with process().main_process_first():
+        path = sft / f"watch-{key}.jsonl"
+        return sample_adapter(profile, sft, prompts, path, WATCHED_STORIES, "sft")
+
+
+def sample_adapter(
+    profile: Profile,
+    adapter: Path | None,
+    prompts: pd.DataFrame,
+    path: Path,
+    samples: int,
+    source: str,
+) -> pd.DataFrame:
+    """Stories sampled from the profile's model with an adapter; see `sample_stories`."""
+    model, tokenizer = load_policy(profile, adapter)
+    return sample_stories(
+        model,
+        tokenizer,
+        prompts,
+        path,
+        samples,
+        profile.max_new_tokens,
+        profile.sample_batch,
+        profile.seed,
+        source,
+    )
