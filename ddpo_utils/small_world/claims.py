@@ -75,25 +75,21 @@ def verdict_of(outcomes: Sequence[str]) -> str:
     return "reproduced" if set(outcomes) == {"holds"} else "undecided"
 
 
-def claims_table(results: pd.DataFrame, rules: Mapping[str, Any], rho: float = 0.0) -> pd.DataFrame:
-    """One row a test: claim, says, measure, contrast, interval, test, outcome, the claim's verdict.
-
-    Tests of arms that were not run at this rho are left out.
+def claims_table(results: pd.DataFrame, rules: Mapping[str, Any]) -> pd.DataFrame:
+    """One row a test at rho 0: claim, says, measure, contrast, interval, test, outcome, verdict.
 
     Args:
-        rules: data/claims.json, of which `claims` and `margin` are read.
+        results: as for `contrast`.
+        rules: with `claims` and `margin`, as in data/claims.json.
     """
     import pandas as pd
 
-    trained = set(results.loc[np.isclose(results["rho"], rho), "arm"])
     margin = rules["margin"]
     table = []
     for claim in rules["claims"]:
         rows = []
         for test in claim["tests"]:
-            if not trained.issuperset(test["arms"]):
-                continue
-            interval = contrast(results, test["measure"], test["arms"], rho)
+            interval = contrast(results, test["measure"], test["arms"])
             bound = f"-{margin}" if test["test"] == "not below" else "0"
             row = {
                 "claim": claim["claim"],

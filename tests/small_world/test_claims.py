@@ -78,21 +78,16 @@ def test_verdicts(outcomes: list[str], expected: str) -> None:
     assert verdict_of(outcomes) == expected
 
 
-def test_a_table_has_the_claims_whose_arms_were_run() -> None:
+def test_a_table_of_claims() -> None:
     fewer = {"measure": "total", "arms": ["dpo", "sft"], "test": "below"}
-    better = {"measure": "quality", "arms": ["ddpo-k4", "dpo"], "test": "above"}
-    rules = {
-        "margin": 0.14,
-        "claims": [
-            {"claim": "a", "says": "x", "tests": [fewer]},
-            {"claim": "d", "says": "y", "tests": [better]},
-        ],
-    }
+    worse = {"measure": "quality", "arms": ["dpo", "sft"], "test": "not below"}
+    claims = [{"claim": "a", "says": "x", "tests": [fewer, worse]}]
+    rules = {"margin": 0.14, "claims": [*claims, {"claim": "d", "says": "y", "tests": [fewer]}]}
     results = results_of(dpo=[1.0, 1.1, 1.2], sft=[2.0, 2.1, 2.3])
     table = claims_table(results, rules)
     columns = ["claim", "contrast", "test", "outcome", "verdict"]
     assert table[columns].to_numpy().tolist() == [
-        ["a", "dpo - sft", "below 0", "holds", "reproduced"]
+        ["a", "dpo - sft", "below 0", "holds", "not reproduced"],
+        ["a", "dpo - sft", "not below -0.14", "fails", "not reproduced"],
+        ["d", "dpo - sft", "below 0", "holds", "reproduced"],
     ]
-    mirrored = claims_table(results.assign(total=-results["total"]), rules)
-    assert mirrored["verdict"].tolist() == ["not reproduced"]

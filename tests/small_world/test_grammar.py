@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ddpo_utils.pairs import make_pairs
 from ddpo_utils.small_world import grammar
 from ddpo_utils.small_world.grammar import (
     DIMENSIONS,
@@ -123,11 +122,3 @@ def test_quality_by_hand() -> None:
     p = grammar.P_VIVID
     expected = sum(values) / 3**0.5 + (2 - 2 * p) / (2 * p * (1 - p)) ** 0.5
     assert world.quality(frame)[0] == pytest.approx(expected)
-
-
-def test_the_package_makes_pairs_of_the_world(stories: pd.DataFrame) -> None:
-    pairs = make_pairs(stories)
-    score = stories["score"]
-    chosen, rejected = score.loc[pairs["chosen_row"]], score.loc[pairs["rejected_row"]]
-    assert len(pairs) == len(stories) / 2
-    assert (chosen.to_numpy() > rejected.to_numpy()).all()

@@ -56,25 +56,21 @@ def test_the_tokenizer_gives_every_story_back() -> None:
         {"role": "assistant", "content": texts[0]},
     ]
     whole = tokenizer.apply_chat_template(chat, tokenize=False)
-    assert whole == f"<prompt>{prompts[0]}<story>{texts[0]}<end>"
     asked = tokenizer.apply_chat_template(chat[:1], tokenize=False, add_generation_prompt=True)
-    assert whole.startswith(asked)  # or training and sampling would begin at different tokens
+    assert whole == f"<prompt>{prompts[0]}<story>{texts[0]}<end>" == asked + f"{texts[0]}<end>"
 
 
-def test_training_lowers_the_loss(tmp_path: Path) -> None:
+def test_the_model_learns(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     story = World(5).stories(all_prompts(5)[:1], 1, draw=8).iloc[0]
-    losses = []
-    for steps in (1, 30):
-        folder = make_model(World(5), tmp_path / str(steps), 3, steps, batch=8)
-        model = AutoModelForCausalLM.from_pretrained(folder)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        text = f"<prompt>{story['prompt']}<story>{story['text']}<end>"
-        ids = tokenizer(text, return_tensors="pt")["input_ids"]
-        with torch.no_grad():
-            losses.append(model(ids, labels=ids).loss.item())
-    assert losses[1] < losses[0] - 0.3
+    folder = make_model(World(5), tmp_path / "model", 3, steps=30, batch=8)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    text = f"<prompt>{story['prompt']}<story>{story['text']}<end>"
+    ids = tokenizer(text, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        loss = AutoModelForCausalLM.from_pretrained(folder)(ids, labels=ids).loss.item()
+    assert loss < np.log(len(tokenizer)) - 1  # of a model that knows nothing
 
 
 def test_no_training_prompt_is_a_test_prompt(world: Seed) -> None:
@@ -84,14 +80,19 @@ def test_no_training_prompt_is_a_test_prompt(world: Seed) -> None:
         assert not set(stories["prompt"]) & set(world.prompts[: SIZES["test_prompts"]])
 
 
-def test_arms_are_trained_counted_and_kept(world: Seed) -> None:
-    adapters = world.train(0.0, ["dpo", "ddpo"])
+def test_model_and_sft_are_made_once(world: Seed) -> None:
+    files = [world.sft() / "run.json", world.folder / "model" / "model.safetensors"]
+    before = [file.stat().st_mtime_ns for file in files]
+    world.sft()
+    assert [file.stat().st_mtime_ns for file in files] == before
     model, tokenizer = load_policy(world.profile())
+    stops = model.generation_config.eos_token_id
     assert tokenizer.eos_token == "<end>"
-    assert model.generation_config.eos_token_id in (
-        tokenizer.eos_token_id,
-        [tokenizer.eos_token_id],
-    )
+    assert tokenizer.eos_token_id in (stops if isinstance(stops, list) else [stops])
+
+
+def test_arms_are_trained_and_counted(world: Seed) -> None:
+    adapters = world.train(0.0, ["dpo", "ddpo"])
     rows = [world.row(0.0, arm, adapter) for arm, adapter in adapters.items()]
     assert [row["arm"] for row in rows] == ["dpo", "ddpo"]
     for row in rows:
@@ -101,10 +102,6 @@ def test_arms_are_trained_counted_and_kept(world: Seed) -> None:
     samples = world.sample("rho+0.0-dpo", adapters["dpo"])
     assert len(samples) == SIZES["test_prompts"] * SIZES["samples"]
     assert set(samples["prompt"]) == set(world.prompts[: SIZES["test_prompts"]])
-    files = [world.folder / "model" / "model.safetensors", adapters["dpo"] / "run.json"]
-    before = [file.stat().st_mtime_ns for file in files]
-    assert world.train(0.0, ["dpo"]) == {"dpo": adapters["dpo"]}
-    assert [file.stat().st_mtime_ns for file in files] == before
 
 
 def test_entropy_by_hand_and_on_average() -> None:
