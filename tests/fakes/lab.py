@@ -18,84 +18,57 @@ import psutil
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
-CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
-PATIENCE = 120_000  # ms: for whatever a busy machine does
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+PATIENCE = 120_000  # ms, on a busy machine
+SETTINGS = {  # no question at the start, and every cell is in the page, seen or not
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+    "notebook-extension/tracker": {"windowingMode": "none"},
+}
 
 
 @contextmanager
 def jupyter_lab(
     folder: Path, **variables: str
 ) -> Iterator[tuple[Callable[[str], str], subprocess.Popen]]:
-    """A JupyterLab of its own, with nothing of the user's settings: the address of a file, process of the server."""
+    """A function from a file to its address, and the process of a server without user settings."""
     token, home = os.urandom(16).hex(), folder / ".home"
-    for place, content in {
-        "apputils-extension/notification": {
-            "fetchNews": "false",
-            "checkForUpdates": False,
-        },  # no question, no way out
-        "notebook-extension/tracker": {
-            "windowingMode": "none"
-        },  # every cell is in the page, seen or not
-    }.items():
-        settings = home / "settings" / "@jupyterlab" / f"{place}.jupyterlab-settings"
-        settings.parent.mkdir(parents=True, exist_ok=True)
-        settings.write_text(json.dumps(content))
-    own = {
-        "JUPYTERLAB_SETTINGS_DIR": "settings",
-        "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
-        "IPYTHONDIR": "ipython",
-        "JUPYTER_CONFIG_DIR": "config",
-        "JUPYTER_DATA_DIR": "data",
-        "JUPYTER_RUNTIME_DIR": "runtime",
-    }
-    variables = {
-        **os.environ,
-        **variables,
-        **{name: str(home / place) for name, place in own.items()},
-    }
+    for plugin, content in SETTINGS.items():
+        path = home / "settings" / "@jupyterlab" / f"{plugin}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+    variables = {**os.environ, **variables, "JUPYTERLAB_SETTINGS_DIR": str(home / "settings")}
+    for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
+        variables[name] = str(home / name)
+    variables["JUPYTERLAB_WORKSPACES_DIR"] = str(home / "workspaces")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "jupyterlab",
-        "--no-browser",
-        "--allow-root",
-        "--ip=127.0.0.1",
-        f"--port={port}",
-        "--ServerApp.port_retries=0",
-        f"--ServerApp.root_dir={folder}",
-        f"--IdentityProvider.token={token}",
-    ]
-    with (home / "lab.log").open("w") as log:
-        server = subprocess.Popen(
-            command, cwd=folder, env=variables, stdout=log, stderr=subprocess.STDOUT
-        )
+    server_options = [f"root_dir={folder}", "port_retries=0", "ip=127.0.0.1", f"port={port}"]
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
+    command += [f"--ServerApp.{option}" for option in server_options]
+    command.append(f"--IdentityProvider.token={token}")
+    log = (home / "lab.log").open("w")
+    server = subprocess.Popen(command, cwd=folder, env=variables, stdout=log, stderr=log)
+    address = f"http://127.0.0.1:{port}"
     try:
-        until = time.monotonic() + 120
+        until = time.monotonic() + PATIENCE / 1000
         while True:
             try:
-                urllib.request.urlopen(
-                    f"http://127.0.0.1:{port}/api?token={token}", timeout=10
-                ).close()
+                urllib.request.urlopen(f"{address}/api?token={token}", timeout=10).close()
                 break
             except OSError:
                 if server.poll() is not None or time.monotonic() > until:
-                    pytest.fail(
-                        f"JupyterLab did not start: {(home / 'lab.log').read_text()[-2000:]}"
-                    )
+                    pytest.fail(f"No JupyterLab: {(home / 'lab.log').read_text()[-2000:]}")
                 time.sleep(0.5)
-        yield lambda file: f"http://127.0.0.1:{port}/lab/tree/{file}?token={token}&reset", server
+        yield lambda file: f"{address}/lab/tree/{file}?token={token}&reset", server
     finally:
         kernels = psutil.Process(server.pid).children(recursive=True)
         server.terminate()
         server.wait(60)
-        for left in kernels:
-            if left.is_running():
-                left.kill()
+        log.close()
+        for kernel in kernels:
+            if kernel.is_running():
+                kernel.kill()
 
 
 @contextmanager

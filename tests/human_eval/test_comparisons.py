@@ -67,13 +67,6 @@ def test_files_keep_the_key_apart(tmp_path: Path) -> None:
     assert content.keys() == {"id", "shown", "items"}
 
 
-def test_two_bundled_tasks_are_read_as_they_were_rated() -> None:
-    for task, number in (("assistant-authors", 30), ("ddpo-dpo", 40)):
-        folder = data_dir() / "ratings" / task
-        comparisons = read_comparisons(folder / "for_raters" / "comparisons.json")
-        assert len(read_key(folder / "key.json", comparisons)["items"]) == number
-
-
 def test_the_command_makes_page_comparisons_and_key(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     both = [stories(name).assign(source=name) for name in SYSTEMS]

@@ -30,6 +30,9 @@ MODEL = Endpoint("m", "http://127.0.0.1:9/v1")
 WRONG = {"comparisons": BUILT.id, "rater": "ann", "kind": "person"}
 
 
+MODEL_ANSWERS = [("c01", "A", "A1")]
+
+
 def pair(b: Any = None, names: tuple[str, str] = SYSTEMS, **settings: Any) -> Any:
     return build_comparisons(stories(ONE), stories(TWO) if b is None else b, names, **settings)
 
@@ -124,6 +127,12 @@ FAULTS: dict[str, tuple[Callable[[], Any], str]] = {
     # labels
     "no labels": (lambda: read_labels(".", BUILT, KEY), "labels"),
     "labels with another key": (lambda: read_labels(edited({}), BUILT, OTHER_KEY), "key"),
+    "people and models": (
+        lambda: read_labels(
+            write_model(edited({}).with_name("m.json"), MODEL_ANSWERS).parent, BUILT, KEY
+        ),
+        "mixed",
+    ),
     "two files of a rater": (lambda: read_labels(both_by_ann(), BUILT, KEY), "ann"),
     "one order": (
         lambda: read_labels(write_model(Path("j.json"), [(ITEMS[1], "A", "A1", "BA")]), BUILT, KEY),

@@ -22,11 +22,6 @@ from ddpo_utils.human_eval.ratings import read_labels, read_ratings
 pytest_plugins = "answer_fixtures"
 
 
-def first(body: dict[str, Any], number: int) -> tuple[int, Any]:
-    """A judge that takes what it reads first."""
-    return 200, completion("diverse: P\nbest: P3")
-
-
 def knows(body: dict[str, Any], number: int) -> tuple[int, Any]:
     """A judge that finds the set of ONE the more diverse, and "two <p> 2" the best story."""
     text = body["messages"][0]["content"]
@@ -70,17 +65,6 @@ def test_places_are_mapped_back_to_the_file_s_sides(teller, endpoint, tmp_path: 
     assert (labels["diverse"] == ONE).all() and (labels["best"] == TWO).all()
 
 
-def test_a_judge_that_takes_the_first_set_is_found_out(teller, endpoint, tmp_path: Path) -> None:
-    teller.answer = first
-    ratings = judge(BUILT, tmp_path / "m.json", endpoint())
-    given = {(a["order"], a["diverse"], a["best"]) for a in ratings["answers"]}
-    assert given == {("AB", "A", "A3"), ("BA", "B", "B3")}
-    table = consistency(ratings)
-    assert (table["agree"] == 0).all() and (table["first"] == 1).all()
-    labels = read_labels(tmp_path / "m.json", BUILT, KEY)
-    assert (labels[["diverse", "best"]] == "undecided").all(axis=None)
-
-
 @pytest.mark.parametrize(
     ("text", "finished", "diverse", "best"),
     [
@@ -89,14 +73,12 @@ def test_a_judge_that_takes_the_first_set_is_found_out(teller, endpoint, tmp_pat
         ("- **diverse:** `Q`\n- **best**: *P2*.", True, "A", "B2"),
         ("I think so.\ndiverse: Q\nbest: Q1\nbest: Q1", True, "A", "A1"),
         ("diverse: P\nbest: P1 or P2", True, "B", "unreadable"),
-        ("diverse: A\nbest: A1", True, "unreadable", "unreadable"),  # no letters of the request
+        ("diverse: A\nbest: A1", True, "unreadable", "unreadable"),
         ("diverse: P\ndiverse: Q\nbest: P5", True, "unreadable", "unreadable"),
         ("diverse: P1\nbest: P", True, "unreadable", "unreadable"),
         ("The more diverse: P\nbest:", True, "unreadable", "unreadable"),
-        ("diverse: hard to decide\nbest: both", True, "unreadable", "unreadable"),
         ("diverse: P\nbest: P1", False, "B", "unreadable"),  # perhaps P12
         ("diverse: P\nbest: P1\nSince", False, "B", "B1"),
-        ("", True, "unreadable", "unreadable"),
         ("", False, "unreadable", "unreadable"),
     ],
 )
@@ -104,57 +86,45 @@ def test_answers_are_read_strictly(text, finished, diverse, best) -> None:
     assert read_answer(text, finished, "BA", BUILT) == {"diverse": diverse, "best": best}
 
 
-def test_unreadable_answers_are_counted_and_stored(teller, endpoint, tmp_path, capsys) -> None:
-    texts = [
-        "diverse: P\nbest: P1",
-        "Both are lovely.",
-        "diverse: undecided\nbest: undecided",
-        "diverse: P\nbest: ?",
-    ]
-    teller.answer = lambda body, number: (200, completion(texts[number]))
-    two = build(prompts=2)[0]
-    ratings = judge(two, tmp_path / "m.json", endpoint(concurrency=1))
-    given = [(a["diverse"], a["best"]) for a in ratings["answers"]]
-    unreadable = "unreadable"
-    assert given == [("A", "A1"), (unreadable,) * 2, ("undecided",) * 2, ("B", unreadable)]
-    assert "4 answers to 2 comparisons; 2 could not be read" in capsys.readouterr().out
-    stored = (tmp_path / "m.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line)["text"] for line in stored] == texts
-    assert consistency(ratings)["unreadable"].tolist() == [1, 2, 2]
-
-
-def test_a_stopped_judge_goes_on_and_pays_for_the_missing_answers(
-    teller, endpoint, tmp_path
+def test_a_stopped_judge_goes_on_and_counts_what_it_cannot_read(
+    teller, endpoint, tmp_path, capsys
 ) -> None:
+    texts = ["diverse: P\nbest: P1", "Both are lovely.", "diverse: undecided\nbest: undecided"]
+
     def breaks_off(body: dict[str, Any], number: int) -> tuple[int, Any]:
-        return knows(body, number) if number < 4 else (404, {"error": {"message": "gone"}})
+        if number == len(texts):
+            return 404, {"error": {"message": "gone"}}
+        return 200, completion(texts[number])
 
     teller.answer = breaks_off
-    path = tmp_path / "m.json"
+    two, path = build(prompts=2)[0], tmp_path / "m.json"
     with pytest.raises(CourseError):
-        judge(BUILT, path, endpoint(concurrency=1))
+        judge(two, path, endpoint(concurrency=1))
     assert not path.exists()
-    assert len(teller.requests) == 5
-    teller.answer = knows
-    ratings = judge(BUILT, path, endpoint())
-    assert len(teller.requests) == 5 + 8
-    assert judge(BUILT, path, endpoint()) == ratings
-    assert len(teller.requests) == 5 + 8
+    teller.answer = lambda body, number: (200, completion("diverse: P\nbest: ?"))
+    ratings = judge(two, path, endpoint())
+    given = [(a["diverse"], a["best"]) for a in ratings["answers"]]
+    unreadable, undecided = ("unreadable",) * 2, ("undecided",) * 2
+    assert given == [("A", "A1"), unreadable, undecided, ("B", "unreadable")]
+    assert "4 answers to 2 comparisons; 2 could not be read" in capsys.readouterr().out
+    assert judge(two, path, endpoint()) == ratings
+    assert len(teller.requests) == 3 + 1 + 1
+    stored = (tmp_path / "m.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["text"] for line in stored[:3]] == texts
 
 
 def test_consistency_by_hand(tmp_path: Path) -> None:
-    given = [
-        ("A", "B1"),
-        ("A", "B2"),
-        ("B", "A1"),
-        ("undecided", "A1"),
-        ("undecided", "unreadable"),
-        ("undecided", "unreadable"),
-        ("A", "A4"),
-        ("A", "undecided"),
+    answers = [
+        ("c01", "A", "B1", "AB"),
+        ("c01", "A", "B2", "BA"),
+        ("c02", "B", "A1", "AB"),
+        ("c02", "undecided", "A1", "BA"),
+        ("c03", "undecided", "unreadable", "AB"),
+        ("c03", "undecided", "unreadable", "BA"),
+        ("c04", "A", "A4", "AB"),
+        ("c04", "A", "undecided", "BA"),
+        ("c05", "A", "A1", "AB"),  # in one order only: does not count
     ]
-    answers = [(f"c0{n // 2}", *pair, ("AB", "BA")[n % 2]) for n, pair in enumerate(given)]
-    answers.append(("c09", "A", "A1", "AB"))  # in one order only: does not count
     table = consistency(json.loads(write_model(tmp_path / "j.json", answers).read_text()))
     assert table.index.tolist() == ["diverse", "best", "best story"]
     assert (table["items"] == 4).all()

@@ -93,11 +93,3 @@ def test_the_page_names_nothing_outside_itself(page: str) -> None:
     for tag, attributes, _ in elements.found:
         assert not {"src", "href", "style", "action"} & attributes.keys(), tag
         assert not [name for name in attributes if name.startswith("on")], tag
-
-
-def test_writing_again_replaces_the_page_and_leaves_nothing_else(comparisons, tmp_path) -> None:
-    path = tmp_path / "page.html"
-    path.write_text("old")
-    assert write_page(comparisons, str(path)) == path
-    assert comparisons.id in path.read_text(encoding="utf-8")
-    assert [entry.name for entry in tmp_path.iterdir()] == ["page.html"]

@@ -72,7 +72,11 @@ def test_a_whole_task_with_a_restart_in_the_middle(tmp_path: Path) -> None:
     answers = read_ratings(tmp_path / "anna.json", COMPARISONS)["answers"]
     assert [(a["diverse"], a["best"], a["comment"]) for a in answers] == given
     assert [a["item"] for a in answers] == [item["item"] for item in COMPARISONS.items]
-    assert rate(COMPARISONS, tmp_path, "anna").item is None
+    again = rate(COMPARISONS, tmp_path, "anna")
+    assert again.item is None
+    again.undo.click()
+    assert again.item == COMPARISONS.items[-1]
+    assert on_screen(again) == ("B", "A3", "")
 
 
 @pytest.mark.parametrize(
@@ -111,20 +115,6 @@ def test_undo_shows_the_last_answer_again_and_keeps_what_was_begun(tmp_path: Pat
     assert answers == [("c01", "B3", "first again"), ("c02", "B1", "second")]
 
 
-def test_undo_after_the_last_and_after_a_restart(tmp_path: Path) -> None:
-    widget = rate(COMPARISONS, tmp_path, "anna")
-    for _ in COMPARISONS.items:
-        answer(widget, "A", "A1")
-    again = rate(COMPARISONS, tmp_path, "anna")
-    assert again.item is None
-    again.undo.click()
-    assert again.item == COMPARISONS.items[-1]
-    assert on_screen(again) == ("A", "A1", "")
-    answer(again, "B", "undecided")
-    assert again.item is None
-    assert [a["best"] for a in stored(tmp_path)] == ["A1"] * 4 + ["undecided"]
-
-
 def test_seconds_are_those_on_the_item_and_undo_adds_to_them(tmp_path: Path) -> None:
     widget = rate(COMPARISONS, tmp_path, "anna")
     time.sleep(0.5)
@@ -135,8 +125,6 @@ def test_seconds_are_those_on_the_item_and_undo_adds_to_them(tmp_path: Path) -> 
     time.sleep(0.5)
     widget.next.click()
     assert stored(tmp_path)[0]["seconds"] >= first + 0.4
-    answer(widget, "A", "A1")
-    assert stored(tmp_path)[1]["seconds"] < stored(tmp_path)[0]["seconds"]
 
 
 def test_texts_are_shown_as_they_are_and_nothing_tells_the_system(tmp_path: Path) -> None:
