@@ -253,7 +253,7 @@ def _profile(args: argparse.Namespace) -> Profile:
     from .training.runs import read_config
 
     configured, arm = read_config(args.config)
-    args.method = args.method or [arm.partition("-")[0]]
+    args.method = args.method or [arm.command]
     settings = asdict(configured)
     del settings["name"]
     profile = get_profile(configured.name, **settings | given)
