@@ -102,11 +102,7 @@ NORMS = {"llama": 2, "mistral": 2, "granite": 2, "gemma2": 4}  # a layer, by mod
 
 
 def architecture(profile: Profile) -> Architecture:
-    """The sizes of the profile's model: from the table, or from a local config.json.
-
-    Raises:
-        CourseError: the model is neither, or not like Llama.
-    """
+    """The sizes of the profile's model: from the table, or from a local config.json."""
     name = os.environ.get("DDPO_MODEL") or profile.model
     known = "SmolLM2-135M" if name == "smollm2-wheel" else name.rsplit("/", 1)[-1]
     if not Path(name).exists() and known.removesuffix("-Instruct") in KNOWN:
@@ -126,23 +122,21 @@ def architecture(profile: Profile) -> Architecture:
             config.get("tie_word_embeddings", kind == "gemma2"),
             NORMS[kind],
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise CourseError(
-            f"The sizes of {name!r} are not known ({type(error).__name__} {error}): name a folder "
-            f"with the config.json of a {', '.join(NORMS)} model, or one of {', '.join(KNOWN)}."
+            f"The sizes of {name!r} are not known: name a folder with the config.json of a "
+            f"{', '.join(NORMS)} model, or one of {', '.join(KNOWN)}."
         ) from None
 
 
 def adapted(model: Architecture, profile: Profile) -> list[str]:
     """Names of the linear maps of each layer that get an adapter."""
-    if profile.lora_targets == "all-linear":
-        return list(model.linears)
-    targets = profile.lora_targets
+    targets, known = profile.lora_targets, list(model.linears)
+    if targets == "all-linear":
+        return known
     names = [targets] if isinstance(targets, str) else list(targets)
-    if unknown := set(names) - set(model.linears):
-        raise CourseError(
-            f"LoRA has no target {unknown}: all-linear, or of {', '.join(model.linears)}."
-        )
+    if not set(names) <= set(known):
+        raise CourseError(f"lora_targets is all-linear or of {', '.join(known)}; got {names}.")
     return names
 
 
@@ -153,18 +147,14 @@ def trained_parameters(model: Architecture, profile: Profile) -> int:
 
 
 def split_batch(profile: Profile, sft: bool, processes: int) -> tuple[int, int]:
-    """(stories or pairs at once on each process, parts whose gradients are accumulated).
-
-    Raises:
-        CourseError: the batch cannot be shared by so many processes.
-    """
+    """(stories or pairs at once on each process, parts whose gradients are accumulated)."""
     batch = profile.sft_batch_size if sft else profile.batch_size
     if processes < 1 or batch % processes:
-        raise CourseError(
-            f"A batch of {batch} cannot be shared by {processes} processes: choose a divisor of it."
-        )
-    share, at_once = batch // processes, (2 if sft else 1) * profile.micro_batch
-    part = max(n for n in range(1, min(share, at_once) + 1) if share % n == 0)
+        raise CourseError(f"A batch of {batch} cannot be shared by {processes} processes equally.")
+    share = batch // processes
+    part = min(share, 2 * profile.micro_batch if sft else profile.micro_batch)
+    while share % part:
+        part -= 1
     return part, share // part
 
 
@@ -259,11 +249,7 @@ def reference_ratio(epochs: float, checkpointing: bool) -> float:
 
 
 def show_plan(profile: Profile, gpu_memory: float = 80.0, gpus: int = 1) -> None:
-    """Print parameters, memory on each of `gpus` cards of `gpu_memory` GB, and work.
-
-    Raises:
-        CourseError: model, batch, data or card are none that can be planned.
-    """
+    """Print parameters, memory on each of `gpus` cards of `gpu_memory` GB, and work."""
     import pandas as pd
 
     if not gpu_memory > 0:
