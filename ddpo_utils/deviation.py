@@ -92,8 +92,7 @@ def deviation_weights(*embeddings: Any, groups: Any = None, floor: float = 0.0) 
             if above.max() > 0:
                 z *= above / above.max()
         z **= 1 / len(arrays)
-        # two responses are equally far from each other, whatever rounding says
-        if k > 2 and z.sum() > 0:
+        if z.sum() > 0:
             weights[positions] = z * k / z.sum()
     return floor + (1 - floor) * weights
 
