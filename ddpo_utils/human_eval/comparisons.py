@@ -59,7 +59,7 @@ class Comparisons:
         return [f"{side}{n}" for side in "AB" for n in numbers] + [UNDECIDED]
 
 
-def _identity(items: Sequence[dict[str, Any]]) -> str:
+def _identity(items: Any) -> str:
     content = json.dumps(items, ensure_ascii=False, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
@@ -157,24 +157,17 @@ def write_comparisons(folder: str | Path, comparisons: Comparisons, key: dict[st
 def read_comparisons(path: str | Path) -> Comparisons:
     """The comparisons of a file; CourseError if it holds something else, or changed texts."""
     content = read_json(path)
-    try:
-        comparisons = Comparisons(content["id"], content["shown"], content["items"])
-        if comparisons.id == _identity(comparisons.items):
-            return comparisons
-    except (LookupError, TypeError):
-        pass
-    raise CourseError(f"{path} holds no comparisons as built: name for_raters/comparisons.json.")
+    if not isinstance(content, dict) or content.get("id") != _identity(content.get("items")):
+        raise CourseError(f"{path} holds no comparisons as built: name comparisons.json.")
+    return Comparisons(**content)
 
 
 def read_key(path: str | Path, comparisons: Comparisons) -> dict[str, Any]:
     """The key of these comparisons; CourseError if the file holds something else."""
     key = read_json(path)
-    try:
-        if key["comparisons"] == comparisons.id and key["systems"]:
-            return key
-    except (LookupError, TypeError):
-        pass
-    raise CourseError(f"{path} is not the key of these comparisons: name their key.json.")
+    if not isinstance(key, dict) or "systems" not in key or key["comparisons"] != comparisons.id:
+        raise CourseError(f"{path} is not the key of these comparisons: name their key.json.")
+    return key
 
 
 def _read_system(where: str) -> pd.DataFrame:

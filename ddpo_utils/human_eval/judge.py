@@ -165,10 +165,8 @@ def judge_file(
     if folder.name == "for_raters":
         folder = folder.parent  # raters do not see each other's answers
     output = output or folder / "ratings" / f"{file_name(endpoint.model)}.json"
-    ratings = judge(read_comparisons(comparisons), output, endpoint, max_tokens=max_tokens)
-    for row in consistency(ratings).itertuples():
-        first = "no answer names a set"
-        if row.decided:
-            first = f"{row.first:.0%} of the {row.decided} answers that name a set name the first"
-        print(f"{row.Index}: both orders agree on {row.agree:.0%} of {row.items} items; {first}")
+    ratings = judge(read_comparisons(comparisons), output, endpoint, max_tokens)
+    print("agree: share of the items with the same answer in both orders; first: share of the")
+    print("decided answers that name the set shown first (half is fair)")
+    print(consistency(ratings).round(2).to_string())
     print(f"A model's ratings, not people's, in {os.path.relpath(output)}")

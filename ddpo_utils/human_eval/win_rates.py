@@ -1,7 +1,6 @@
 """What the labels say: win rates, sign tests, agreement, lean to a place, models beside people.
 
-The unit is the prompt; the intervals cover other prompts, not other raters. Labels of people and
-of language models are counted apart.
+The unit is the prompt: the intervals cover other prompts, not other raters.
 """
 
 from __future__ import annotations
@@ -110,16 +109,15 @@ def position_bias(labels: pd.DataFrame) -> pd.DataFrame:
         One row for each question and rater, and for "all people" and "all models": question, rater,
         decided (answers; a judge has one an order), first (Interval of the share, None if none).
     """
+    everybody = labels["kind"].map({"person": "all people", "model": "all models"})
+    labels = pd.concat([labels, labels.assign(rater=everybody)])
     rows = []
     for question in QUESTIONS:
-        for kind, of_kind in labels.groupby("kind", sort=False):
-            groups = list(of_kind.groupby("rater", sort=False))
-            groups.append(("all people" if kind == "person" else "all models", of_kind))
-            for rater, given in groups:
-                places = given.assign(place=given[f"{question}_at"].map(list)).explode("place")
-                decided = places.dropna(subset=["place"])
-                first = _share(decided, decided["place"] == "A")
-                rows.append((question, rater, len(decided), first))
+        for rater, given in labels.groupby("rater", sort=False):
+            places = given.assign(place=given[f"{question}_at"].map(list)).explode("place")
+            decided = places.dropna(subset=["place"])
+            first = _share(decided, decided["place"] == "A")
+            rows.append((question, rater, len(decided), first))
     return pd.DataFrame(rows, columns=["question", "rater", "decided", "first"])
 
 

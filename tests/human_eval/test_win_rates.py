@@ -139,15 +139,15 @@ def test_a_rater_who_takes_one_side_is_seen() -> None:
     left = frame({"left": "1" * 40}).assign(diverse_at=["A"] * 36 + ["B"] * 4, best_at="A")
     judge = frame({"judge": "1" * 4}, "model").assign(diverse_at=["AB", "AA", "A", ""])
     bias = position_bias(pd.concat([even, left, judge])).set_index(["question", "rater"])
-    raters = ["even", "left", "all people", "judge", "all models"]
+    raters = ["even", "left", "judge", "all people", "all models"]
     assert list(bias.loc["diverse"].index) == raters
     assert means(bias.loc["diverse", "first"]) == pytest.approx(
-        dict(zip(raters, (0.5, 0.9, 0.7, 0.8, 0.8), strict=True))
+        dict(zip(raters, (0.5, 0.9, 0.8, 0.7, 0.8), strict=True))
     )
     assert bias.loc[("diverse", "left"), "first"].low > 0.5
-    assert bias.loc["diverse", "decided"].tolist() == [40, 40, 80, 5, 5]
+    assert bias.loc["diverse", "decided"].tolist() == [40, 40, 5, 80, 5]
     assert bias.loc[("best", "even"), "first"] is None
-    assert bias.loc["best", "decided"].tolist() == [0, 40, 40, 0, 0]
+    assert bias.loc["best", "decided"].tolist() == [0, 40, 0, 40, 0]
 
 
 def test_a_judge_is_compared_with_the_majority_of_people() -> None:
