@@ -14,8 +14,7 @@ from typing import Any
 import pandas as pd
 
 from ..models.answers import LocalModel, get_answers
-from ..models.calls import Endpoint
-from ..models.sample_command import file_name
+from ..models.endpoint import Endpoint
 from ..settings import CourseError
 from ..storage.files import write_json
 from .comparisons import QUESTIONS, UNDECIDED, Comparisons, read_comparisons
@@ -164,7 +163,7 @@ def judge_file(
     folder = Path(comparisons).resolve().parent
     if folder.name == "for_raters":
         folder = folder.parent  # raters do not see each other's answers
-    output = output or folder / "ratings" / f"{file_name(endpoint.model)}.json"
+    output = output or folder / "ratings" / f"{endpoint.file_name}.json"
     ratings = judge(read_comparisons(comparisons), output, endpoint, max_tokens)
     print("agree: share of the items with the same answer in both orders; first: share of the")
     print("decided answers that name the set shown first (half is fair)")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..models.answers import LocalModel, get_answers
-from ..models.calls import Endpoint
+from ..models.endpoint import Endpoint
 from ..settings import CourseError
 
 __all__ = ["summarise"]

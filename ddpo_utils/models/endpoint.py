@@ -1,169 +1,359 @@
-"""Samples of a model behind an OpenAI-compatible endpoint; each answer is stored as it comes and never paid for again.
+"""Models behind an OpenAI-compatible endpoint: each answer is stored as it comes, none paid twice.
 
-Whether an endpoint charges for an answer that was lost on its way is its own affair; a record's `repeats` says how
-often its call was sent again.
+The client library repeats calls after 408, 409, 429, 5xx, broken connections and time-outs, with
+exponential back-off and the server's Retry-After. Whether a server charges for an answer that was
+lost on its way cannot be seen here; a record's `repeats` says how often its call was sent again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from ..settings import CourseError
-from ..storage.journal import Journal
-from .calls import OPENAI, Endpoint, ask
-from .prompting import WORDING, chat, check_condition, request, stories
-from .spending import Estimate, count_tokens
+from ..settings import CourseError, progress_bar
+from ..storage.answers import AnswerStore, Key
+from ..storage.files import short_digest
+from .prompting import WORDING, chat, check_condition, check_prompts, request, stories
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["sample_endpoint"]
+__all__ = ["OPENAI", "Decoding", "Endpoint", "sample_endpoint"]
+
+OPENAI = "https://api.openai.com/v1"
+CHARACTERS_A_TOKEN = 4  # about, in English
+TOKENS_AROUND_A_MESSAGE = 4  # of a chat template, about
+NO_KEY = "none"  # the client library always sends a key
+
+Message = dict[str, str]
 
 
-def _records(
-    call: tuple[Any, int], prompt: str, source: str, answer: dict[str, Any], condition: str, k: int
-) -> list[dict[str, Any]]:
-    """The records of one call's stories; what it used, and the whole of a verbalised answer, stand on the first."""
-    records = []
-    for n, story in enumerate(stories(answer["text"], answer["finished"], condition, k)):
-        paid = (0, 0) if n else answer["paid"]
-        records.append(
-            {
-                "prompt_id": call[0],
-                "prompt": prompt,
-                "sample": call[1] + n,
-                "source": source,
-                **story,
-                "tokens": paid[1] if condition != "verbalised" else None,
-                "calls": int(not n),
-                "prompt_tokens": paid[0],
-                "completion_tokens": paid[1],
-                "repeats": 0 if n else answer["repeats"],
+@dataclass(frozen=True)
+class Decoding:
+    """How an answer is sampled, and its longest length in tokens.
+
+    None sends no setting, for models that refuse it (o1). Source of the defaults: arXiv
+    2503.17126, section 4.
+    """
+
+    temperature: float | None = 1.0
+    top_p: float | None = 0.95
+    max_tokens: int = 2048
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise CourseError(f"max_tokens is 1 or more; got {self.max_tokens}.")
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A model behind an OpenAI-compatible endpoint, and how it is called.
+
+    Attributes:
+        model: the endpoint's name of the model.
+        base_url: address; that of other servers than OpenAI's usually ends in /v1.
+        temperature: of the answers to `answers.get_answers`; None sends none.
+        key_variable: name of the environment variable with the key. Without it, OpenAI's addresses
+            get that of OPENAI_API_KEY, and all others none.
+        concurrency: calls under way at once.
+        timeout: seconds without a byte from the endpoint after which a call counts as failed.
+        retries: how often a call is repeated before it counts as failed for good.
+        prices: of a million prompt tokens and of a million completion tokens, in any currency.
+        confirm: asked with the estimate before the first call; False makes no call.
+
+    Raises:
+        CourseError: bad arguments.
+    """
+
+    model: str
+    base_url: str = OPENAI
+    temperature: float | None = 0.0
+    key_variable: str | None = None
+    concurrency: int = 8
+    timeout: float = 600.0
+    retries: int = 10
+    prices: Sequence[float] | None = None
+    confirm: Callable[[str], bool] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.model.strip() or min(self.concurrency, self.retries + 1, self.timeout) <= 0:
+            raise CourseError("An endpoint needs a model, and concurrency and timeout above 0.")
+        try:
+            address = urlsplit(self.base_url)
+            valid = address.scheme in ("http", "https") and address.hostname and address.port != 0
+        except ValueError:  # no number for a port, or half an IPv6 address
+            valid = False
+        if not valid:
+            raise CourseError("The endpoint's address is http:// or https:// and a host.")
+
+    @property
+    def name(self) -> str:
+        """The model's name for records: of a folder its last part."""
+        return Path(self.model).name if Path(self.model).exists() else self.model
+
+    @property
+    def file_name(self) -> str:
+        """The model's name as part of a file's name."""
+        return self.name.replace("/", "-").replace(":", "-")
+
+    @property
+    def of_openai(self) -> bool:
+        """Whether the address is one of OpenAI's."""
+        host = urlsplit(self.base_url).hostname or ""
+        return host == "openai.com" or host.endswith(".openai.com")
+
+    def settings(self, decoding: Decoding) -> dict[str, Any]:
+        """What a request says of sampling and length."""
+        # OpenAI's reasoning models know the newer name only, most other servers the older one
+        limit = "max_completion_tokens" if self.of_openai else "max_tokens"
+        values = {"temperature": decoding.temperature, "top_p": decoding.top_p}
+        values[limit] = decoding.max_tokens
+        return {name: value for name, value in values.items() if value is not None}
+
+    def key(self) -> str:
+        """The key, from the environment; NO_KEY for a server that asks for none.
+
+        No message repeats the variable's name, which may be the key itself by mistake.
+        """
+        name = self.key_variable or ("OPENAI_API_KEY" if self.of_openai else "")
+        if not name:
+            return NO_KEY
+        key = os.environ.get(name, "").strip()
+        if not key or not key.isascii() or not key.isprintable() or " " in key:
+            raise CourseError(
+                "The key's environment variable (OPENAI_API_KEY, or another by key_variable) holds "
+                "no usable key: set it in the shell, and give its name, never the key."
+            )
+        return key
+
+    def ask(self, client: Any, messages: Sequence[Message], settings: Any) -> dict[str, Any]:
+        """One call: text, finished, prompt_tokens and completion_tokens (None: uncounted), repeats.
+
+        A prompt that the endpoint's filter withholds gives an empty, unfinished answer.
+        """
+        from openai import OpenAIError
+
+        try:
+            answer = client.chat.completions.with_raw_response.create(
+                model=self.model, messages=messages, **settings
+            )
+            reply = answer.parse()
+            choice, usage = reply.choices[0], reply.usage
+            return {
+                "text": choice.message.content or "",
+                "finished": choice.finish_reason == "stop",
+                "prompt_tokens": usage.prompt_tokens if usage else None,
+                "completion_tokens": usage.completion_tokens if usage else None,
+                "repeats": answer.retries_taken,
             }
+        except OpenAIError as error:
+            if getattr(error, "code", None) != "content_filter":
+                raise self._fault(error, client.api_key) from None
+            counts = {"prompt_tokens": 0, "completion_tokens": 0, "repeats": 0}
+            return {"text": "", "finished": False, **counts}
+        except (AttributeError, LookupError, TypeError, ValueError):
+            raise CourseError(
+                "The endpoint answers with something else than a chat completion: check its "
+                "address, which usually ends in /v1."
+            ) from None
+
+    def _fault(self, error: Exception, key: str) -> CourseError:
+        """One sentence for a call that failed for good, without the key."""
+        status = getattr(error, "status_code", None)
+        refusals = {  # some servers repeat parts of the key: their words are left out
+            401: "401: the key was refused; name the variable of this endpoint's key",
+            403: f"403: this key may not use {self.model!r}",
+            404: f"404: no model {self.model!r} at this address, which usually ends in /v1",
+        }
+        words = " ".join(str(error).split())
+        if key != NO_KEY:
+            words = words.replace(key, "[key]")
+        host = urlsplit(self.base_url).netloc.rpartition("@")[2]
+        why = refusals.get(status, f"{type(error).__name__}, {words[:200].rstrip('.')}")
+        return CourseError(
+            f"{host} does not answer as asked, after the retries ({why}). What was received is "
+            "stored; the same call again makes the missing ones."
         )
-    if condition == "verbalised":
-        records[0]["raw"] = answer["text"]
-    return records
+
+    def call_all(
+        self,
+        label: str,
+        chains: Sequence[Sequence[Any]],
+        tokens: tuple[int, int],
+        make: Callable[[Any, Any], Mapping[str, Any]],
+        progress: bool = True,
+    ) -> None:
+        """Make the calls of each chain one after the other, and the chains side by side.
+
+        An estimate is printed and confirmed before the first call, the use after the last. After a
+        fault or Ctrl-C, calls under way are waited for and no other is begun.
+
+        Args:
+            label: begins the printed lines.
+            chains: at least one call in all.
+            tokens: what the prompts hold, and the most that the answers may hold.
+            make: makes one call with the library's client and stores it; gives what `ask` gives.
+            progress: show a progress bar.
+
+        Raises:
+            CourseError: the key is missing, `confirm` said no, or a call failed for good.
+        """
+        from openai import OpenAI
+
+        key, count = self.key(), sum(map(len, chains))
+        estimate = (
+            f"{count} calls to make; estimate: about {tokens[0]:,} prompt tokens and at most "
+            f"{tokens[1]:,} completion tokens{self._cost(*tokens)}; repeats after errors are extra"
+        )
+        print(f"{label}: {estimate}.", flush=True)
+        if self.confirm is not None and not self.confirm(estimate):
+            raise CourseError("Nothing was sent: the estimate was not agreed to.")
+        options = {"timeout": self.timeout, "max_retries": self.retries}
+        client = OpenAI(api_key=key, base_url=self.base_url, **options)
+        if not self.of_openai:  # the library takes both from the environment
+            client.organization = client.project = None
+        stop, answers = Event(), []
+        bar = progress_bar(shown=progress, total=count, desc=label, leave=False)
+
+        def follow(chain: Sequence[Any]) -> None:
+            for call in chain:
+                if stop.is_set():
+                    return
+                try:
+                    answers.append(make(client, call))
+                except BaseException:
+                    stop.set()
+                    raise
+                bar.update()
+
+        try:
+            with client, bar, ThreadPoolExecutor(self.concurrency) as pool:
+                try:
+                    for chain in as_completed([pool.submit(follow, chain) for chain in chains]):
+                        chain.result()
+                finally:
+                    stop.set()
+        finally:
+            print(f"{label}: {self._used(answers)}.", flush=True)
+
+    def _cost(self, prompt_tokens: int, completion_tokens: int) -> str:
+        if self.prices is None:
+            return ""
+        cost = (prompt_tokens * self.prices[0] + completion_tokens * self.prices[1]) / 1e6
+        return f" ({cost:,.4f} at the prices given)"
+
+    def _used(self, answers: Sequence[Mapping[str, Any]]) -> str:
+        counted = [answer for answer in answers if answer["prompt_tokens"] is not None]
+        sent = sum(answer["prompt_tokens"] for answer in counted)
+        received = sum(answer["completion_tokens"] for answer in counted)
+        repeats = sum(answer["repeats"] for answer in answers)
+        return (
+            f"{len(answers)} calls used {sent:,} prompt tokens and {received:,} completion tokens"
+            f"{self._cost(sent, received)}; {len(answers) - len(counted)} calls came without a "
+            f"count, and calls were sent again {repeats} times after errors"
+        )
+
+
+def count_tokens(messages: Sequence[Message]) -> int:
+    """Tokens of a chat, about."""
+    lengths = [math.ceil(len(message["content"]) / CHARACTERS_A_TOKEN) for message in messages]
+    return sum(lengths) + TOKENS_AROUND_A_MESSAGE * len(lengths)
 
 
 def sample_endpoint(
     prompts: pd.DataFrame,
     path: str | Path,
-    model: str,
-    base_url: str = OPENAI,
+    endpoint: Endpoint,
     condition: str = "plain",
     samples: int = 4,
-    *,
-    temperature: float | None = 1.0,
-    top_p: float | None = 0.95,
-    max_tokens: int = 2048,
+    decoding: Decoding | None = None,
     source: str = "",
-    key_variable: str | None = None,
-    concurrency: int = 8,
-    timeout: float = 600.0,
-    retries: int = 10,
-    prices: Sequence[float] | None = None,
-    tokenizer: Any = None,
-    confirm: Callable[[Estimate], bool] | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Sample `samples` stories to every prompt from an endpoint, and append them to `path` as the answers come.
+    """Sample `samples` stories to every prompt from an endpoint, and append them to `path`.
 
-    An estimate is printed before the first call, and what was used after the last. A run that was stopped or failed,
-    called again, makes the missing calls alone; more prompts or more samples may be asked for, save that a verbalised
-    call's number is its own. When a call fails for good, or Ctrl-C is pressed, no new call is made, those under way
-    are waited for and stored, and then the fault is raised.
+    A run that was stopped or failed, called again, makes the missing calls only; so does one with
+    more prompts or samples (but a verbalised call's number of stories is fixed).
 
     Args:
         prompts: a frame with `prompt_id` (each once) and `prompt`.
-        path: JSONL file, read by `sampling.read_samples`. A record has sample_stories' columns (`tokens` is None where
-            several stories share a call), calls (1 on a call's first record, else 0, as are the following), and
-            prompt_tokens, completion_tokens (what the call used by the endpoint's own count, None where it does not
-            count), repeats (times that it was sent again); of verbalised calls also what `prompting.stories` adds, and
-            on the first record the whole answer as `raw`.
-        model: the endpoint's name of the model.
-        base_url: address of the endpoint, by default OpenAI's; other servers' usually ends in /v1.
-        condition: plain, iterative (a prompt's stories one after the other) or verbalised (one call for all of them).
+        path: JSONL file with the columns of `sampling.sample_stories` (`tokens` is None where
+            stories share a call), calls (1 on a call's first record, else 0), prompt_tokens,
+            completion_tokens (None where the endpoint does not count), repeats; of verbalised calls
+            also what `prompting.stories` adds, and the whole answer as `raw` on the first record.
+        condition: plain, iterative (a prompt's stories one after the other) or verbalised (one
+            call for all of them, which may have `samples` times as many tokens).
         samples: stories per prompt.
-        temperature, top_p: of the sampling; None sends none, for models that refuse them (o1).
-        max_tokens: longest story in tokens; a verbalised call may have `samples` times as many.
-        source: name of the model in the records, by default `model` (of a folder its last part) and the condition.
-        key_variable: name of the environment variable with the key. Without it, OpenAI's addresses get that of
-            OPENAI_API_KEY and all others none.
-        concurrency: calls under way at once.
-        timeout: seconds without a byte from the endpoint after which a call counts as failed.
-        retries: how often a call is repeated before it counts as failed for good.
-        prices: of a million prompt tokens and a million completion tokens, in any currency.
-        tokenizer: counts tokens for the estimate; without one, 4 characters are a token.
-        confirm: asked with the estimate before the first call; False makes no call.
+        decoding: by default the paper's.
+        source: name in the records, by default the model and the condition.
         progress: show a progress bar.
 
     Returns:
         All samples asked for, as a frame, in order of prompts and samples.
 
     Raises:
-        CourseError: bad arguments; the key is missing; `path` holds something else, or another process writes to it;
-            a call failed for good; `confirm` said no.
-
-    Source of the defaults: arXiv 2503.17126, section 4 (temperature 1.0, top-p 0.95, not sent to o1, 2,048 tokens).
+        CourseError: bad arguments; `path` holds something else, or another process uses it; as
+            `Endpoint.call_all`.
     """
     import pandas as pd
 
     check_condition(condition, samples)
-    if not len(prompts) or not prompts["prompt_id"].is_unique:
-        raise CourseError("Sampling needs at least one prompt, each with a prompt_id of its own.")
-    for prompt_id, prompt in zip(prompts["prompt_id"], prompts["prompt"], strict=True):
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise CourseError(
-                f"The prompt of the prompt_id {prompt_id!r} is no text: fill it in or leave it out."
-            )
-    endpoint = Endpoint(
-        model,
-        base_url,
-        temperature,
-        top_p,
-        key_variable,
-        concurrency,
-        timeout,
-        retries,
-        prices,
-        tokenizer,
-        confirm,
-    )
-    k = samples if condition == "verbalised" else 1  # stories of one call
+    check_prompts(prompts)
+    decoding = decoding or Decoding()
     source = source or f"{endpoint.name} {condition}"
-    decoding = endpoint.decoding(max_tokens * k)
+    k = samples if condition == "verbalised" else 1  # stories of one call
+    limit = decoding.max_tokens * k
+    settings = endpoint.settings(replace(decoding, max_tokens=limit))
     texts = dict(zip(prompts["prompt_id"].tolist(), prompts["prompt"].tolist(), strict=True))
-    settings = [model, source, condition, k, max_tokens, temperature, top_p, WORDING]
-    with Journal(path, settings, texts, k) as journal:
-        chains = [[(p, n) for n in range(0, samples, k) if (p, n) not in journal] for p in texts]
-        calls = [call for chain in chains for call in chain]
+    sampling = (decoding.max_tokens, decoding.temperature, decoding.top_p)
+    run = short_digest(endpoint.model, source, condition, k, *sampling, WORDING, length=16)
 
-        def messages(prompt_id: Any, number: int, unwritten: str = "") -> list[dict[str, str]]:
-            known = [
-                journal[prompt_id, n]["text"] if (prompt_id, n) in journal else unwritten
-                for n in range(number)
-            ]
-            return chat(
-                request(texts[prompt_id], condition, k, [text for text in known if text]), condition
-            )
+    def call_of(key: Key) -> list[Key]:
+        first = key[1] - key[1] % k
+        return [(key[0], first + n) for n in range(k)]
 
-        async def make(client: Any, call: tuple[Any, int]) -> list[dict[str, Any]]:
-            answer = await ask(client, model, messages(*call), decoding)
-            records = _records(call, texts[call[0]], source, answer, condition, k)
-            journal.add(records)
-            return records
+    def messages(key: Key, unwritten: str = "") -> list[Message]:
+        records = [store.records.get((key[0], n)) for n in range(key[1])]
+        earlier = [record["text"] if record else unwritten for record in records]
+        text = request(texts[key[0]], condition, k, [story for story in earlier if story])
+        return chat(text, condition)
 
+    def make(client: Any, key: Key) -> dict[str, Any]:
+        answer = endpoint.ask(client, messages(key), settings)
+        store.add(_records(answer, key, texts[key[0]], source, condition, k))
+        return answer
+
+    with AnswerStore(path, run, texts, call_of) as store:
+        firsts = range(0, samples, k)
+        missing = [[(p, n) for n in firsts if (p, n) not in store.records] for p in texts]
+        calls = [key for chain in missing for key in chain]
         if calls:
-            tokens = sum(count_tokens(messages(*call, unwritten="?"), tokenizer) for call in calls)
-            if condition == "iterative":  # what later requests carry, and nobody has written yet
-                tokens += (
-                    sum((p, n) not in journal for p, number in calls for n in range(number))
-                    * max_tokens
-                )
+            longest = "x" * (CHARACTERS_A_TOKEN * decoding.max_tokens)  # an unwritten story
+            sent = sum(count_tokens(messages(key, longest)) for key in calls)
             # only an iterative call has to wait for the one before
-            lines = chains if condition == "iterative" else [[call] for call in calls]
-            endpoint.call_all(source, lines, (tokens, len(calls) * k * max_tokens), make, progress)
-        return pd.DataFrame([journal[p, n] for p in texts for n in range(samples)])
+            chains = missing if condition == "iterative" else [[key] for key in calls]
+            endpoint.call_all(source, chains, (sent, len(calls) * limit), make, progress)
+        return pd.DataFrame([store.records[p, n] for p in texts for n in range(samples)])
+
+
+def _records(
+    answer: Mapping[str, Any], key: Key, prompt: str, source: str, condition: str, k: int
+) -> list[dict[str, Any]]:
+    """The records of one call's stories; only the first carries what the call used."""
+    used = {name: answer[name] for name in ("prompt_tokens", "completion_tokens", "repeats")}
+    records = []
+    for n, story in enumerate(stories(answer["text"], answer["finished"], condition, k)):
+        record = {"prompt_id": key[0], "prompt": prompt, "sample": key[1] + n, "source": source}
+        tokens = used["completion_tokens"] if condition != "verbalised" else None
+        records.append({**record, **story, "tokens": tokens, "calls": int(n == 0), **used})
+        used = dict.fromkeys(used, 0)
+    if condition == "verbalised":
+        records[0]["raw"] = answer["text"]
+    return records

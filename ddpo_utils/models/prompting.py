@@ -1,64 +1,119 @@
-"""What a model is asked under each condition, and how its answer becomes stories: plain, iterative, verbalised."""
+"""What a model is asked under each condition, and how its answer becomes stories.
+
+plain       each story is asked for alone
+iterative   each request carries the earlier stories and asks for one far from them (GPT-4o-iter
+            in arXiv 2503.17126)
+verbalised  one request asks for several stories with their probabilities (verbalized sampling,
+            arXiv 2510.01171)
+
+The papers describe what is asked for; the words are this project's.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..settings import CourseError
+from ..storage.files import read_jsonl
 
-__all__ = ["CONDITIONS", "chat", "request", "stories"]
+if TYPE_CHECKING:
+    import pandas as pd
 
-# plain: each story asked for by itself. iterative: each request carries the earlier stories and asks for one far from
-# them (GPT-4o-iter in arXiv 2503.17126). verbalised: one request for several stories, each with its probability
-# (verbalized sampling, arXiv 2510.01171). The papers say what is asked for; the words here are this project's own.
+__all__ = [
+    "CONDITIONS",
+    "SYSTEM",
+    "WORDING",
+    "chat",
+    "check_condition",
+    "check_prompts",
+    "read_prompts",
+    "request",
+    "stories",
+]
+
 CONDITIONS = ("plain", "iterative", "verbalised")
 
-SYSTEM = "You write fiction. Answer the user's prompt with one creative piece of writing, and with nothing beside it."
+SYSTEM = (
+    "You write fiction. Answer the user's prompt with one creative piece of writing, and with "
+    "nothing beside it."
+)
 FAR = (
-    "Those pieces answer the prompt already. Write another one that lies as far from all of them as you can, in its "
-    "plot and in its style alike. Give the new piece alone."
+    "Those pieces answer the prompt already. Write another one that lies as far from all of them "
+    "as you can, in its plot and in its style alike. Give the new piece alone."
 )
 TELLER = "You write fiction."
 SEVERAL = (
-    "Answer the prompt above {k} times, with pieces drawn from the whole range of what you might write, the unlikely "
-    "ones included. Put each piece, whole, into this form, and write nothing outside it:\n"
-    "<response><text>the piece</text><probability>a number from 0 to 1: how likely you would be to write this piece"
-    "</probability></response>"
+    "Answer the prompt above {k} times, with pieces drawn from the whole range of what you might "
+    "write, the unlikely ones included. Put each piece, whole, into this form, and write nothing "
+    "outside it:\n"
+    "<response><text>the piece</text><probability>a number from 0 to 1: how likely you would be to "
+    "write this piece</probability></response>"
 )
 WORDING = (SYSTEM, FAR, TELLER, SEVERAL)  # samples asked for in other words are other samples
 
-_RESPONSE = re.compile(
-    r"<response\b[^>]*>(.*?)(</response\s*>|(?=<response\b)|\Z)", re.DOTALL | re.IGNORECASE
-)
-_TEXT = re.compile(
-    r"<text\b[^>]*>(.*?)(</text\s*>|(?=<probability\b)|\Z)", re.DOTALL | re.IGNORECASE
-)
+_RESPONSE = re.compile(r"<response\b[^>]*>(.*?)(</response\s*>|(?=<response\b)|\Z)", re.S | re.I)
+_TEXT = re.compile(r"<text\b[^>]*>(.*?)(</text\s*>|(?=<probability\b)|\Z)", re.S | re.I)
 _PROBABILITY = re.compile(
     r"<probability\b[^>]*>\s*((?:\d+\.?\d*|\.\d+)(?:e-?\d+)?)\s*(%?)\s*(?:</probability\s*>|\Z)",
-    re.IGNORECASE,
+    re.I,
 )
-_PROBABILITY_PART = re.compile(r"<probability\b.*", re.DOTALL | re.IGNORECASE)
-_THOUGHT = re.compile(
-    r"\A\s*<think>.*?(?:</think>|\Z)", re.DOTALL
-)  # some servers leave a model's reasoning in
+_PROBABILITY_PART = re.compile(r"<probability\b.*", re.S | re.I)
+_REASONING = re.compile(r"\A\s*<think>.*?(?:</think>|\Z)", re.S)  # some servers leave it in
 
 
 def check_condition(condition: str, samples: int) -> None:
-    """Raises CourseError where the condition is unknown or no sample is asked for."""
-    if condition not in CONDITIONS:
-        raise CourseError(f"There is no condition {condition!r}: take {', '.join(CONDITIONS)}.")
-    if samples < 1:
-        raise CourseError("Sampling needs at least one sample a prompt.")
+    """CourseError where the condition is unknown or no sample is asked for."""
+    if condition not in CONDITIONS or samples < 1:
+        raise CourseError(
+            f"Sampling takes one of {', '.join(CONDITIONS)} and at least one sample a prompt; got "
+            f"{condition!r} and {samples}."
+        )
+
+
+def check_prompts(prompts: pd.DataFrame) -> None:
+    """CourseError unless there are prompts, each a text with a prompt_id of its own."""
+    if not len(prompts) or not {"prompt_id", "prompt"} <= set(prompts):
+        raise CourseError("Sampling needs prompts, with prompt_id and prompt.")
+    known = set()
+    for number, row in enumerate(prompts[["prompt_id", "prompt"]].values.tolist(), 1):
+        prompt_id, prompt = row
+        valid = isinstance(prompt_id, (str, int)) and isinstance(prompt, str) and prompt.strip()
+        if not valid or prompt_id in known:
+            raise CourseError(
+                f"Prompt {number} has the prompt_id {prompt_id!r} and the prompt {prompt!r:.40}: "
+                "it needs a prompt_id of its own (text or whole number) and a text."
+            )
+        known.add(prompt_id)
+
+
+def read_prompts(path: str | Path) -> pd.DataFrame:
+    """The prompts of a JSONL file as a frame with prompt_id and prompt.
+
+    Raises:
+        CourseError: no such file, no JSONL, or as `check_prompts`.
+    """
+    import pandas as pd
+
+    rows = [(row.get("prompt_id"), row.get("prompt")) for row in read_jsonl(path)]
+    prompts = pd.DataFrame(rows, columns=["prompt_id", "prompt"], dtype=object)
+    try:
+        check_prompts(prompts)
+    except CourseError as error:
+        raise CourseError(f"{path}: {error}") from None
+    return prompts
 
 
 def request(prompt: str, condition: str, k: int = 4, earlier: Sequence[str] = ()) -> str:
     """The user's text of one call.
 
     Args:
-        prompt: what a story is asked for. condition: of CONDITIONS.
-        k: how many stories one verbalised call asks for. earlier: the stories that an iterative call must keep from.
+        prompt: what a story is asked for.
+        condition: one of CONDITIONS.
+        k: how many stories one verbalised call asks for.
+        earlier: the stories that an iterative call must differ from.
     """
     if condition == "verbalised":
         return f"{prompt}\n\n{SEVERAL.format(k=k)}"
@@ -69,8 +124,8 @@ def request(prompt: str, condition: str, k: int = 4, earlier: Sequence[str] = ()
 
 
 def chat(text: str, condition: str) -> list[dict[str, str]]:
-    """The messages of one call to an endpoint: system text, and the user's text of `request`."""
-    system = TELLER if condition == "verbalised" else SYSTEM  # which asks for one piece alone
+    """The messages of one call to an endpoint, for the user's text of `request`."""
+    system = TELLER if condition == "verbalised" else SYSTEM  # SYSTEM asks for one piece alone
     return [{"role": "system", "content": system}, {"role": "user", "content": text}]
 
 
@@ -78,32 +133,36 @@ def stories(answer: str, finished: bool, condition: str, k: int = 4) -> list[dic
     """The stories of one answer: one, or exactly `k` of a verbalised answer.
 
     Args:
-        answer: the model's text. finished: False where a limit cut it.
+        answer: the model's text.
+        finished: False where a limit cut it.
 
     Returns:
-        Dictionaries with text and finished; of a verbalised answer also probability (None where no number from 0 to 1
-        is given) and unreadable (True where the answer holds fewer than `k` stories in the form asked for; their text
-        is empty, so they count as failures wherever stories are checked).
+        Dictionaries with text and finished; of a verbalised answer also probability (None where no
+        number from 0 to 1 is given) and unreadable (True where the answer holds fewer than `k`
+        stories in the form asked for; their text is empty, so they count as failures).
     """
-    answer = _THOUGHT.sub("", answer)
+    answer = _REASONING.sub("", answer)
     if condition != "verbalised":
         return [{"text": answer.strip(), "finished": finished}]
     found = []
     for block in _RESPONSE.finditer(answer):
         inner = _TEXT.search(block[1])
         text = (inner[1] if inner else _PROBABILITY_PART.sub("", block[1])).strip()
-        number = _PROBABILITY.search(block[1])
-        value = float(number[1]) / (100 if number[2] else 1) if number else 2.0
-        if text:
-            cut = (
-                not finished
-                and block.end() == len(answer)
-                and not block[2]
-                and not (inner and inner[2])
-            )
-            value = value if value <= 1 else None
-            found.append(
-                {"text": text, "finished": not cut, "probability": value, "unreadable": False}
-            )
+        if not text:
+            continue
+        closed = bool(block[2] or (inner and inner[2]))
+        whole = finished or closed or block.end() < len(answer)
+        probability = _probability(block[1])
+        found.append(
+            {"text": text, "finished": whole, "probability": probability, "unreadable": False}
+        )
     missing = {"text": "", "finished": finished, "probability": None, "unreadable": True}
     return (found + [missing] * k)[:k]
+
+
+def _probability(block: str) -> float | None:
+    number = _PROBABILITY.search(block)
+    if not number:
+        return None
+    value = float(number[1]) / (100 if number[2] else 1)
+    return value if value <= 1 else None

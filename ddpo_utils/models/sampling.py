@@ -1,110 +1,86 @@
-"""Samples of a local model, appended to a JSONL file as they come; a killed run goes on where it stopped."""
+"""Samples of a local model in a JSONL file; a killed run goes on where it stopped."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
-from glob import escape
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..settings import CourseError, progress_bar
+from ..storage.answers import AnswerStore
+from ..storage.files import read_jsonl
+from .prompting import check_condition, check_prompts
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["read_samples", "sample_stories"]
-
-# The paper's decoding (arXiv 2503.17126, section 4): temperature 1.0, top-p 0.95, top-k 50, repetition penalty 1.1.
-DECODING = {"temperature": 1.0, "top_p": 0.95, "top_k": 50, "repetition_penalty": 1.1}
+__all__ = ["DECODING", "complete", "fingerprint", "read_samples", "sample_stories"]
 
 
-def _fingerprint(model: Any, plan: list[Any]) -> str:
-    """Short hash of the weights that matter and of everything the samples depend on.
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How `sample_stories` samples. Source of the decoding: arXiv 2503.17126, section 4.
 
-    Weights are summed as the integers that their bits are: exact, so neither device nor thread count moves it.
+    Attributes:
+        batch_size: sequences decoded at once.
+        seed: of the sampling.
+        rank, ranks: number of this process, from 0, and how many share the work.
+        temperature, top_p, top_k, repetition_penalty, min_p: of `generate`; None sets nothing.
     """
-    kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+    batch_size: int = 24
+    seed: int = 42
+    rank: int = 0
+    ranks: int = 1
+    temperature: float = 1.0
+    top_p: float = 0.95
+    top_k: int = 50
+    repetition_penalty: float = 1.1
+    min_p: float | None = None
+
+    def decoding(self) -> dict[str, float]:
+        """The settings of `generate`."""
+        names = ("temperature", "top_p", "top_k", "repetition_penalty", "min_p")
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+DECODING = SamplingSettings().decoding()
+
+
+def fingerprint(model: Any, plan: list[Any]) -> str:
+    """Short digest of a model's weights and of everything else that its answers depend on.
+
+    Weights are summed as the integers that their bits are: exact on every device. Frozen weights
+    are left out of a model with adapters, which its name stands for.
+    """
+    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     digest = hashlib.sha256(json.dumps(plan, ensure_ascii=False, sort_keys=True).encode())
-    digest.update(
-        str(getattr(model, "name_or_path", "")).rsplit("/", 1)[-1].encode()
-        + str(model.dtype).encode()
-    )
+    name = str(getattr(model, "name_or_path", "")).rsplit("/", 1)[-1]
+    digest.update(f"{name}{model.dtype}".encode())
     for name, parameter in model.named_parameters():
         if "lora_" in name or parameter.requires_grad:
-            total = parameter.detach().view(kinds[parameter.element_size()]).sum(dtype=torch.int64)
-            digest.update(f"{name} {total.item()}".encode())
+            bits = parameter.detach().view(integers[parameter.element_size()])
+            digest.update(f"{name} {bits.sum(dtype=torch.int64).item()}".encode())
     return digest.hexdigest()[:16]
-
-
-def _whole_batches(path: Path, run: str, batches: list[list[Any]]) -> dict[int, bytes]:
-    """The lines of each whole batch of this run that `path` holds, by the batch's number, in the order of the file.
-
-    What a killed run left of its last batch is passed over; anything else in the file is refused, since it may be
-    someone's work.
-    """
-    starts = {batch[0]: number for number, batch in enumerate(batches)}
-    found: dict[int, bytes] = {}
-    lines: list[bytes] = []
-    number = 0
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:
-        return found
-    with file:
-        for line in file:
-            if not line.endswith(b"\n") and line.startswith(b'{"prompt_id"'[: len(line)]):
-                break  # a run was killed, or is just now at work, in the middle of this line
-            try:
-                record = json.loads(line)
-                what = record["prompt_id"], record["prompt"], record["sample"]
-                number = number if lines else starts[what]
-                foreign = record["run"] != run or what != batches[number][len(lines)]
-            except (ValueError, LookupError, TypeError):
-                foreign = True
-            if foreign:
-                raise CourseError(
-                    f"{path} holds something else than samples of this model with these settings: delete it, or sample "
-                    "into another file."
-                )
-            lines.append(line)
-            if len(lines) == len(batches[number]):
-                found[number], lines = b"".join(lines), []
-    return found
-
-
-def _gather(path: Path, run: str, batches: list[list[Any]], rank: int) -> dict[int, bytes]:
-    """The whole batches in `path` and in other processes' files beside it; once all are there, they become one file
-    in order. Whichever process comes last does this, and two that come at once write the same."""
-    parts = sorted(path.parent.glob(f"{escape(path.name)}.[0-9]*"))
-    found: dict[int, bytes] = {}
-    for file in (path, *parts):
-        found |= _whole_batches(file, run, batches)
-    if len(found) == len(batches) and (parts or list(found) != list(range(len(batches)))):
-        scratch = path.with_name(f"{path.name}.part{rank}")
-        scratch.write_bytes(b"".join(found[number] for number in range(len(batches))))
-        os.replace(scratch, path)
-        for part in parts:
-            part.unlink(missing_ok=True)
-    return found
 
 
 def complete(
     model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int, **settings: Any
 ) -> list[tuple[str, int, bool]]:
-    """The model's answer to each prompt, all in one batch with left padding, through the chat template.
+    """The model's answer to each prompt: text, number of tokens, whether the model ended it.
+
+    All prompts are one batch with left padding and go through the chat template.
 
     Args:
         model, tokenizer: of `policy.load_policy`.
         max_new_tokens: longest answer in tokens.
         settings: of the model's `generate`.
-
-    Returns:
-        Of each prompt the text, its tokens, and whether the model ended it itself.
     """
     chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
     texts = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
@@ -120,13 +96,13 @@ def complete(
         )
     new = out[:, inputs["input_ids"].shape[1] :]
     stops = model.generation_config.eos_token_id
-    ended = torch.isin(
-        new, torch.tensor(stops if isinstance(stops, list) else [stops], device=new.device)
-    )
-    lengths = torch.where(ended.any(1), ended.float().argmax(1), new.shape[1]).tolist()
+    stops = stops if isinstance(stops, list) else [stops]
+    ends = torch.isin(new, torch.tensor(stops, device=new.device))
+    finished = ends.any(1)
+    lengths = torch.where(finished, ends.float().argmax(1), new.shape[1]).tolist()
     return [
-        (tokenizer.decode(tokens[:length], skip_special_tokens=True).strip(), length, finished)
-        for tokens, length, finished in zip(new, lengths, ended.any(1).tolist(), strict=True)
+        (tokenizer.decode(tokens[:length], skip_special_tokens=True).strip(), length, ended)
+        for tokens, length, ended in zip(new, lengths, finished.tolist(), strict=True)
     ]
 
 
@@ -137,145 +113,91 @@ def sample_stories(
     path: str | Path,
     samples: int = 4,
     max_new_tokens: int = 2048,
-    batch_size: int = 24,
-    seed: int = 42,
     source: str = "model",
     progress: bool = True,
-    rank: int = 0,
-    ranks: int = 1,
-    **decoding: float,
+    **settings: float,
 ) -> pd.DataFrame:
-    """Sample `samples` responses to every prompt, in batches with left padding, and append them to `path`.
+    """Sample `samples` responses to every prompt, and append them to `path` batch by batch.
 
-    Each batch has its own seed, made of `seed` and its number, and is written in one go: an interrupted run, called
-    again, does the missing batches alone and ends with the file that an unbroken run writes. Several processes may
-    share the work, and may be more or fewer when a run goes on: every batch is the same whoever does it. (The first
-    appends to `path`, number 2 to `path`.2 and so on; the last to finish makes one file of them.)
+    Each batch has its own seed, so an interrupted run, called again, ends with the file of an
+    uninterrupted one. Several processes (`rank`, `ranks`) share the batches; the last one to
+    finish joins their files.
 
     Args:
-        model, tokenizer: of `policy.load_policy`; the prompt goes through the tokenizer's chat template.
-        prompts: a frame with `prompt_id` (each once) and `prompt`, one prompt a row. In order of length, longest
+        model, tokenizer: of `policy.load_policy`; prompts go through the chat template.
+        prompts: a frame with `prompt_id` (each once) and `prompt`. In order of length, longest
             first, batches hold little padding, and memory runs out at once or never.
-        path: JSONL file; one record a sample: prompt_id, prompt, sample, source, text, tokens, finished, run.
+        path: JSONL file; a record has prompt_id, prompt, sample, source, text, tokens, finished
+            (False: cut at the limit), run.
         samples: responses per prompt.
-        max_new_tokens: longest response in tokens; a longer one is cut and has finished = false.
-        batch_size: sequences decoded at once.
-        seed: of the sampling.
+        max_new_tokens: longest response in tokens.
         source: name of the model in the records.
         progress: show a progress bar.
-        rank, ranks: number of this process, from 0, and how many there are.
-        decoding: overrides of temperature, top_p, top_k, repetition_penalty; also min_p, which is not set otherwise.
+        settings: of `SamplingSettings`.
 
     Returns:
-        All samples that are there when this process has done its share, as a frame, in order.
+        All samples that are stored when this process has done its share, as a frame, in order.
 
     Raises:
-        CourseError: the file holds samples of another model or other settings; no prompt or no sample is asked for, or
-            an id occurs twice; a batch does not fit the GPU's memory.
-
-    Source of the defaults: arXiv 2503.17126, section 4 (4 samples, 2,048 new tokens, the decoding above).
+        CourseError: bad prompts; the file holds samples of another model or other settings, or
+            another process uses it; a batch does not fit the GPU's memory.
     """
     import pandas as pd
-    from transformers import set_seed
 
-    if samples < 1 or not len(prompts):
-        raise CourseError("Sampling needs at least one prompt and one sample a prompt.")
-    if not prompts["prompt_id"].is_unique:
-        raise CourseError(
-            "A prompt_id occurs twice among the prompts: give each prompt an id of its own."
-        )
-    settings = {**DECODING, **decoding}
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    work = [(p.prompt_id, p.prompt, k) for p in prompts.itertuples() for k in range(samples)]
-    batches = [work[i : i + batch_size] for i in range(0, len(work), batch_size)]
-    run = _fingerprint(model, [work, settings, max_new_tokens, batch_size, seed])
-    own = path.with_name(f"{path.name}.{rank + 1}") if rank else path
-    if own.exists():  # a broken-off last batch is cut off
-        whole = sum(map(len, _whole_batches(own, run, batches).values()))
-        with own.open("rb+") as file:
-            file.truncate(whole)
-    done = _gather(path, run, batches, rank)
-    missing = [number for number in range(rank, len(batches), ranks) if number not in done]
+    check_condition("plain", samples)
+    check_prompts(prompts)
+    options = SamplingSettings(**settings)
+    size, decoding = options.batch_size, options.decoding()
+    texts = dict(zip(prompts["prompt_id"].tolist(), prompts["prompt"].tolist(), strict=True))
+    keys = [(prompt_id, number) for prompt_id in texts for number in range(samples)]
+    batches = [keys[start : start + size] for start in range(0, len(keys), size)]
+    batch_of = {key: batch for batch in batches for key in batch}
+    work = [(prompt_id, texts[prompt_id], number) for prompt_id, number in keys]
+    run = fingerprint(model, [work, decoding, max_new_tokens, size, options.seed])
     was_training = model.training
     model.eval()
-    for number in progress_bar(
-        missing, shown=progress and rank == 0, desc=f"sampling {source}", leave=False
-    ):
-        batch = batches[number]
-        set_seed(int.from_bytes(hashlib.sha256(f"{seed}/{number}".encode()).digest()[:4], "big"))
-        try:
-            answers = complete(
-                model,
-                tokenizer,
-                [prompt for _, prompt, _ in batch],
-                max_new_tokens,
-                do_sample=True,
-                **settings,
-            )
-        except torch.OutOfMemoryError:
-            raise CourseError(
-                f"{len(batch)} sequences of up to {max_new_tokens} new tokens do not fit the GPU's memory: lower the "
-                "setting sample_batch and sample into another file."
-            ) from None
-        lines = []
-        for (prompt_id, prompt, k), (text, tokens, finished) in zip(batch, answers, strict=True):
-            record = {
-                "prompt_id": prompt_id,
-                "prompt": prompt,
-                "sample": k,
-                "source": source,
-                "text": text,
-                "tokens": tokens,
-                "finished": finished,
-                "run": run,
-            }
-            lines.append(json.dumps(record, ensure_ascii=False) + "\n")
-        with own.open("a", encoding="utf-8", newline="") as file:
-            file.write("".join(lines))
+    with AnswerStore(path, run, texts, batch_of.__getitem__, options.rank) as store:
+        share = range(options.rank, len(batches), options.ranks)
+        missing = [number for number in share if batches[number][0] not in store.records]
+        shown = progress and options.rank == 0
+        for number in progress_bar(missing, shown, desc=f"sampling {source}", leave=False):
+            batch = batches[number]
+            _seed_batch(options.seed, number)
+            asked = [texts[prompt_id] for prompt_id, _ in batch]
+            try:
+                answers = complete(
+                    model, tokenizer, asked, max_new_tokens, do_sample=True, **decoding
+                )
+            except torch.OutOfMemoryError:
+                raise CourseError(
+                    f"{len(batch)} sequences of up to {max_new_tokens} new tokens do not fit the "
+                    "GPU's memory: lower sample_batch and name another file."
+                ) from None
+            records = []
+            for (prompt_id, sample), (text, tokens, finished) in zip(batch, answers, strict=True):
+                record = {"prompt_id": prompt_id, "prompt": texts[prompt_id], "sample": sample}
+                record |= {"source": source, "text": text, "tokens": tokens, "finished": finished}
+                records.append(record)
+            store.add(records)
+        found = store.join(keys)
     model.train(was_training)
-    found = _gather(path, run, batches, rank)
-    return pd.DataFrame(
-        [
-            json.loads(line)
-            for number in sorted(found)
-            for line in found[number].split(b"\n")
-            if line
-        ]
-    )
+    return pd.DataFrame(found)
+
+
+def _seed_batch(seed: int, number: int) -> None:
+    from transformers import set_seed
+
+    digest = hashlib.sha256(f"{seed}/{number}".encode()).digest()
+    set_seed(int.from_bytes(digest[:4], "big"))
 
 
 def read_samples(paths: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     """Samples of one or more JSONL files as one frame, in order.
 
     Raises:
-        CourseError: a file is missing, broken off, or none of JSON lines.
+        CourseError: a file is missing, broken off, or not of JSON lines.
     """
     import pandas as pd
 
-    frames = []
-    for path in [paths] if isinstance(paths, (str, Path)) else paths:
-        if not Path(path).is_file():
-            raise CourseError(
-                f"There are no samples at {path}: run the sampling that writes them first."
-            )
-        try:
-            lines = Path(path).read_text(encoding="utf-8").split("\n")
-        except UnicodeDecodeError:
-            raise CourseError(
-                f"{path} is no text in UTF-8: name a file of samples (JSONL)."
-            ) from None
-        rows = []
-        for number, line in enumerate(lines, 1):
-            try:
-                rows += [json.loads(line)] if line else []
-            except ValueError:
-                if number == len(lines) and line.startswith(
-                    "{"
-                ):  # a run was killed in the middle of it
-                    fault = "is broken off: run the sampling that writes it again"
-                else:
-                    fault = "is no JSON object: name a file of samples (JSONL)"
-                raise CourseError(f"Line {number} of {path} {fault}.") from None
-        frames.append(pd.DataFrame(rows))
-    return pd.concat(frames, ignore_index=True)
+    paths = [paths] if isinstance(paths, (str, Path)) else paths
+    return pd.concat([pd.DataFrame(read_jsonl(path)) for path in paths], ignore_index=True)

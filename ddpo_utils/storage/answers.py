@@ -1,0 +1,167 @@
+"""The store of answers of everything that resumes: a JSONL file that survives kills."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from ..settings import CourseError
+from .files import write_jsonl
+
+__all__ = ["AnswerStore", "Key"]
+
+Key = tuple[Any, int]  # prompt_id, sample
+_START = b'{"prompt_id"'  # of every line
+
+
+class AnswerStore:
+    """The answers of one run by (prompt_id, sample), in a JSONL file that only grows.
+
+    A context manager that locks the file against other processes. What a killed run left of its
+    last call is cut off. Processes that share a run write a file each; `join` makes one of them.
+
+    Args:
+        path: the file.
+        run: digest of all that an answer depends on besides its prompt; every record carries it.
+        prompts: prompt_id -> prompt.
+        call_of: gives the keys of all answers that are made in one call with that of a key.
+        rank: number of this process, from 0.
+
+    Attributes:
+        records: the stored records by key.
+
+    Raises:
+        CourseError: on entering, the file holds something else, or another process uses it.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        run: str,
+        prompts: Mapping[Any, str],
+        call_of: Callable[[Key], Sequence[Key]],
+        rank: int = 0,
+    ):
+        from filelock import FileLock
+
+        self.path, self.run, self.prompts, self.call_of = Path(path), run, prompts, call_of
+        self.own = self.path.with_name(f"{self.path.name}.{rank + 1}") if rank else self.path
+        self.records: dict[Key, dict[str, Any]] = {}
+        self._lock, self._adding = FileLock(f"{self.own}.lock"), Lock()
+
+    def __enter__(self) -> AnswerStore:
+        from filelock import Timeout
+
+        self.own.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise CourseError(
+                f"Another process writes to {self.own}: wait for it, or name another file."
+            ) from None
+        try:
+            self._read_all()
+            _, size = self._read(self.own)
+            self._file = self.own.open("ab", buffering=0)
+            self._file.truncate(size)
+        except BaseException:
+            self._unlock()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        if self.own.exists() and not self.own.stat().st_size:
+            self.own.unlink()
+        self._unlock()
+
+    def add(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Append one call's records; returns when they are on the disk. Threads may call it."""
+        added = [{**record, "run": self.run} for record in records]
+        data = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in added).encode()
+        with self._adding:
+            size = os.fstat(self._file.fileno()).st_size
+            try:
+                if self._file.write(data) != len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.own))
+                os.fsync(self._file.fileno())
+            except OSError:
+                self._file.truncate(size)
+                raise
+            self.records |= {_key(record): record for record in added}
+
+    def join(self, keys: Sequence[Key]) -> list[dict[str, Any]]:
+        """The records of those keys that all processes have stored, in order.
+
+        Once none is missing, they become one file in that order, and the processes' files go.
+        """
+        self._file.close()
+        self._read_all()
+        found = [self.records[key] for key in keys if key in self.records]
+        parts = self._parts()
+        if len(found) == len(keys) and (parts or list(self.records) != list(keys)):
+            write_jsonl(self.path, found)
+            for part in parts:
+                part.unlink(missing_ok=True)
+        return found
+
+    def _unlock(self) -> None:
+        with suppress(OSError):  # Windows removes no open file
+            os.unlink(self._lock.lock_file)
+        self._lock.release()
+
+    def _parts(self) -> list[Path]:
+        beside = sorted(self.path.parent.iterdir())
+        return [p for p in beside if p.stem == self.path.name and p.suffix[1:].isdigit()]
+
+    def _read_all(self) -> None:
+        self.records = {}
+        for path in (self.path, *self._parts()):
+            self.records |= self._read(path)[0]
+
+    def _read(self, path: Path) -> tuple[dict[Key, dict[str, Any]], int]:
+        """The records of the whole calls in a file, and how many bytes they take."""
+        try:
+            lines = path.read_bytes().splitlines(keepends=True)
+        except FileNotFoundError:  # also where another process has just joined the files
+            return {}, 0
+        if (
+            lines
+            and not lines[-1].endswith(b"\n")
+            and lines[-1].startswith(_START[: len(lines[-1])])
+        ):
+            lines.pop()  # a process was killed, or is at work, in the middle of this line
+        try:
+            records = [json.loads(line) for line in lines]
+            whole = self._count_whole(records)
+        except (ValueError, LookupError, TypeError):
+            raise CourseError(
+                f"{path} holds something else than answers of this model with these settings: "
+                "delete it, or name another file."
+            ) from None
+        return {_key(r): r for r in records[:whole]}, sum(map(len, lines[:whole]))
+
+    def _count_whole(self, records: Sequence[dict[str, Any]]) -> int:
+        """How many records belong to whole calls; ValueError where one is not of this run."""
+        count = 0
+        while count < len(records):
+            keys = list(self.call_of(_key(records[count])))
+            part = records[count : count + len(keys)]
+            for key, record in zip(keys, part, strict=False):
+                prompt = self.prompts.get(key[0], record["prompt"])
+                if (_key(record), record["run"], record["prompt"]) != (key, self.run, prompt):
+                    raise ValueError(record)
+            if len(part) < len(keys):
+                break
+            count += len(keys)
+        return count
+
+
+def _key(record: Mapping[str, Any]) -> Key:
+    return record["prompt_id"], record["sample"]

@@ -1,0 +1,149 @@
+"""The store of answers: no answer is lost or asked for again, and no other file is touched."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from ddpo_utils.settings import CourseError
+from ddpo_utils.storage.answers import AnswerStore, Key
+from ddpo_utils.storage.files import read_jsonl
+
+PROMPTS = {"a": "Sea.", "b": "Élodie 🙂\u2028"}
+CALLS = [[("a", 0), ("a", 1)], [("a", 2), ("b", 0)], [("b", 1)]]  # the last call is shorter
+KEYS = [key for call in CALLS for key in call]
+
+
+def store(
+    path: Path, run: str = "r", prompts: dict[str, str] = PROMPTS, rank: int = 0
+) -> AnswerStore:
+    calls = {key: call for call in CALLS for key in call}
+    return AnswerStore(path, run, prompts, calls.__getitem__, rank)
+
+
+def answers(call: list[Key]) -> list[dict[str, object]]:
+    return [
+        {"prompt_id": p, "prompt": PROMPTS[p], "sample": n, "text": f"{p}{n} 🙂"} for p, n in call
+    ]
+
+
+def fill(path: Path, rank: int = 0, ranks: int = 1) -> tuple[int, list[dict[str, object]]]:
+    """How many calls had to be made, and what `join` gives."""
+    made = 0
+    with store(path, rank=rank) as opened:
+        for call in CALLS[rank::ranks]:
+            if call[0] not in opened.records:
+                opened.add(answers(call))
+                made += 1
+        return made, opened.join(KEYS)
+
+
+def test_a_file_cut_at_any_byte_is_continued_and_ends_the_same(tmp_path: Path) -> None:
+    fill(tmp_path / "whole")
+    data = (tmp_path / "whole").read_bytes()
+    for cut in range(len(data) + 1):
+        (tmp_path / "s").write_bytes(data[:cut])
+        made, found = fill(tmp_path / "s")
+        lines = data[:cut].count(b"\n")
+        assert made == 3 - (lines >= 2) - (lines >= 4) - (lines >= 5), cut
+        assert (tmp_path / "s").read_bytes() == data and len(found) == 5
+    assert sorted(os.listdir(tmp_path)) == ["s", "whole"]
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 5])
+def test_processes_write_their_parts_and_the_last_joins_them(tmp_path: Path, ranks: int) -> None:
+    fill(tmp_path / "whole")
+    path = tmp_path / "s [1].jsonl"
+    for rank in reversed(range(ranks)):
+        _, found = fill(path, rank, ranks)
+    assert found == read_jsonl(path) and path.read_bytes() == (tmp_path / "whole").read_bytes()
+    assert sorted(os.listdir(tmp_path)) == [path.name, "whole"]
+
+
+def test_other_processes_parts_are_continued_and_a_killed_join_is_repeated(tmp_path: Path) -> None:
+    path, part = tmp_path / "s", tmp_path / "s.2"
+    assert fill(path, rank=1, ranks=2)[0] == 1
+    part.write_bytes(part.read_bytes() + b'{"prompt_id": "b", "pro')
+    assert fill(path)[0] == 2 and not part.exists()
+    data = path.read_bytes()
+    part.write_bytes(data.splitlines(keepends=True)[4])  # as a killed join leaves it
+    assert fill(path)[0] == 0 and path.read_bytes() == data and not part.exists()
+
+
+def swapped(data: bytes) -> bytes:
+    first, second, *rest = data.splitlines(keepends=True)
+    return b"".join([second, first, *rest])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"My diary\n",
+        b"no newline",
+        b'{"note": 1}\n',
+        b"[1]\n",
+        b"3",
+        b"\xff\xfe\n",
+        b"\n",
+        swapped,
+        lambda data: data.split(b"\n", 1)[1],
+        lambda data: data.replace(b"a1", b'a1"'),
+        lambda data: data.replace(b"Sea.", b"Lake"),
+        lambda data: data.replace(b'"run": "r"', b'"run": "q"'),
+    ],
+)
+def test_a_file_of_something_else_is_refused_and_left_alone(tmp_path: Path, content) -> None:
+    fill(tmp_path / "mine.jsonl")
+    before = content((tmp_path / "mine.jsonl").read_bytes()) if callable(content) else content
+    (tmp_path / "mine.jsonl").unlink()
+    for name in ("mine.jsonl", "mine.jsonl.2"):  # another process's part is checked too
+        file = tmp_path / name
+        file.write_bytes(before)
+        with pytest.raises(CourseError, match=name):
+            fill(tmp_path / "mine.jsonl")
+        assert os.listdir(tmp_path) == [name] and file.read_bytes() == before
+        file.unlink()
+
+
+def test_a_second_process_is_refused_and_nothing_is_left_where_nothing_was_stored(
+    tmp_path: Path,
+) -> None:
+    code = (
+        "import sys; from ddpo_utils.storage.answers import AnswerStore\n"
+        "with AnswerStore(sys.argv[1], 'r', {}, None): print('open', flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "s")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout.readline() == "open\n"
+        with pytest.raises(CourseError, match=str(tmp_path / "s")):
+            fill(tmp_path / "s")
+        other.communicate("\n")
+    assert os.listdir(tmp_path) == []
+    assert fill(tmp_path / "s")[0] == 3
+
+
+def test_threads_add_whole_calls_and_a_full_disk_takes_a_call_back(
+    tmp_path: Path, monkeypatch
+) -> None:
+    path = tmp_path / "s"
+    with store(path) as opened:
+        threads = [threading.Thread(target=opened.add, args=(answers(c),)) for c in CALLS[:2]]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        data = path.read_bytes()
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
+            patch.setattr(os, "fsync", lambda file: (_ for _ in ()).throw(OSError(28, "full")))
+            opened.add(answers(CALLS[2]))
+        assert path.read_bytes() == data and CALLS[2][0] not in opened.records
+    assert fill(path)[0] == 1
