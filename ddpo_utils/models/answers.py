@@ -9,14 +9,17 @@ from typing import Any
 
 import torch
 
+from ..corpus.text import as_messages
 from ..settings import CourseError, progress_bar
 from ..storage.answers import AnswerStore
 from ..storage.files import short_digest, text_key
 from .endpoint import Decoding, Endpoint, count_tokens
-from .prompting import stories
+from .prompting import render, stories
 from .sampling import complete, fingerprint
 
 __all__ = ["LocalModel", "get_answers"]
+
+Requests = Mapping[str, str]  # by their keys
 
 
 @dataclass(frozen=True)
@@ -47,15 +50,12 @@ def get_answers(
     """The model's answer to each request, stored in `path` as it comes.
 
     A call that was stopped or failed, made again, asks for what is missing only; equal requests
-    share one answer. An endpoint is called as by `endpoint.sample_endpoint`: after an estimate.
+    share one answer. An endpoint is called after an estimate.
 
     Args:
-        requests: the user's text of each chat; no system text is sent, since some models' chat
-            templates refuse it.
+        requests: the user's text of each chat; some models' chat templates refuse a system text.
         path: JSONL file of the answers.
-        model: who answers.
         max_tokens: longest answer in tokens, a reasoning model's reasoning included.
-        progress: show a progress bar.
 
     Returns:
         A record for each request, in order: prompt (the request), text ("" for no answer), finished
@@ -76,10 +76,9 @@ def get_answers(
     texts = dict(zip(keys, requests, strict=True))
     with AnswerStore(path, run, texts, lambda key: [key]) as store:
         missing = {key: text for key, text in texts.items() if (key, 0) not in store.records}
-        if missing and isinstance(model, Endpoint):
-            _ask_endpoint(model, missing, max_tokens, store, progress)
-        elif missing:
-            _ask_local(model, missing, max_tokens, store, progress)
+        if missing:
+            ask = _ask_endpoint if isinstance(model, Endpoint) else _ask_local
+            ask(model, missing, max_tokens, store, progress)
         return [store.records[key, 0] for key in keys]
 
 
@@ -92,33 +91,24 @@ def _record(key: str, prompt: str, source: str, answer: Mapping[str, Any]) -> di
 
 
 def _ask_endpoint(
-    endpoint: Endpoint,
-    requests: Mapping[str, str],
-    max_tokens: int,
-    store: AnswerStore,
-    progress: bool,
+    endpoint: Endpoint, requests: Requests, max_tokens: int, store: AnswerStore, progress: bool
 ) -> None:
     settings = endpoint.settings(Decoding(endpoint.temperature, None, max_tokens))
-    chats = {key: [{"role": "user", "content": text}] for key, text in requests.items()}
+    chats = {key: as_messages("user", text) for key, text in requests.items()}
 
     def make(client: Any, key: str) -> dict[str, Any]:
         answer = endpoint.ask(client, chats[key], settings)
         store.add([_record(key, requests[key], endpoint.name, answer)])
         return answer
 
-    tokens = sum(count_tokens(chat) for chat in chats.values()), len(chats) * max_tokens
+    tokens = sum(map(count_tokens, chats.values())), len(chats) * max_tokens
     endpoint.call_all(endpoint.name, [[key] for key in chats], tokens, make, progress)
 
 
 def _ask_local(
-    local: LocalModel,
-    requests: Mapping[str, str],
-    max_tokens: int,
-    store: AnswerStore,
-    progress: bool,
+    local: LocalModel, requests: Requests, max_tokens: int, store: AnswerStore, progress: bool
 ) -> None:
-    chats = [[{"role": "user", "content": text}] for text in requests.values()]
-    texts = local.tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
+    texts = render(local.tokenizer, requests.values())
     rows = local.tokenizer(texts, add_special_tokens=False)["input_ids"]
     lengths = {key: len(row) for key, row in zip(requests, rows, strict=True)}
     longest = max(lengths.values())

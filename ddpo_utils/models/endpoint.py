@@ -12,6 +12,8 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -67,9 +69,6 @@ class Endpoint:
         retries: how often a call is repeated before it counts as failed for good.
         prices: of a million prompt tokens and of a million completion tokens, in any currency.
         confirm: asked with the estimate before the first call; False makes no call.
-
-    Raises:
-        CourseError: bad arguments.
     """
 
     model: str
@@ -200,7 +199,6 @@ class Endpoint:
             chains: at least one call in all.
             tokens: what the prompts hold, and the most that the answers may hold.
             make: makes one call with the library's client and stores it; gives what `ask` gives.
-            progress: show a progress bar.
 
         Raises:
             CourseError: the key is missing, `confirm` said no, or a call failed for good.
@@ -280,20 +278,17 @@ def sample_endpoint(
     """Sample `samples` stories to every prompt from an endpoint, and append them to `path`.
 
     A run that was stopped or failed, called again, makes the missing calls only; so does one with
-    more prompts or samples (but a verbalised call's number of stories is fixed).
+    more prompts, or more samples unless they are verbalised.
 
     Args:
         prompts: a frame with `prompt_id` (each once) and `prompt`.
-        path: JSONL file with the columns of `sampling.sample_stories` (`tokens` is None where
-            stories share a call), calls (1 on a call's first record, else 0), prompt_tokens,
-            completion_tokens (None where the endpoint does not count), repeats; of verbalised calls
-            also what `prompting.stories` adds, and the whole answer as `raw` on the first record.
+        path: JSONL file with the columns of `sampling.sample_stories` and what each call used, on
+            its first record; of verbalised calls also what `prompting.stories` adds, and `raw`.
         condition: plain, iterative (a prompt's stories one after the other) or verbalised (one
             call for all of them, which may have `samples` times as many tokens).
         samples: stories per prompt.
         decoding: by default the paper's.
         source: name in the records, by default the model and the condition.
-        progress: show a progress bar.
 
     Returns:
         All samples asked for, as a frame, in order of prompts and samples.
@@ -320,10 +315,11 @@ def sample_endpoint(
         return [(key[0], first + n) for n in range(k)]
 
     def messages(key: Key, unwritten: str = "") -> list[Message]:
-        records = [store.records.get((key[0], n)) for n in range(key[1])]
-        earlier = [record["text"] if record else unwritten for record in records]
-        text = request(texts[key[0]], condition, k, [story for story in earlier if story])
-        return chat(text, condition)
+        earlier = []
+        for n in range(key[1]):
+            record = store.records.get((key[0], n), {"text": unwritten})
+            earlier.append(record["text"])
+        return chat(request(texts[key[0]], condition, k, list(filter(None, earlier))), condition)
 
     def make(client: Any, key: Key) -> dict[str, Any]:
         answer = endpoint.ask(client, messages(key), settings)
@@ -331,16 +327,17 @@ def sample_endpoint(
         return answer
 
     with AnswerStore(path, run, texts, call_of) as store:
-        firsts = range(0, samples, k)
-        missing = [[(p, n) for n in firsts if (p, n) not in store.records] for p in texts]
-        calls = [key for chain in missing for key in chain]
-        if calls:
-            longest = "x" * (CHARACTERS_A_TOKEN * decoding.max_tokens)  # an unwritten story
-            sent = sum(count_tokens(messages(key, longest)) for key in calls)
-            # only an iterative call has to wait for the one before
-            chains = missing if condition == "iterative" else [[key] for key in calls]
-            endpoint.call_all(source, chains, (sent, len(calls) * limit), make, progress)
-        return pd.DataFrame([store.records[p, n] for p in texts for n in range(samples)])
+        firsts = [(prompt_id, n) for prompt_id in texts for n in range(0, samples, k)]
+        missing = [key for key in firsts if key not in store.records]
+        if missing:
+            longest = "x".ljust(CHARACTERS_A_TOKEN * decoding.max_tokens, "x")
+            tokens = sum(count_tokens(messages(key, longest)) for key in missing)
+            chains = [[key] for key in missing]
+            if condition == "iterative":  # each call has to wait for the prompt's one before
+                chains = [list(calls) for _, calls in groupby(missing, key=itemgetter(0))]
+            endpoint.call_all(source, chains, (tokens, len(missing) * limit), make, progress)
+        keys = [(prompt_id, n) for prompt_id in texts for n in range(samples)]
+        return pd.DataFrame([store.records[key] for key in keys])
 
 
 def _records(

@@ -12,10 +12,11 @@ The papers describe what is asked for; the words are this project's.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..corpus.text import as_messages
 from ..settings import CourseError
 from ..storage.files import read_jsonl
 
@@ -30,6 +31,7 @@ __all__ = [
     "check_condition",
     "check_prompts",
     "read_prompts",
+    "render",
     "request",
     "stories",
 ]
@@ -126,7 +128,13 @@ def request(prompt: str, condition: str, k: int = 4, earlier: Sequence[str] = ()
 def chat(text: str, condition: str) -> list[dict[str, str]]:
     """The messages of one call to an endpoint, for the user's text of `request`."""
     system = TELLER if condition == "verbalised" else SYSTEM  # SYSTEM asks for one piece alone
-    return [{"role": "system", "content": system}, {"role": "user", "content": text}]
+    return as_messages("system", system) + as_messages("user", text)
+
+
+def render(tokenizer: Any, prompts: Iterable[str]) -> list[str]:
+    """The prompts in the tokenizer's chat template, up to where the answer begins."""
+    chats = [as_messages("user", prompt) for prompt in prompts]
+    return tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
 
 
 def stories(answer: str, finished: bool, condition: str, k: int = 4) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ import torch
 from ..settings import CourseError, progress_bar
 from ..storage.answers import AnswerStore
 from ..storage.files import read_jsonl
-from .prompting import check_condition, check_prompts
+from .prompting import check_condition, check_prompts, render
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,18 +82,13 @@ def complete(
         max_new_tokens: longest answer in tokens.
         settings: of the model's `generate`.
     """
-    chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
-    texts = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
+    texts = render(tokenizer, prompts)
     inputs = tokenizer(
         texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
-    )
+    ).to(next(model.parameters()).device)
+    settings = {"pad_token_id": tokenizer.pad_token_id, **settings}
     with torch.no_grad():
-        out = model.generate(
-            **inputs.to(next(model.parameters()).device),
-            max_new_tokens=max_new_tokens,
-            pad_token_id=tokenizer.pad_token_id,
-            **settings,
-        )
+        out = model.generate(**inputs, max_new_tokens=max_new_tokens, **settings)
     new = out[:, inputs["input_ids"].shape[1] :]
     stops = model.generation_config.eos_token_id
     stops = stops if isinstance(stops, list) else [stops]
@@ -174,10 +169,10 @@ def sample_stories(
                     "GPU's memory: lower sample_batch and name another file."
                 ) from None
             records = []
-            for (prompt_id, sample), (text, tokens, finished) in zip(batch, answers, strict=True):
+            for (prompt_id, sample), answer in zip(batch, answers, strict=True):
                 record = {"prompt_id": prompt_id, "prompt": texts[prompt_id], "sample": sample}
-                record |= {"source": source, "text": text, "tokens": tokens, "finished": finished}
-                records.append(record)
+                answered = dict(zip(("text", "tokens", "finished"), answer, strict=True))
+                records.append({**record, "source": source, **answered})
             store.add(records)
         found = store.join(keys)
     model.train(was_training)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..corpus.text import as_messages
+from .prompting import render
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,8 +28,7 @@ def _batches(
     device = next(model.parameters()).device
     for start in range(0, len(stories), BATCH):
         part = stories.iloc[start : start + BATCH]
-        chats = [as_messages("user", prompt) for prompt in part["prompt"]]
-        heads = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
+        heads = render(tokenizer, part["prompt"])
         tails = [text + tokenizer.eos_token for text in part["text"]]
         texts = [head + tail for head, tail in zip(heads, tails, strict=True)]
         lengths = [len(tokenizer(head, add_special_tokens=False)["input_ids"]) for head in heads]

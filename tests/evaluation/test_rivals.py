@@ -12,7 +12,7 @@ from ddpo_utils import CourseError
 from ddpo_utils.corpus.stories import load_stories
 from ddpo_utils.evaluation.rivals import rival_table
 from ddpo_utils.evaluation.usability import check_stories, prompt_table
-from ddpo_utils.models.endpoint import sample_endpoint
+from ddpo_utils.models.endpoint import Endpoint, sample_endpoint
 from ddpo_utils.models.sampling import read_samples
 
 
@@ -77,10 +77,8 @@ def test_endpoint_samples_go_straight_into_the_table(teller, tmp_path, written):
         sample_endpoint(
             prompts,
             tmp_path / f"{condition}.jsonl",
-            "m",
-            teller.url,
+            Endpoint("m", teller.url, concurrency=1),
             condition,
-            concurrency=1,
             progress=False,
         )
         teller.requests.clear()
