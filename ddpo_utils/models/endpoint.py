@@ -1,8 +1,7 @@
 """Models behind an OpenAI-compatible endpoint: each answer is stored as it comes, none paid twice.
 
-The client library repeats calls after 408, 409, 429, 5xx, broken connections and time-outs, with
-exponential back-off and the server's Retry-After. Whether a server charges for an answer that was
-lost on its way cannot be seen here; a record's `repeats` says how often its call was sent again.
+The client library repeats calls after 408, 409, 429, 5xx, broken connections and time-outs. A
+server may charge for an answer that was lost on its way: a record's `repeats` counts those calls.
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ __all__ = ["OPENAI", "Decoding", "Endpoint", "sample_endpoint"]
 OPENAI = "https://api.openai.com/v1"
 CHARACTERS_A_TOKEN = 4  # about, in English
 TOKENS_AROUND_A_MESSAGE = 4  # of a chat template, about
+COUNTS = ("prompt_tokens", "completion_tokens")
 NO_KEY = "none"  # the client library always sends a key
 
 Message = dict[str, str]
@@ -155,12 +155,10 @@ class Endpoint:
         except OpenAIError as error:
             if getattr(error, "code", None) != "content_filter":
                 raise self._fault(error, client.api_key) from None
-            counts = {"prompt_tokens": 0, "completion_tokens": 0, "repeats": 0}
-            return {"text": "", "finished": False, **counts}
+            return {"text": "", "finished": False, **dict.fromkeys((*COUNTS, "repeats"), 0)}
         except (AttributeError, LookupError, TypeError, ValueError):
             raise CourseError(
-                "The endpoint answers with something else than a chat completion: check its "
-                "address, which usually ends in /v1."
+                "The endpoint's answer is no chat completion: its address usually ends in /v1."
             ) from None
 
     def _fault(self, error: Exception, key: str) -> CourseError:
@@ -206,11 +204,8 @@ class Endpoint:
         from openai import OpenAI
 
         key, count = self.key(), sum(map(len, chains))
-        estimate = (
-            f"{count} calls to make; estimate: about {tokens[0]:,} prompt tokens and at most "
-            f"{tokens[1]:,} completion tokens{self._cost(*tokens)}; repeats after errors are extra"
-        )
-        print(f"{label}: {estimate}.", flush=True)
+        estimate = _use(f"{count} calls to make; estimate: at most about", tokens, self.prices)
+        print(f"{label}: {estimate}; repeats after errors are extra.", flush=True)
         if self.confirm is not None and not self.confirm(estimate):
             raise CourseError("Nothing was sent: the estimate was not agreed to.")
         options = {"timeout": self.timeout, "max_retries": self.retries}
@@ -234,29 +229,27 @@ class Endpoint:
         try:
             with client, bar, ThreadPoolExecutor(self.concurrency) as pool:
                 try:
-                    for chain in as_completed([pool.submit(follow, chain) for chain in chains]):
-                        chain.result()
+                    for future in as_completed([pool.submit(follow, chain) for chain in chains]):
+                        future.result()
                 finally:
                     stop.set()
         finally:
-            print(f"{label}: {self._used(answers)}.", flush=True)
+            sent = sum(answer["prompt_tokens"] or 0 for answer in answers)
+            received = sum(answer["completion_tokens"] or 0 for answer in answers)
+            uncounted = sum(answer["prompt_tokens"] is None for answer in answers)
+            repeats = sum(answer["repeats"] for answer in answers)
+            use = _use(f"{len(answers)} calls used", (sent, received), self.prices)
+            print(f"{label}: {use}; {uncounted} calls came without a count.", flush=True)
+            print(f"{label}: calls were sent again {repeats} times after errors.", flush=True)
 
-    def _cost(self, prompt_tokens: int, completion_tokens: int) -> str:
-        if self.prices is None:
-            return ""
-        cost = (prompt_tokens * self.prices[0] + completion_tokens * self.prices[1]) / 1e6
-        return f" ({cost:,.4f} at the prices given)"
 
-    def _used(self, answers: Sequence[Mapping[str, Any]]) -> str:
-        counted = [answer for answer in answers if answer["prompt_tokens"] is not None]
-        sent = sum(answer["prompt_tokens"] for answer in counted)
-        received = sum(answer["completion_tokens"] for answer in counted)
-        repeats = sum(answer["repeats"] for answer in answers)
-        return (
-            f"{len(answers)} calls used {sent:,} prompt tokens and {received:,} completion tokens"
-            f"{self._cost(sent, received)}; {len(answers) - len(counted)} calls came without a "
-            f"count, and calls were sent again {repeats} times after errors"
-        )
+def _use(calls: str, tokens: Sequence[int], prices: Sequence[float] | None) -> str:
+    """How many tokens calls use, and what they cost."""
+    use = f"{calls} {tokens[0]:,} prompt tokens and {tokens[1]:,} completion tokens"
+    if prices is None:
+        return use
+    cost = (tokens[0] * prices[0] + tokens[1] * prices[1]) / 1e6
+    return f"{use} ({cost:,.4f} at the prices given)"
 
 
 def count_tokens(messages: Sequence[Message]) -> int:
@@ -344,7 +337,7 @@ def _records(
     answer: Mapping[str, Any], key: Key, prompt: str, source: str, condition: str, k: int
 ) -> list[dict[str, Any]]:
     """The records of one call's stories; only the first carries what the call used."""
-    used = {name: answer[name] for name in ("prompt_tokens", "completion_tokens", "repeats")}
+    used = {name: answer[name] for name in (*COUNTS, "repeats")}
     records = []
     for n, story in enumerate(stories(answer["text"], answer["finished"], condition, k)):
         record = {"prompt_id": key[0], "prompt": prompt, "sample": key[1] + n, "source": source}

