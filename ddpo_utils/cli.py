@@ -6,6 +6,7 @@ A command is a function below; its first line is what `--help` says of it.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -185,9 +186,16 @@ def _colab(args: argparse.Namespace) -> None:
 )
 def _sample(args: argparse.Namespace) -> None:
     """sample stories from a model behind an OpenAI-compatible endpoint"""
-    from .models.sample_command import sample
+    from .corpus.stories import load_prompts
+    from .models.endpoint import Decoding, sample_endpoint
+    from .models.prompting import read_prompts
 
-    sample(args)
+    endpoint, decoding = _endpoint(args), Decoding(args.temperature, args.top_p, args.max_tokens)
+    prompts = load_prompts() if args.prompts is None else read_prompts(args.prompts)
+    name = f"{endpoint.file_name}-{args.condition}.jsonl"
+    output = args.output or work_dir("endpoint") / name
+    frame = sample_endpoint(prompts, output, endpoint, args.condition, args.samples, decoding)
+    print(f"{len(frame)} stories of {len(prompts)} prompts in {os.path.relpath(output)}")
 
 
 @command(
@@ -229,8 +237,7 @@ def _ratings(args: argparse.Namespace) -> None:
 
 
 def _endpoint(args: argparse.Namespace) -> Any:
-    from .models.calls import Endpoint
-    from .models.sample_command import confirm
+    from .models.endpoint import Endpoint
 
     return Endpoint(
         args.model,
@@ -240,8 +247,15 @@ def _endpoint(args: argparse.Namespace) -> Any:
         concurrency=args.concurrency,
         timeout=args.timeout,
         prices=args.prices,
-        confirm=None if args.yes else confirm,
+        confirm=None if args.yes else _confirm,
     )
+
+
+def _confirm(estimate: str) -> bool:
+    """Whether the user agrees to the estimate, which has been printed."""
+    if not sys.stdin or not sys.stdin.isatty():
+        raise CourseError("Nothing was sent: nobody can agree to the estimate; --yes agrees to it.")
+    return input("Go on? [y/N] ").strip().lower() in ("y", "yes")
 
 
 def _profile(args: argparse.Namespace) -> Profile:
