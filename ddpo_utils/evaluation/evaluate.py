@@ -189,9 +189,9 @@ def _sample(
             path,
             profile.samples,
             profile.max_new_tokens,
-            profile.sample_batch,
-            profile.seed,
-            row,
+            source=row,
+            batch_size=profile.sample_batch,
+            seed=profile.seed,
             rank=process().process_index,
             ranks=process().num_processes,
         )

@@ -134,7 +134,7 @@ def sample_adapter(
         path,
         samples,
         profile.max_new_tokens,
-        profile.sample_batch,
-        profile.seed,
         source,
+        batch_size=profile.sample_batch,
+        seed=profile.seed,
     )
