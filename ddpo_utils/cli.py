@@ -114,9 +114,12 @@ def _train(args: argparse.Namespace) -> None:
 )
 def _evaluate(args: argparse.Namespace) -> None:
     """sample adapters and make the table"""
+    from .corpus.stories import decisions
     from .evaluation.evaluate import evaluate_adapters
+    from .evaluation.usability import Thresholds
 
-    evaluate_adapters(_profile(args), args.adapters, args.output, args.reward_model)
+    thresholds = Thresholds.read(decisions())
+    evaluate_adapters(_profile(args), thresholds, args.adapters, args.output, args.reward_model)
 
 
 @command(
@@ -125,9 +128,10 @@ def _evaluate(args: argparse.Namespace) -> None:
 )
 def _reward(args: argparse.Namespace) -> None:
     """train the reward model and measure it on unseen prompts and writers"""
-    from .evaluation.reward_record import record_reward
+    from .corpus.stories import decisions
+    from .evaluation.reward_trial import record_reward
 
-    record_reward(_profile(args), ["regression"], args.output)
+    record_reward(_profile(args), decisions()["reward_bound"], args.output)
 
 
 @command(

@@ -51,14 +51,15 @@ from recording import folders, parser, run
 
 from ddpo_utils.deviation import diversity
 from ddpo_utils.embeddings.encoders import load_encoder
-from ddpo_utils.evaluation.lexical import (
+from ddpo_utils.evaluation.diversity import (
     compression_ratio,
+    distinct_k,
     ngram_diversity,
     rouge_homogenisation,
     self_bleu,
+    vendi_score,
 )
 from ddpo_utils.evaluation.statistics import Interval, bootstrap_interval
-from ddpo_utils.evaluation.variety import distinct_k, vendi_score
 from ddpo_utils.settings import get_profile
 from ddpo_utils.storage.files import write_json
 from ddpo_utils.training.runs import run_facts

@@ -20,7 +20,12 @@ from typing import TYPE_CHECKING, Any
 from recording import SMOKE_SETTINGS, folders, parser, run
 
 from ddpo_utils.corpus.stories import decisions, development_prompts, load_prompts, load_stories
-from ddpo_utils.evaluation.usability import check_stories, prompt_table
+from ddpo_utils.evaluation.usability import (
+    Thresholds,
+    check_stories,
+    course_prompts,
+    prompt_table,
+)
 from ddpo_utils.models.policy import load_policy
 from ddpo_utils.models.sampling import read_samples
 from ddpo_utils.models.scoring import mean_logps, token_kl
@@ -219,15 +224,16 @@ def record_development(job: Job) -> None:
         out = folder / "development"
         sample_models(profile, models, prompts, out, samples, sft)
         for path in sorted(out.glob("*.jsonl")):
-            trials[f"{name}/{path.stem}"] = _trial(path, profile)
+            trials[f"{name}/{path.stem}"] = _trial(path, profile, Thresholds.read(job.rules))
     facts = job.facts(profile, "--development", samples)
     write_json(job.data / "results" / "development.json", {**facts, "trials": trials})
 
 
-def _trial(path: Path, profile: Profile) -> dict[str, float]:
+def _trial(path: Path, profile: Profile, thresholds: Thresholds) -> dict[str, float]:
     """Means of a file of samples, and of its KLs where there are some."""
     frame = read_samples(path)
-    table = prompt_table(frame, check_stories(frame), {"semantic": profile.semantic})
+    checks = check_stories(frame, thresholds, course_prompts())
+    table = prompt_table(frame, checks, {"semantic": profile.semantic})
     means = table[["usable", "words", "semantic"]].mean()
     row = {name: round(float(value), 3) for name, value in means.items()}
     if path.with_suffix(".kl.json").is_file():

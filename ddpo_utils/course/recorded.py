@@ -9,7 +9,7 @@ import numpy as np
 
 from ..corpus.stories import decisions, load_prompts
 from ..evaluation.statistics import Interval, difference, verdict
-from ..evaluation.usability import check_stories, prompt_table
+from ..evaluation.usability import Thresholds, check_stories, course_prompts, prompt_table
 from ..models.sampling import read_samples
 from ..settings import data_dir
 from ..storage.files import read_json
@@ -125,21 +125,20 @@ def real_models() -> dict[str, str]:
     """
     runs, samples = load_results()
     seeds, more = load_seeds()
-    fixed = decisions()
+    thresholds, pool = Thresholds.read(decisions()), course_prompts()
     recorded = {42: (runs, samples)}
     for seed, run in seeds["seeds"].items():
         recorded[int(seed)] = run, more[more["seed"] == int(seed)]
-    limits = [fixed["logprob_quantile"], 1 - fixed["logprob_quantile"]]
     tables: dict[tuple[str, int], pd.DataFrame] = {}
     for seed, (run, stories) in recorded.items():
-        bounds = tuple(np.quantile(run["authors_logp"], limits))
+        plausible = thresholds.logprob_range(run["authors_logp"])
         last = stories.groupby("arm")["step"].max()
         kl = {arm: run["arms"][arm]["kl"] for arm in ("ddpo", "dpo")}
         steps = {arm: last[arm] for arm in ("sft", "dpo", "shuffled") if arm in last}
         steps["ddpo"] = matched_step(kl["ddpo"], kl["dpo"])
         for arm, step in steps.items():
             chosen = stories[(stories["arm"] == arm) & (stories["step"] == step)]
-            checks = check_stories(chosen, logprob_range=bounds)
+            checks = check_stories(chosen, thresholds, pool, logprob_range=plausible)
             tables[arm, seed] = prompt_table(chosen, checks, {"semantic": "wordllama"})
     lost = difference(tables["dpo", 42]["semantic"], tables["sft", 42]["semantic"])
     values = []
@@ -148,7 +147,7 @@ def real_models() -> dict[str, str]:
         for arm in ("ddpo", "dpo", "shuffled"):
             by_arm[arm] = np.array([tables[arm, seed][column] for seed in recorded])
         values.append(by_arm)
-    result = verdict(*values, fixed["usable_margin"])
+    result = verdict(*values, thresholds.usable_margin)
     decided = result["verdict"].partition(" (")[0]
     return {
         "a": f"these two adapters: DPO - SFT {lost} (cosine distance)",

@@ -1,1 +1,1 @@
-"""What is measured: usable stories, diversity, intervals and verdicts, the evaluation and its report."""
+"""Usable stories, diversity, statistics, the evaluation of adapters, and the reward."""

@@ -1,16 +1,16 @@
-"""Evaluation as in the paper: trained adapters sampled on test prompts, measured, and set against each other.
+"""Evaluation as in the paper: adapters sampled on test prompts, measured, and compared.
 
-    <folder>/<row>-<key>.jsonl      samples; another adapter or setting has another key and goes into another file
-    <folder>/*.logp.jsonl, .kl.jsonl    what the SFT model says of them (see `plausibility`)
-    <folder>/results.json, .csv, .md    figures (see `evaluation_results`) and table (see `evaluation_table`)
+    <folder>/<row>-<key>.jsonl          samples; another adapter or setting has another key
+    <folder>/<row>-<key>.logp.json      their log-probs under SFT (nats a token); .kl.json the KL
+                                        from SFT (nats a story); .reward.json their rewards
+    <folder>/results.json, .csv, .md    figures and tables (see `results`)
 
-All of it resumes after a kill, and under `accelerate launch` every process takes its share. Source of the settings:
-arXiv 2503.17126, section 4 (1,000 test prompts, 4 samples each; quality, semantic and style diversity by prompt).
+All of it resumes after a kill, and under `accelerate launch` every process takes its share.
+Source of the settings: arXiv 2503.17126, section 4.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -25,13 +25,14 @@ from ..models.policy import load_policy, number_type, public_name
 from ..models.sampling import DECODING, read_samples, sample_stories
 from ..models.smollm2 import HUB_NAME
 from ..settings import CourseError, Profile, data_dir, work_dir
-from ..storage.files import short_digest, write_json, write_text
+from ..storage.files import read_json, short_digest, write_json, write_text
 from ..training.arms import all_stories, training_stories
 from ..training.reference import matched_step
 from ..training.runs import adapter_digest, model_card, process
-from .plausibility import compare_with_sft
-from .report import make_notes, show_table, write_tables
-from .results import ROWS, Material, find_trial, make_results
+from .results import ROWS, make_results, measure_row, show_table, write_results
+from .reward_trial import FINAL
+from .scores import compare_with_sft, model_key, score_rewards
+from .usability import Thresholds, check_stories, course_prompts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,60 +40,55 @@ if TYPE_CHECKING:
 __all__ = ["adapters_of", "evaluate", "evaluate_adapters", "evaluation_prompts", "find_adapters"]
 
 POOL = 1000  # prompts among which a story must find its own, where the data have so many
-RANGE = (
-    50,
-    1000,
-)  # training stories whose log-probs under SFT say what is plausible: four times a row's, but so many
+TRAIN_RANGE = (50, 1000)  # training stories that say what is plausible: four times a row's
+ALWAYS = {"start", "sft", "dpo", "shuffled", "ddpo-sem", "ddpo-sty", "ddpo"}  # rows, trained or not
+
+
+# -- what is evaluated -----------------------------------------------------------------------------
 
 
 def evaluation_prompts(profile: Profile, stories: pd.DataFrame) -> pd.DataFrame:
-    """The prompts to sample: `profile.sample_prompts` of the test split, drawn at random with the profile's seed.
+    """The test prompts to sample (prompt_id, prompt): `profile.sample_prompts`, or all if fewer.
 
-    Of the bundled data the first so many of the six test prompts with stories and the 40 without, in that order. A
-    smaller number draws a part of a larger one's prompts; where there are fewer, all are taken.
-
-    Args:
-        stories: the profile's corpus, with its splits.
-
-    Returns:
-        A frame with prompt_id and prompt.
+    They are drawn with the profile's seed, and a smaller number draws a part of a larger one's. Of
+    the bundled data they are the first of the test prompts with stories and the 40 without.
 
     Raises:
-        CourseError: fewer than two test prompts, or one that occurs in the training (or development) part as well.
+        CourseError: fewer than two, or one that occurs in another part of the data as well.
     """
     import pandas as pd
 
-    test = stories[stories["split"] == "test"].drop_duplicates("prompt_id")[["prompt_id", "prompt"]]
+    columns = ["prompt_id", "prompt"]
+    test = stories.loc[stories["split"] == "test", columns].drop_duplicates("prompt_id")
     if profile.data == "bundled":
-        drawn = pd.concat([test, load_prompts()[["prompt_id", "prompt"]]]).head(
-            profile.sample_prompts
-        )
+        test = pd.concat([test, load_prompts()[columns]])
     else:
         order = np.random.default_rng(profile.seed).permutation(len(test))
-        drawn = test.sort_values("prompt_id").iloc[order[: profile.sample_prompts]]
+        test = test.sort_values("prompt_id").iloc[order]
+    drawn = test.head(profile.sample_prompts).reset_index(drop=True)
     if len(drawn) < 2:
         raise CourseError(
-            f"An evaluation needs two test prompts at least, and there are {len(drawn)}: raise sample_prompts, or mark "
-            "more of the data with the split `test`."
+            f"An evaluation needs two test prompts, and there are {len(drawn)}: raise "
+            "sample_prompts, or mark more of the data with the split `test`."
         )
-    train = stories[stories["split"] != "test"]  # the development prompts are among them
-    known = {_bare(prompt) for prompt in train["prompt"].unique()}
-    leaked = drawn["prompt"].map(_bare).isin(known) | drawn["prompt_id"].isin(train["prompt_id"])
+    rest = stories[stories["split"] != "test"]
+    known = {_bare(prompt) for prompt in rest["prompt"].unique()}
+    leaked = drawn["prompt"].map(_bare).isin(known) | drawn["prompt_id"].isin(rest["prompt_id"])
     if leaked.any():
         raise CourseError(
-            f"{leaked.sum()} of the {len(drawn)} test prompts occur in the training part too, the first as "
-            f"{drawn['prompt_id'][leaked].iloc[0]!r}: give each prompt, reposts included, to one part alone."
+            f"{leaked.sum()} of the {len(drawn)} test prompts occur in the training part too, the "
+            f"first as {drawn['prompt_id'][leaked].iloc[0]!r}: give each prompt to one part alone."
         )
-    return drawn.reset_index(drop=True)
+    return drawn
 
 
 def _bare(prompt: str) -> str:
-    """What two prints of one prompt have in common: its words."""
+    """The prompt's words, which reposts share."""
     return " ".join(words(prompt)) or prompt.strip()
 
 
 def adapters_of(profile: Profile) -> Path:
-    """Where the profile's adapters lie: <work_dir>/adapters once one is trained there, else those of data/adapters.
+    """Folder of the profile's adapters: <work_dir>/adapters once one is trained, else the recorded.
 
     Raises:
         CourseError: none is trained yet, and the recorded ones are of another model.
@@ -100,87 +96,93 @@ def adapters_of(profile: Profile) -> Path:
     own = work_dir(profile) / "adapters"
     if any(own.glob("*/run.json")):
         return own
-    if public_name(profile).rpartition("/")[2] != HUB_NAME.rpartition("/")[2]:
+    name = public_name(profile)
+    if name.rpartition("/")[2] != HUB_NAME.rpartition("/")[2]:
         raise CourseError(
-            f"There is no adapter of {public_name(profile)} yet: run notebook 04 first, or "
+            f"There is no adapter of {name} yet: run notebook 04 first, or "
             f"`python -m ddpo_utils train --profile {profile.name}`."
         )
     return data_dir() / "adapters"
 
 
-def _matched(folder: Path) -> Path | None:
-    """The checkpoint of DPO that is nearest to the finished DDPO-both in KL from SFT, by what training watched along
-    the same stories; None where that is DPO's last, or the KLs are not known."""
+def _matched_checkpoint(folder: Path) -> Path | None:
+    """DPO's kept checkpoint that is nearest to the finished DDPO-both in KL from SFT, as watched
+    during training; None where that is DPO's last, or the KLs are not known."""
     try:
-        records = {
-            arm: json.loads((folder / arm / "run.json").read_text(encoding="utf-8"))
-            for arm in ("dpo", "ddpo")
-        }
-        dpo, ddpo = (records[arm]["kl"] for arm in ("dpo", "ddpo"))
-        last = max(dpo, key=int)
-    except (OSError, ValueError, LookupError):
+        dpo, ddpo = (read_json(folder / arm / "run.json")["kl"] for arm in ("dpo", "ddpo"))
+    except (CourseError, KeyError):
         return None
-    place = folder / "dpo" / "checkpoints"
+    if not dpo or not ddpo:
+        return None
+    checkpoints = folder / "dpo" / "checkpoints"
+    last = max(dpo, key=int)
     kept = {
         step: kl
         for step, kl in dpo.items()
-        if step == last or (place / f"checkpoint-{step}" / "adapter_config.json").is_file()
+        if step == last or (checkpoints / f"checkpoint-{step}" / "adapter_config.json").is_file()
     }
-    nearest = matched_step(kept, ddpo) if ddpo else int(last)
-    return None if nearest == int(last) else place / f"checkpoint-{nearest}"
+    nearest = matched_step(kept, ddpo)
+    return None if nearest == int(last) else checkpoints / f"checkpoint-{nearest}"
 
 
 def find_adapters(folder: Path) -> dict[str, Path | None]:
-    """The table's sampled rows with their adapters' places in `folder`: the starting model (None), SFT, the arms.
+    """The table's sampled rows with their adapters' places in `folder`; None: the starting model.
 
-    Shuffled weights of one encoder, DivPO and ORPO's arms are rows where they were trained, and DPO at DDPO's KL where
-    it is not DPO's last.
+    Rows that are not in ALWAYS are there if they were trained, and DPO at DDPO's KL if that is not
+    DPO's last checkpoint.
     """
-    places = {row: folder / row for row in ROWS if row != "gold"} | {
-        "start": None,
-        "dpo-matched": _matched(folder),
-    }
-    always = {"start", "sft", "dpo", "shuffled", "ddpo-sem", "ddpo-sty", "ddpo"}
+    places = {row: folder / row for row in ROWS if row != "gold"}
+    places |= {"start": None, "dpo-matched": _matched_checkpoint(folder)}
     return {
-        row: place for row, place in places.items() if row in always or (place and place.is_dir())
+        row: place for row, place in places.items() if row in ALWAYS or (place and place.is_dir())
     }
+
+
+def _pool(profile: Profile, stories: pd.DataFrame, prompts: pd.DataFrame) -> list[str]:
+    """Prompts among which a story must find its own: the course's, or those of the test part."""
+    if profile.data == "bundled":
+        return course_prompts()
+    test = stories["prompt"][stories["split"] == "test"]
+    return list(dict.fromkeys([*prompts["prompt"], *test]))[: max(POOL, len(prompts))]
+
+
+def _gold(profile: Profile, stories: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
+    """The data's own responses (the authors', if bundled) to prompts that have two or more."""
+    own = stories[stories["prompt_id"].isin(prompts["prompt_id"]) & (stories["split"] == "test")]
+    if profile.data == "bundled":
+        own = own[own["source"] == "authors"]
+    return own[own.groupby("prompt_id")["text"].transform("size") > 1].reset_index(drop=True)
+
+
+# -- samples ---------------------------------------------------------------------------------------
 
 
 def _settled(profile: Profile, folder: Path) -> Profile:
-    """The profile with one number type for all that goes into `folder`: "auto" may rest on a timing, which can turn
-    out otherwise in another process or on another day."""
+    """The profile with one number type for all that goes into `folder`.
+
+    "auto" may rest on a timing, which can turn out otherwise in another process.
+    """
     if profile.dtype != "auto":
         return profile
     path = folder / "number_type.json"
     if process().is_main_process and not path.is_file():
         write_json(path, str(number_type(profile)).removeprefix("torch."))
     process().wait_for_everyone()
-    return replace(profile, dtype=json.loads(path.read_text(encoding="utf-8")))
+    return replace(profile, dtype=read_json(path))
 
 
 def _sample(
     profile: Profile, row: str, adapter: Path | None, prompts: pd.DataFrame, folder: Path
 ) -> Path:
-    """This process's share of the row's samples; a finished file is left alone, and no model is loaded for it.
-
-    Prompts go longest first: batches hold little padding then, and memory runs out at once or never.
-    """
+    """The row's samples, of which this process makes its share; no model is loaded if all exist."""
+    # longest first: batches hold little padding, and memory runs out at once or never
     prompts = prompts.iloc[np.argsort(-prompts["prompt"].str.len().to_numpy(), kind="stable")]
-    key = short_digest(
-        public_name(profile),
-        profile.tokenizer,
-        profile.quantize,
-        profile.dtype,
-        adapter_digest(adapter),
-        DECODING,
-        prompts.to_numpy().tolist(),
-        profile.samples,
-        profile.max_new_tokens,
-        profile.sample_batch,
-        profile.seed,
-    )
+    plan = (profile.samples, profile.max_new_tokens, profile.sample_batch, profile.seed)
+    content = prompts.to_numpy().tolist()
+    key = short_digest(*model_key(profile), adapter_digest(adapter), DECODING, content, *plan)
     path = folder / f"{row}-{key}.jsonl"
     if not path.is_file() or path.read_bytes().count(b"\n") < len(prompts) * profile.samples:
+        share = {"rank": process().process_index, "ranks": process().num_processes}
         model, tokenizer = load_policy(profile, adapter)
         sample_stories(
             model,
@@ -192,18 +194,12 @@ def _sample(
             source=row,
             batch_size=profile.sample_batch,
             seed=profile.seed,
-            rank=process().process_index,
-            ranks=process().num_processes,
+            **share,
         )
     return path
 
 
-def _gold(profile: Profile, stories: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
-    """What people wrote for these prompts (of the bundled data: the authors), where there are two responses or more."""
-    own = stories[stories["prompt_id"].isin(prompts["prompt_id"]) & (stories["split"] == "test")]
-    if profile.data == "bundled":
-        own = own[own["source"] == "authors"]
-    return own[own.groupby("prompt_id")["text"].transform("size") > 1].reset_index(drop=True)
+# -- the evaluation --------------------------------------------------------------------------------
 
 
 def evaluate(
@@ -211,27 +207,27 @@ def evaluate(
     models: Mapping[str, Path | None],
     folder: Path,
     stories: pd.DataFrame,
+    thresholds: Thresholds,
     reward: Path | None = None,
 ) -> dict[str, Any]:
-    """Sample each model on the test prompts with the paper's settings, measure, and write the table into `folder`.
+    """Sample each model on the test prompts, measure, and write figures and tables into `folder`.
 
     Args:
-        profile: model, encoders, numbers of prompts and samples, lengths, seed. Under `accelerate launch` each process
-            calls this, samples its share of the batches, and gets the same results.
-        models: row -> adapter folder, None for the starting model (see `find_adapters`). A row whose adapter is
-            missing is left out, and the table says so.
-        folder: of samples and table; what is there already is not made again.
-        stories: the profile's corpus with its splits: prompts, Gold, and what is plausible come from it.
-        reward: folder of a trial by `python -m ddpo_utils reward`; without one, or where the reward did not pass it,
-            quality is not measured.
+        profile: model, encoders, numbers of prompts and samples, lengths, seed.
+        models: row -> adapter folder, None for the starting model (see `find_adapters`). A row
+            without an adapter is left out, and the table says so.
+        folder: of samples and tables; what exists there is not made again.
+        stories: the profile's corpus with its splits: prompts, Gold, and what is plausible.
+        thresholds: what counts as usable, and the margins of the verdicts.
+        reward: folder of a trial by `python -m ddpo_utils reward`; without one, or where the reward
+            did not pass it, quality is not measured.
 
     Returns:
-        The results as in results.json: rows with means and 95% intervals over prompts, paired differences, verdicts,
-        notes, the values by prompt, and the names of the rows' files of samples in `folder`.
+        The content of results.json: rows with means and 95% intervals over prompts, paired
+        differences, verdicts, notes, values by prompt, and names of the rows' sample files.
 
     Raises:
-        CourseError: no adapter at all, test prompts that occur in training, one sample a prompt, or what sampling,
-            encoders and reward raise.
+        CourseError: no adapter, one sample per prompt, faulty test prompts, or no such reward.
     """
     found = {
         row: path
@@ -239,70 +235,70 @@ def evaluate(
         if path is None or (path / "adapter_config.json").is_file()
     }
     missing = [row for row in models if row not in found]
+    main = process().is_main_process
     if not any(found.values()):
-        raise CourseError(
-            "There is no adapter to evaluate: train with `python -m ddpo_utils train`, or check --adapters."
-        )
+        raise CourseError("There is no adapter to evaluate: train one first, or check --adapters.")
     if profile.samples < 2:
-        raise CourseError(
-            "Diversity needs two samples a prompt at least: raise the setting samples."
-        )
-    if reward:
-        find_trial(profile, reward)  # said before anything is sampled
-    if missing and process().is_main_process:
-        print(
-            "left out, without an adapter: " + ", ".join(ROWS.get(row, row) for row in missing),
-            flush=True,
-        )
+        raise CourseError("Diversity needs two samples per prompt: raise the setting samples.")
+    if reward and not (reward / FINAL / "adapter_config.json").is_file():
+        raise CourseError(f"There is no reward in {reward}: run `python -m ddpo_utils reward`.")
+    if missing and main:
+        print("left out, without an adapter:", ", ".join(ROWS.get(row, row) for row in missing))
     prompts, profile = evaluation_prompts(profile, stories), _settled(profile, folder)
     paths = {row: _sample(profile, row, adapter, prompts, folder) for row, adapter in found.items()}
     process().wait_for_everyone()
-    gold, frames = (
-        _gold(profile, stories, prompts),
-        {row: read_samples(path) for row, path in paths.items()},
-    )
+    frames = {row: read_samples(path) for row, path in paths.items()}
+    gold = _gold(profile, stories, prompts)
     if gold["prompt_id"].nunique() > 1:
         frames = {"gold": gold, **frames}
     train = training_stories(profile, stories)
-    number = min(len(train), int(np.clip(4 * len(prompts) * profile.samples, *RANGE)))
-    material = Material(frames, train.sample(number, random_state=profile.seed), missing)
+    number = min(len(train), int(np.clip(4 * len(prompts) * profile.samples, *TRAIN_RANGE)))
+    train = train.sample(number, random_state=profile.seed)
+    kl, plausible = {}, None
     if "sft" in found:
-        logp, material.kl, material.plausible = compare_with_sft(
-            profile, found, frames, material.train, folder
-        )
-        material.frames = {row: frame.assign(logp=logp[row]) for row, frame in frames.items()}
-    if profile.data != "bundled":
-        pool = list(
-            dict.fromkeys([*prompts["prompt"], *stories["prompt"][stories["split"] == "test"]])
-        )
-        material.pool = pool[: max(POOL, len(prompts))]
-    if process().is_main_process:
-        results = make_results(profile, material, len(prompts), reward)
-        results |= {
-            "notes": make_notes(results),
+        logp, kl = compare_with_sft(profile, found, {"train": train, **frames}, folder)
+        plausible = tuple(round(end, 4) for end in thresholds.logprob_range(logp["train"]))
+        frames = {row: frame.assign(logp=logp[row]) for row, frame in frames.items()}
+    if main:
+        rewards, quality = score_rewards(profile, {"train": train, **frames}, folder, reward)
+        spread = float(np.std(rewards.pop("train"))) if rewards else None
+        pool = _pool(profile, stories, prompts)
+        tables = {}
+        for row, frame in frames.items():
+            checks = check_stories(frame, thresholds, pool, profile.semantic, plausible)
+            tables[row] = measure_row(profile, frame, checks, kl.get(row), rewards.get(row))
+        facts = {
+            "prompts": len(prompts),
+            "quality": quality,
+            "missing": missing,
+            "plausible": plausible,
+            "training_stories": number,
+            "pool": len(pool),
             "adapters": {row: adapter_digest(adapter) for row, adapter in found.items()},
             "files": {row: path.name for row, path in paths.items()},
         }
-        write_tables(results, folder)
+        write_results(make_results(profile, frames, tables, thresholds, spread, facts), folder)
     process().wait_for_everyone()
-    return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    return read_json(folder / "results.json")
 
 
 def evaluate_adapters(
     profile: Profile,
+    thresholds: Thresholds,
     adapters: Path | None = None,
     output: Path | None = None,
     reward: Path | None = None,
 ) -> dict[str, Any]:
-    """`evaluate` for the command line: the adapters of the profile on its data. Prints the table and
-    writes it into the adapters' model cards.
+    """`evaluate` the adapters of the profile on its data; print the table, and put it into the
+    adapters' model cards.
 
     Args:
-        adapters: their folder (see `adapters_of`). output: of samples and table (<work_dir>/evaluation).
-        reward: see `evaluate`.
+        adapters: their folder (see `adapters_of`). output: of samples and tables
+            (<work_dir>/evaluation). reward: see `evaluate`.
     """
     adapters, output = adapters or adapters_of(profile), output or work_dir(profile) / "evaluation"
-    results = evaluate(profile, find_adapters(adapters), output, all_stories(profile), reward)
+    models, stories = find_adapters(adapters), all_stories(profile)
+    results = evaluate(profile, models, output, stories, thresholds, reward)
     if process().is_main_process:
         show_table(results)
         print(f"samples and table are in {os.path.relpath(output)}")
@@ -310,5 +306,5 @@ def evaluate_adapters(
         for row in results["adapters"]:
             card, record = adapters / row / "README.md", adapters / row / "run.json"
             if card.is_file() and record.is_file():
-                write_text(card, model_card(json.loads(record.read_text(encoding="utf-8")), table))
+                write_text(card, model_card(read_json(record), table))
     return results

@@ -1,33 +1,30 @@
-"""The evaluation's figures: measures by prompt, means with 95% intervals over prompts, paired differences, the verdict.
+"""The evaluation's figures and tables: measures by prompt, means with intervals over prompts,
+paired differences, the verdict, and what must be said beside them.
 
-Rows are models and Gold, as in arXiv 2503.17126. The unit is the prompt throughout. Diversity pays for failure, so no
-diversity stands here without the share of usable stories, over all stories and over usable ones alone; and lengths
-differ, so it is also taken at a common length.
+Rows are models and Gold, as in arXiv 2503.17126. No diversity stands without the share of usable
+stories, over all stories and over usable ones alone, whole and at a common length.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ..corpus.stories import decisions
 from ..embeddings.encoders import load_encoder
 from ..models.sampling import DECODING
-from ..settings import CourseError, Profile
+from ..settings import Profile
+from ..storage.files import write_text
 from ..training.runs import run_facts
-from .rates import share_interval
-from .statistics import difference, mean_interval, verdict
-from .usability import check_stories, prompt_table
+from .statistics import difference, mean_interval, share_interval, verdict
+from .usability import FAULTS, Thresholds, prompt_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["CUT", "FAULTS", "MEASURES", "ROWS", "Material", "find_trial", "make_results"]
+__all__ = ["MEASURES", "ROWS", "make_results", "measure_row", "show_table", "write_results"]
 
 ROWS = {
     "gold": "Gold",
@@ -49,48 +46,48 @@ ROWS = {
     "dorpo-sty": "DORPO-sty",
     "dorpo": "DORPO-both",
 }
-MEASURES = {  # of diversity, with the setting that names the encoder; the second of each kind made no weights
+MEASURES = {  # of diversity, with the setting that names the encoder; the 2nd ones make no weights
     "semantic": "semantic",
     "style": "style",
     "semantic, 2nd": "judge_semantic",
     "style, 2nd": "judge_style",
 }
-FAULTS = ["short", "cut", "repeating", "off_topic", "implausible"]
-SHARES = ("usable", *FAULTS)  # of a prompt's stories
+DIVERSITY = (
+    "mean ± half of the 95% interval over prompts, or [both its ends]; diversity is mean pairwise "
+    "cosine distance"
+)
+FAILURES = (
+    "shares of stories that fail (in one way or several); lengths; KL from SFT in nats a story"
+)
+USABLE_ALONE = "diversity of usable stories alone, where a prompt has two"
+CUT_TEXTS = "diversity of every story's first 25 words"
+PAIRED = "differences, paired by prompt"
+FITTED = {"stylometric", "delta"}  # encoders that depend on the bundled authors
 CUT = 25  # words at which texts are compared at a common length
 
 
-@dataclass
-class Material:
-    """What is measured, and what the SFT model says of it.
-
-    frames: row -> stories with prompt_id, prompt, text, and where known tokens, finished, score, logp.
-    train: a sample of the training stories. missing: rows that have no adapter.
-    kl: row -> prompt_id -> KL from SFT, nats a story. plausible: range of logp, nats a token.
-    pool: prompts among which a story must find its own; None: the course's 70.
-    """
-
-    frames: Mapping[str, pd.DataFrame]
-    train: pd.DataFrame
-    missing: Sequence[str] = ()
-    kl: Mapping[str, Mapping[Any, float]] = field(default_factory=dict)
-    plausible: tuple[float, float] | None = None
-    pool: Sequence[str] | None = None
+# -- figures ---------------------------------------------------------------------------------------
 
 
-def _by_prompt(
+def measure_row(
+    profile: Profile,
     frame: pd.DataFrame,
     checks: pd.DataFrame,
-    encoders: Mapping[str, str],
-    kl: Mapping[Any, float],
-    reward: Any,
+    kl: Mapping[Any, float] | None = None,
+    reward: Sequence[float] | None = None,
 ) -> pd.DataFrame:
-    """One row a prompt, every measure a column."""
+    """One line per prompt of a row, every measure a column.
+
+    Args:
+        frame: the row's stories. checks: of `check_stories`. kl: prompt_id -> KL from SFT (nats).
+        reward: a score per story.
+    """
+    encoders = {name: getattr(profile, setting) for name, setting in MEASURES.items()}
+    prompts = frame["prompt_id"]
+    cut = prompt_table(frame, checks, encoders, cut_to=CUT)[list(encoders)]
     table = prompt_table(frame, checks, encoders)
-    cut = prompt_table(frame, checks, encoders, cut_to=CUT)
-    groups = checks.assign(prompt_id=frame["prompt_id"]).groupby("prompt_id")
-    table = table.join(groups[FAULTS].mean())
-    table = table.join(cut[list(encoders)].rename(columns=lambda name: f"{name} ({CUT} words)"))
+    table = table.join(checks[FAULTS].groupby(prompts).mean())
+    table = table.join(cut.rename(columns=lambda name: f"{name} ({CUT} words)"))
     if reward is not None:
         table["reward"] = frame.assign(reward=reward).groupby("prompt_id")["reward"].mean()
     if "tokens" in frame:
@@ -100,191 +97,265 @@ def _by_prompt(
     return table
 
 
-def _plain(values: pd.Series, stories: pd.Series | None = None) -> dict[str, Any] | None:
+def _interval(values: pd.Series, stories: pd.Series | None = None) -> dict[str, Any] | None:
     """An interval as JSON holds it; None where fewer than two prompts have a value.
 
-    With the number of stories of each prompt the values are shares of them: no end leaves [0, 1], and where every
-    prompt has the same share (all usable, none) the interval has a width all the same.
+    With the number of stories per prompt, the values are shares of them (see `share_interval`).
     """
     if values.notna().sum() < 2:
         return None
     got = mean_interval(values) if stories is None else share_interval(values * stories, stories)
-    return {
-        "mean": round(got.mean, 5),
-        "low": round(got.low, 5),
-        "high": round(got.high, 5),
-        "n": got.n,
-    }
-
-
-def _means(table: pd.DataFrame, frame: pd.DataFrame) -> dict[str, dict[str, Any] | None]:
-    """Each measure's interval over prompts, of a row's `_by_prompt`."""
-    stories = frame.groupby("prompt_id").size()
-    return {name: _plain(table[name], stories if name in SHARES else None) for name in table}
+    ends = {end: round(getattr(got, end), 5) for end in ("mean", "low", "high")}
+    return ends | {"n": got.n}
 
 
 def _differences(tables: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Any]]:
-    """Each DDPO row minus Gold, both DPOs, its own shuffled weights and DivPO, each DORPO row minus Gold and ORPO,
-    paired by prompt: {"ddpo - dpo": {measure: interval}}. Prompts that one of the two lacks are left out."""
+    """{"ddpo - dpo": {measure: interval}}, paired by prompt; prompts that one lacks are left out.
+
+    DDPO rows minus Gold, both DPOs (the matched one is matched to DDPO-both), their own shuffled
+    weights and DivPO; DORPO rows minus Gold and ORPO.
+    """
     out = {}
-    for row in (row for row in tables if row.partition("-")[0] in ("ddpo", "dorpo")):
-        matched = ["dpo-matched"] if row == "ddpo" else []  # the checkpoint is matched to DDPO-both
-        kind = row.removeprefix("ddpo")
-        controls = (
-            ("dpo", *matched, "shuffled" + kind, "divpo" + kind)
-            if row.startswith("ddpo")
-            else ("orpo",)
-        )
-        for control in ("gold", *controls):
-            if control in tables:
-                gap = tables[row] - tables[control].reindex(
-                    index=tables[row].index, columns=tables[row].columns
-                )
-                out[f"{row} - {control}"] = {name: _plain(gap[name]) for name in gap}
+    for row, table in tables.items():
+        method, _, kind = row.partition("-")
+        suffix = f"-{kind}" if kind else ""
+        controls = {
+            "ddpo": ["gold", "dpo", "dpo-matched", f"shuffled{suffix}", f"divpo{suffix}"],
+            "dorpo": ["gold", "orpo"],
+        }.get(method, [])
+        for control in controls:
+            if control in tables and not (kind and control == "dpo-matched"):
+                other = tables[control].reindex(index=table.index, columns=table.columns)
+                gap = table - other
+                out[f"{row} - {control}"] = {name: _interval(gap[name]) for name in gap}
     return out
 
 
-def find_trial(profile: Profile, reward: Path) -> dict[str, Any]:
-    """The trial that `python -m ddpo_utils reward` left in a folder; CourseError where there is none."""
-    from .reward_record import load_trial
-
-    trial = load_trial(profile, reward) if reward.is_dir() else None
-    if trial is None or not (reward / trial["final"]).is_dir():
-        raise CourseError(
-            f"There is no reward's trial in {reward}: make one with `python -m ddpo_utils reward`."
-        )
-    return trial
-
-
-def _scores(
-    profile: Profile, material: Material, reward: Path | None
-) -> tuple[dict[str, Any], float | None, str]:
-    """The reward's score of every story by row, the standard deviation of the training stories' scores, and what is to
-    be said of quality; no scores where the reward has not passed its trial."""
-    from .reward import Target, public_backbone, score_stories
-    from .reward_trial import choose_reward
-
-    if reward is None:
-        return {}, None, "quality not measured: no reward was given"
-    trial = find_trial(profile, reward)
-    objective = trial["final"].partition("/")[0]
-    accuracy = trial["accuracy"][objective]
-    share = accuracy["unseen prompts and writers"] or accuracy["unseen prompts"]
-    what = (
-        f"it orders {share} of unseen pairs rightly, and the lower end must reach {trial['bound']}"
-    )
-    if trial["backbone"] != public_backbone(profile):
-        return (
-            {},
-            None,
-            f"quality not measured: the reward's trial is of {trial['backbone']}, another backbone",
-        )
-    if not choose_reward({objective: accuracy}, trial["bound"])["passed"]:
-        return {}, None, f"quality not measured: the reward did not pass its trial ({what})"
-
-    def score(frame: pd.DataFrame) -> np.ndarray:
-        return score_stories(profile, reward / trial["final"], frame)
-
-    scores = {row: score(frame) for row, frame in material.frames.items() if row != "gold"}
-    said = f"reward: {objective} on {trial['backbone']} ({what})"
-    if "gold" in material.frames and objective == "regression":
-        scores["gold"] = Target(**trial["target"])(material.frames["gold"]["score"])
-        said += "; Gold's is its own scores on the same scale, not the model's"
-    return scores, float(np.std(score(material.train))), said
-
-
-def _verdicts(tables: Mapping[str, pd.DataFrame], spread: float | None) -> dict[str, Any]:
-    """The course's rule (`stats.verdict`) for each measure, where DDPO-both has both its controls with their KLs.
-
-    `spread` is the standard deviation of the training stories' reward, None where quality was not measured.
-    """
-    rules, arms = decisions(), {"ddpo": "ddpo", "shuffled": "shuffled", "dpo": "dpo"}
-    arms["dpo"] = "dpo-matched" if "dpo-matched" in tables else "dpo"
-    if any("kl" not in tables.get(row, ()) for row in arms.values()):
-        return {}
-    quality = "quality not measured"
-    if spread is not None:
-        gaps = [
-            difference(tables["ddpo"]["reward"], tables[arms[to]]["reward"])
-            for to in ("shuffled", "dpo")
-        ]
-        equal = all(gap.low > -rules["quality_margin"] * spread for gap in gaps)
-        quality = "at equal quality" if equal else "equal quality not shown"
-    usable = {arm: tables[row]["usable"] for arm, row in arms.items()}
-    return {
-        "control": arms["dpo"],
-        "measures": {
-            name: verdict(
-                {a: tables[row][name] for a, row in arms.items()},
-                usable,
-                rules["usable_margin"],
-                quality,
-            )["verdict"]
-            for name in MEASURES
-        },
-    }
-
-
-def _cut_by_encoders(
-    encoders: Mapping[str, str], frames: Mapping[str, pd.DataFrame]
+def _verdicts(
+    tables: Mapping[str, pd.DataFrame], thresholds: Thresholds, reward_spread: float | None
 ) -> dict[str, Any]:
-    """Encoder -> [tokens that it reads, share of all stories that are longer], where any is."""
-    texts = [text for frame in frames.values() for text in frame["text"]]
+    """The course's verdict on each measure, where DDPO-both has both controls with their KLs."""
+    rows = {"ddpo": "ddpo", "shuffled": "shuffled"}
+    rows["dpo"] = "dpo-matched" if "dpo-matched" in tables else "dpo"
+    if any("kl" not in tables.get(row, ()) for row in rows.values()):
+        return {}
+    compared = {arm: tables[row] for arm, row in rows.items()}
+
+    def values(name: str) -> dict[str, pd.Series]:
+        return {arm: table[name] for arm, table in compared.items()}
+
+    quality = "quality not measured"
+    if reward_spread is not None:
+        reward, margin = values("reward"), thresholds.quality_margin * reward_spread
+        gaps = [difference(reward["ddpo"], reward[control]) for control in ("shuffled", "dpo")]
+        equal = all(gap.low > -margin for gap in gaps)
+        quality = "at equal quality" if equal else "equal quality not shown"
+    usable, margin = values("usable"), thresholds.usable_margin
+    texts = {name: verdict(values(name), usable, margin, quality)["verdict"] for name in MEASURES}
+    return {"control": rows["dpo"], "measures": texts}
+
+
+def _cut_by_encoders(encoders: Iterable[str], texts: Sequence[str]) -> dict[str, Any]:
+    """Encoder -> [tokens that it reads, share of the texts that are longer], where any is."""
     out = {}
-    for name in dict.fromkeys(encoders.values()):
+    for name in dict.fromkeys(encoders):
         encoder = load_encoder(name).encoder
         if hasattr(encoder, "token_counts"):
             share = float((encoder.token_counts(texts) > encoder.limit).mean())
-            out |= {name: [encoder.limit, round(share, 4)]} if share else {}
+            if share:
+                out[name] = [encoder.limit, round(share, 4)]
     return out
 
 
+def _number(value: float) -> float | None:
+    """The value as JSON holds it."""
+    return None if math.isnan(value) else round(float(value), 4)
+
+
 def make_results(
-    profile: Profile, material: Material, prompts: int, reward: Path | None
+    profile: Profile,
+    frames: Mapping[str, pd.DataFrame],
+    tables: Mapping[str, pd.DataFrame],
+    thresholds: Thresholds,
+    reward_spread: float | None,
+    facts: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Measure every row's stories; the dict that results.json holds, without its notes.
+    """The content of results.json.
 
     Args:
-        prompts: how many are evaluated. reward: folder of a reward's trial, or None.
+        frames: row -> stories. tables: row -> `measure_row` of them.
+        reward_spread: standard deviation of the training stories' rewards; None: not measured.
+        facts: further entries, on which some notes rest (see `evaluate`).
     """
+    rows, by_prompt = {}, {}
+    for row, table in tables.items():
+        by_prompt[row] = {"prompt_id": table.index.tolist()}
+        by_prompt[row] |= {name: list(map(_number, table[name])) for name in table}
+        stories = frames[row].groupby("prompt_id").size()
+        shares = dict.fromkeys(["usable", *FAULTS], stories)
+        means = {name: _interval(table[name], shares.get(name)) for name in table}
+        rows[row] = {"label": ROWS.get(row, row), "stories": len(frames[row])}
+        rows[row] |= {"prompts": len(table), "means": means}
     encoders = {name: getattr(profile, setting) for name, setting in MEASURES.items()}
-    scores, spread, quality = _scores(profile, material, reward)
-    tables = {}
-    for row, frame in material.frames.items():
-        checks = check_stories(frame, profile.semantic, material.plausible, material.pool)
-        tables[row] = _by_prompt(frame, checks, encoders, material.kl.get(row, {}), scores.get(row))
-    return run_facts(
+    texts = [text for frame in frames.values() for text in frame["text"]]
+    results = run_facts(
         profile,
         command=f"python -m ddpo_utils evaluate --profile {profile.name}",
-        prompts=prompts,
+        **facts,
         samples=profile.samples,
         decoding=DECODING,
-        quality=quality,
-        missing=list(material.missing),
-        plausible=material.plausible,
-        training_stories=len(material.train),
-        pool=len(material.pool or ()) or 70,
         encoders=encoders,
-        cut_by_encoders=_cut_by_encoders(encoders, material.frames),
-        rows={
-            row: {
-                "label": ROWS.get(row, row),
-                "stories": len(material.frames[row]),
-                "prompts": len(table),
-                "means": _means(table, material.frames[row]),
-            }
-            for row, table in tables.items()
-        },
+        cut_by_encoders=_cut_by_encoders(encoders.values(), texts),
+        rows=rows,
         differences=_differences(tables),
-        verdicts=_verdicts(tables, spread),
-        by_prompt={
-            row: {
-                "prompt_id": table.index.tolist(),
-                **{
-                    name: [None if math.isnan(v) else round(float(v), 4) for v in table[name]]
-                    for name in table
-                },
-            }
-            for row, table in tables.items()
-        },
+        verdicts=_verdicts(tables, thresholds, reward_spread),
+        by_prompt=by_prompt,
     )
+    notes = [*_measure_notes(results), *_row_notes(results), *_comparison_notes(results)]
+    return results | {"notes": notes}
+
+
+# -- what must be said beside them -----------------------------------------------------------------
+
+
+def _labels(rows: Iterable[str]) -> str:
+    return ", ".join(ROWS.get(row, row) for row in rows)
+
+
+def _measure_notes(results: Mapping[str, Any]) -> Iterator[str]:
+    yield results["quality"]
+    yield "One training run of each arm: what shows here is said of these adapters, not of methods."
+    weights, others = list(results["encoders"].values())[:2], list(results["encoders"].values())[2:]
+    yield f"Encoders: {' and '.join(weights)} make weights; 2nd: {' and '.join(others)} make none."
+    if results["settings"]["data"] != "bundled" and FITTED & {*weights, *others}:
+        yield "stylometric and delta were fitted on the bundled authors, and depend on them."
+    for name, (limit, share) in results["cut_by_encoders"].items():
+        yield f"{name} reads {limit} tokens of a story; {share:.1%} of all are longer."
+    yield "Usable: long enough, not cut, not repeating, on topic, and plausible to SFT."
+    yield f"On topic: its prompt is among the nearest 29% of {results['pool']} (by chance: 29%)."
+    plausible = "not checked, for there is no SFT adapter."
+    if results["plausible"]:
+        low, high = results["plausible"]
+        plausible = (
+            f"{low} to {high} nats a token, by {results['training_stories']} training stories."
+        )
+    yield f"Plausible: {plausible}"
+
+
+def _row_notes(results: Mapping[str, Any]) -> Iterator[str]:
+    rows = results["rows"]
+    if results["missing"]:
+        yield f"Left out, without an adapter: {_labels(results['missing'])}."
+    if "gold" in rows:
+        bundled = results["settings"]["data"] == "bundled"
+        who = "the authors' stories (a language model's)" if bundled else "the data's responses"
+        left_out = results["prompts"] - rows["gold"]["prompts"]
+        yield f"Gold: {who}, in sets of any size; {left_out} prompts with fewer than two left out."
+    else:
+        yield "Gold: fewer than two of the prompts have two responses or more."
+    means = [*(row["means"] for row in rows.values()), *results["differences"].values()]
+    values = [value for by_measure in means for value in by_measure.values() if value]
+    if any(value["low"] == value["high"] for value in values):
+        yield "(alike): the same value for every prompt, and so no interval."
+
+
+def _comparison_notes(results: Mapping[str, Any]) -> Iterator[str]:
+    rows, verdicts = results["rows"], results["verdicts"]
+    arms = [row for row in rows if row.partition("-")[0] in ("ddpo", "dorpo")]
+    if results["differences"]:
+        number = len(results["differences"]) * len(MEASURES)
+        yield f"Of {number} differences in diversity one in twenty excludes 0 by chance."
+    if verdicts:
+        for name, text in verdicts["measures"].items():
+            yield f"Verdict, {name}: {text}"
+        control = verdicts["control"]
+        far, near = (rows[row]["means"]["kl"]["mean"] for row in (control, "ddpo"))
+        yield f"Its controls: shuffled weights, and {_labels([control])}, {far:.2f} nats from SFT."
+        yield f"DDPO-both is {near:.2f} nats from SFT."
+    elif "ddpo" in arms:
+        yield "No verdict: it needs the KLs of DDPO-both, its shuffled weights and DPO from SFT."
+    lone = [row for row in arms if "shuffled" + row.removeprefix("ddpo") not in rows]
+    if lone:
+        yield f"No credit to deviation, without their own shuffled weights: {_labels(lone)}."
+
+
+# -- tables ----------------------------------------------------------------------------------------
+
+
+def _cell(value: Any) -> str:
+    if not isinstance(value, dict):
+        return "-"
+    digits = 3 if abs(value["mean"]) < 10 else 1
+    mean, low, high = (round(value[end], digits) for end in ("mean", "low", "high"))
+    if value["low"] == value["high"]:
+        return f"{mean:.{digits}f} (alike)"
+    if abs((high - mean) - (mean - low)) > 1.5 * 10**-digits:  # a share's interval is not symmetric
+        return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    return f"{mean:.{digits}f} ±{value['high'] - value['mean']:.{digits}f}"
+
+
+def _sections(results: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
+    """Title -> one part of the table as text; columns that no row has are left out."""
+    import pandas as pd
+
+    rows = {row["label"]: row["means"] for row in results["rows"].values()}
+    gaps = {}
+    for pair, gap in results["differences"].items():
+        gaps[" - ".join(ROWS.get(row, row) for row in pair.split(" - "))] = gap
+    first, usable = f"({CUT} words)", "(usable)"
+    parts = [
+        (DIVERSITY, ["reward", *MEASURES, "usable"], rows),
+        (FAILURES, [*FAULTS, "words", "tokens", "kl"], rows),
+        (USABLE_ALONE, ["usable", *(f"{name} {usable}" for name in MEASURES)], rows),
+        (CUT_TEXTS, ["usable", *(f"{name} {first}" for name in MEASURES)], rows),
+        (PAIRED, ["reward", *MEASURES, "usable", "words", "kl"], gaps),
+    ]
+    sections = {}
+    for title, columns, lines in parts:
+        cells = pd.DataFrame.from_dict(lines, orient="index").reindex(columns=columns)
+        cells = cells.dropna(axis=1, how="all").map(_cell)
+        if len(cells.columns):
+            sections[title] = cells
+    return sections
+
+
+def _headline(results: Mapping[str, Any]) -> str:
+    size = f"{results['prompts']} prompts by {results['samples']} samples"
+    return f"{size} of {results['model']}; {results['hardware']}"
+
+
+def show_table(results: Mapping[str, Any]) -> None:
+    """Print the results of `evaluate` with everything that must be said beside them."""
+    print(_headline(results))
+    for title, cells in _sections(results).items():
+        print(f"\n{title}\n{cells.to_string()}")
+    print("\n" + "\n".join(results["notes"]))
+
+
+def write_results(results: Mapping[str, Any], folder: Path) -> None:
+    """results.json (everything), results.csv (rows and differences), results.md (as printed)."""
+    import pandas as pd
+
+    lines = {row: (entry, entry["means"]) for row, entry in results["rows"].items()}
+    lines |= {pair: ({}, gap) for pair, gap in results["differences"].items()}
+    flat = []
+    for row, (entry, means) in lines.items():
+        line = {"row": row} | {key: entry.get(key) for key in ("label", "stories", "prompts")}
+        for name, value in means.items():
+            if value:
+                line |= {name: value["mean"]}
+                line |= {f"{name} {end}": value[end] for end in ("low", "high")}
+        flat.append(line)
+    write_text(folder / "results.csv", pd.DataFrame(flat).convert_dtypes().to_csv(index=False))
+    parts = [f"{_headline(results)}; `{results['command']}`"]
+    for title, cells in _sections(results).items():
+        header = ["", *cells.columns]
+        table = [header, ["---"] * len(header), *cells.reset_index().to_numpy().tolist()]
+        parts.append(f"**{title}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in table))
+    parts.append("\n".join(f"- {note}" for note in results["notes"]))
+    write_text(folder / "results.md", "\n\n".join(parts) + "\n")
+    # the values by prompt are many: they go into one line at the end
+    short = {name: value for name, value in results.items() if name != "by_prompt"}
+    by_prompt = json.dumps(results["by_prompt"])
+    head = json.dumps(short, indent=1).removesuffix("\n}")
+    write_text(folder / "results.json", f'{head},\n "by_prompt": {by_prompt}\n}}\n')

@@ -1,48 +1,55 @@
-"""reddit-reward: a language model with one output that says how well a story would be received for its prompt.
+"""reddit-reward: a language model with one output that says how well a story would be received.
 
-What it reads, the scale of its scores, loading and scoring stand here, its training in `reward_training`. Whether it
-may speak about quality is decided by `reward_trial`, on prompts and writers that it never saw.
+Its input, the scale of its scores, training and scoring. Whether it may speak about quality is
+decided by `reward_trial`, on prompts and writers that it never saw.
 """
 
 from __future__ import annotations
 
-import hashlib
+import math
+import shutil
+import time
 import warnings
-from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from ..embeddings.encoders import CachedEncoder
 from ..models.policy import cannot_load, default_device, make_room, model_source, number_type
 from ..models.smollm2 import HUB_NAME
-from ..settings import CourseError, Profile, cache_dir, progress_bar
+from ..settings import CourseError, Profile
+from ..storage.files import read_json, short_digest, write_json
+from ..training.runs import last_checkpoint, run_facts
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Target", "compress", "load_reward", "score_stories"]
+__all__ = [
+    "Target",
+    "compress",
+    "load_reward",
+    "public_backbone",
+    "reward_inputs",
+    "score_stories",
+    "tokenize",
+    "train_reward",
+]
 
-LORA = {
-    "r": 16,
-    "lora_alpha": 32,
-}  # the paper's (arXiv 2503.17126, reward model); targets are the profile's
+LORA = {"r": 16, "lora_alpha": 32}  # of the paper's reward (arXiv 2503.17126)
 END = "</response>"
+# Beside its SFT settings and stories a training depends on these settings of the profile.
+SETTINGS = {"reward", "dtype", "attention", "lora_targets", "max_length", "micro_batch", "seed"}
+
+
+# -- the scale of the scores -----------------------------------------------------------------------
 
 
 def compress(votes: Any, times: int = 100) -> np.ndarray:
-    """Votes passed `times` times through log1p, as an odd function: sign(v) * log1p(... log1p(|v|)).
+    """Votes passed `times` times through log1p, as an odd function of any shape.
 
-    For v >= 0 it is the paper's compression; below 0, where log1p ends in NaN, it is its mirror image, so that it is
-    finite everywhere and never falls. From 1 up the result is about 1 / (50 + 1/v): 1 against 2 votes counts more
-    than 100 against 1,000, and 0 against 1 more than all the rest, as in the paper.
-
-    Args:
-        votes: any shape of finite numbers. times: 0 leaves them as they are.
+    From 0 up this is the paper's compression; below, where log1p ends in NaN, its mirror image.
     """
     votes = np.asarray(votes, dtype=np.float64)
     size = np.abs(votes)
@@ -53,11 +60,7 @@ def compress(votes: Any, times: int = 100) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Target:
-    """Scores on the reward's scale: compressed `times` times, then [low, high] stretched to [-1, 1].
-
-    `fit` reads the constants from a data set; they are stored with the adapter, so that human votes (Gold) and the
-    model's scores stay on one scale. A score outside the data set's range lies outside [-1, 1].
-    """
+    """The reward's scale: scores compressed `times` times, then [low, high] mapped to [-1, 1]."""
 
     low: float
     high: float
@@ -65,17 +68,14 @@ class Target:
 
     @classmethod
     def fit(cls, scores: Any, times: int = 100) -> Target:
-        """Constants of a data set; `times` is 100 for votes, 0 for scores on a bounded scale, which need no
-        compression.
+        """The scale of a data set; `times` is 0 for scores on a bounded scale.
 
         Raises:
             CourseError: there is no score, or one that is no finite number.
         """
         scores = np.asarray(scores, dtype=np.float64)
         if not len(scores) or not np.isfinite(scores).all():
-            raise CourseError(
-                "A reward needs a finite score for every story: fill in or delete the stories without."
-            )
+            raise CourseError("A reward needs a finite score for every story.")
         values = compress(scores, times)
         return cls(float(values.min()), float(values.max()), times)
 
@@ -87,28 +87,40 @@ class Target:
         return 2 * (values - self.low) / (self.high - self.low) - 1
 
 
+# -- the model and its input -----------------------------------------------------------------------
+
+
+def public_backbone(profile: Profile) -> str:
+    """The backbone's name for records: a Hub id, never a folder of this machine."""
+    name = profile.reward
+    if name == "smollm2-wheel":
+        return HUB_NAME
+    return Path(name).name if Path(name).exists() else name
+
+
 def reward_inputs(stories: pd.DataFrame) -> list[str]:
-    """What the reward reads of each story: `<prompt>..</prompt><response>..</response>` (the paper's form)."""
+    """What the reward reads of each story, in the paper's form."""
     pairs = zip(stories["prompt"], stories["text"], strict=True)
     return [f"<prompt>{prompt}</prompt><response>{text}{END}" for prompt, text in pairs]
 
 
-def tokenize(tokenizer: Any, texts: Iterable[str], max_length: int) -> list[list[int]]:
-    """Token ids of reward inputs. One that is too long loses the end of its response, not the closing tag, and a
-    warning counts those."""
-    ids = tokenizer(list(texts), verbose=False)["input_ids"]
+def tokenize(tokenizer: Any, texts: list[str], max_length: int) -> list[list[int]]:
+    """Token ids of reward inputs; one too long loses the end of its story, not the closing tag."""
     tail = tokenizer(END, add_special_tokens=False)["input_ids"]
-    cut = sum(len(row) > max_length for row in ids)
+    rows, cut = [], 0
+    for ids in tokenizer(texts, verbose=False)["input_ids"]:
+        if len(ids) > max_length:
+            ids = ids[: max_length - len(tail)] + tail
+            cut += 1
+        rows.append(ids)
     if cut:
-        warnings.warn(
-            f"The reward reads {max_length} tokens: {cut} of {len(ids)} stories are cut.",
-            stacklevel=2,
-        )
-    return [row if len(row) <= max_length else row[: max_length - len(tail)] + tail for row in ids]
+        message = f"The reward reads {max_length} tokens: {cut} of {len(rows)} stories are cut."
+        warnings.warn(message, stacklevel=2)
+    return rows
 
 
 class _Head(torch.nn.Linear):
-    """One output in float32 behind a body of any number type; it starts at 0, so that every story starts equal."""
+    """One output in float32 behind a body of any number type."""
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         with torch.autocast(hidden.device.type, enabled=False):
@@ -116,137 +128,173 @@ class _Head(torch.nn.Linear):
 
 
 def load_reward(profile: Profile, folder: Path | None = None) -> tuple[Any, Any]:
-    """The reward's backbone with a one-output head under LoRA, and its tokenizer.
+    """The reward (backbone, LoRA, one-output head) on the default device, and its tokenizer.
 
     Args:
-        profile: `reward` names the backbone; number type, attention and LoRA targets are the profile's.
-        folder: of a trained reward; None gives a fresh adapter (seeded by the profile) that is to be trained.
-
-    Returns:
-        (PeftModel on the default device, in eval mode where `folder` is given; tokenizer with right padding).
+        profile: `reward` names the backbone; number type, attention and LoRA targets are its own.
+        folder: of a trained reward, which comes in eval mode; None: a fresh one, whose head of
+            zeros scores every story alike.
 
     Raises:
         CourseError: backbone or adapter cannot be fetched or read.
     """
     from peft import LoraConfig, PeftModel, get_peft_model
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
-    from trl.trainer.reward_trainer import (
-        suppress_seqcls_warning,  # the missing head is meant to be missing
-    )
+    from trl.trainer.reward_trainer import suppress_seqcls_warning
 
     if folder is not None and not (folder / "adapter_config.json").is_file():
-        raise CourseError(
-            f"There is no reward in {folder}: train one with `python -m ddpo_utils reward`."
-        )
+        raise CourseError(f"There is no reward in {folder}: run `python -m ddpo_utils reward`.")
     make_room()
-    source, dtype = model_source(profile.reward), number_type(profile)
-    # sdpa is what transformers takes by itself where a model can; Gemma 2 cannot and refuses it by name
-    attention = {} if profile.attention == "sdpa" else {"attn_implementation": profile.attention}
+    source, options = model_source(profile.reward), {"dtype": number_type(profile)}
+    if profile.attention != "sdpa":  # the default where a model can; Gemma 2 refuses it by name
+        options["attn_implementation"] = profile.attention
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, padding_side="right")
-        with suppress_seqcls_warning():
+        with suppress_seqcls_warning():  # the missing head is meant to be missing
             model = AutoModelForSequenceClassification.from_pretrained(
-                source, num_labels=1, dtype=dtype, **attention
+                source, num_labels=1, **options
             )
     except Exception as error:
         raise cannot_load("reward's backbone", profile.reward, error) from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    text = model.config.get_text_config()
-    text.pad_token_id, text.use_cache = tokenizer.pad_token_id, False
-    model.score = _Head(text.hidden_size, 1, bias=False)
+    text_config = model.config.get_text_config()
+    text_config.pad_token_id, text_config.use_cache = tokenizer.pad_token_id, False
+    # what PEFT writes into the adapter's folder must mean something on other machines
+    model.name_or_path = model.config._name_or_path = public_backbone(profile)
+    model.score = _Head(text_config.hidden_size, 1, bias=False)
     torch.nn.init.zeros_(model.score.weight)
     model = model.to(default_device())
-    if folder is None:
-        set_seed(profile.seed)
-        targets = (
-            profile.lora_targets
-            if isinstance(profile.lora_targets, str)
-            else list(profile.lora_targets)
-        )
-        model = get_peft_model(
-            model, LoraConfig(**LORA, target_modules=targets, task_type="SEQ_CLS")
-        )
-        if profile.gradient_checkpointing:
-            model.enable_input_require_grads()
-        return model, tokenizer
-    try:
-        return PeftModel.from_pretrained(model, str(folder)).eval(), tokenizer
-    except Exception as error:
-        raise cannot_load("reward", folder.name, error) from None
-
-
-def public_backbone(profile: Profile) -> str:
-    """The backbone's name for records: a Hub id, never a folder of this machine."""
-    name = profile.reward
-    return HUB_NAME if name == "smollm2-wheel" else Path(name).name if Path(name).exists() else name
-
-
-class _Scorer:
-    """A reward as an encoder with one number a text: loaded at its first text, batches of similar length."""
-
-    def __init__(self, profile: Profile, folder: Path):
-        self.profile, self.folder = profile, folder
-
-    @cached_property
-    def _loaded(self) -> tuple[Any, Any]:
-        return load_reward(self.profile, self.folder)
-
-    def encode(self, texts: list[str], normalize_embeddings: bool = True) -> np.ndarray:
-        model, tokenizer = self._loaded
-        ids = tokenize(tokenizer, texts, self.profile.max_length)
-        order, scores = (
-            sorted(range(len(ids)), key=lambda i: len(ids[i])),
-            np.zeros((len(ids), 1), np.float32),
-        )
-        for start in range(0, len(ids), self.profile.sample_batch):
-            part = order[start : start + self.profile.sample_batch]
-            batch = tokenizer.pad({"input_ids": [ids[i] for i in part]}, return_tensors="pt").to(
-                default_device()
-            )
-            with torch.no_grad():
-                scores[part] = model(**batch).logits.float().cpu().numpy()
-        if not np.isfinite(scores).all():
-            raise CourseError(
-                f"The reward in {self.folder} gives scores that are no numbers: train it again."
-            )
-        return scores
+    if folder is not None:
+        try:
+            return PeftModel.from_pretrained(model, str(folder)).eval(), tokenizer
+        except Exception as error:
+            raise cannot_load("reward", folder.name, error) from None
+    set_seed(profile.seed)
+    targets = profile.lora_targets
+    targets = targets if isinstance(targets, str) else list(targets)
+    lora = LoraConfig(**LORA, target_modules=targets, task_type="SEQ_CLS")
+    model = get_peft_model(model, lora)
+    if profile.gradient_checkpointing:
+        model.enable_input_require_grads()
+    return model, tokenizer
 
 
 def score_stories(
-    profile: Profile, folder: Path, stories: pd.DataFrame, cache: Path | None = None
+    profile: Profile, model: Any, tokenizer: Any, stories: pd.DataFrame
 ) -> np.ndarray:
-    """Scores of stories by a trained reward; (N,) float64, in its own unit: `Target`'s scale, or logits of
-    Bradley-Terry, whose differences within a prompt are log odds.
-
-    Each distinct story is scored once for this adapter, in batches sorted by length, and kept on disk by adapter,
-    prompt and text; a run that was broken off, called again, scores what is missing.
-
-    Args:
-        profile: names the backbone that the adapter was trained on.
-        folder: of `train_reward`.
-        stories: a frame with `prompt` and `text`.
-        cache: folder of the scores; None: `rewards` in the cache.
+    """(N,) scores of stories (prompt, text) on `Target`'s scale, by a reward of `load_reward`.
 
     Raises:
-        CourseError: there is no reward, or it does not fit or gives no numbers.
+        CourseError: the reward gives no numbers.
     """
-    weights = folder / "adapter_model.safetensors"
-    if not weights.is_file():
-        raise CourseError(
-            f"There is no reward in {folder}: train one with `python -m ddpo_utils reward`."
-        )
-    made = hashlib.sha256(
-        weights.read_bytes() + f"{public_backbone(profile)} {profile.max_length}".encode()
+    ids = tokenize(tokenizer, reward_inputs(stories), profile.max_length)
+    order, scores = np.argsort([len(row) for row in ids], kind="stable"), np.zeros(len(ids))
+    for start in range(0, len(ids), profile.sample_batch):
+        rows = order[start : start + profile.sample_batch]
+        batch = tokenizer.pad({"input_ids": [ids[row] for row in rows]}, return_tensors="pt")
+        with torch.no_grad():
+            logits = model(**batch.to(model.device)).logits
+        scores[rows] = logits[:, 0].float().cpu().numpy()
+    if not np.isfinite(scores).all():
+        raise CourseError("The reward gives scores that are no numbers: train it again.")
+    return scores
+
+
+# -- training --------------------------------------------------------------------------------------
+
+
+def _mean_absolute_error(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> Any:
+    """Over the whole batch, however it is divided."""
+    count = len(labels) if num_items_in_batch is None else num_items_in_batch
+    return (outputs.logits[:, 0] - labels).abs().sum() / count
+
+
+def _trainer(profile: Profile, stories: pd.DataFrame, folder: Path, target: Target) -> Any:
+    from transformers import Trainer, TrainingArguments
+
+    model, tokenizer = load_reward(profile)
+    ids = tokenize(tokenizer, reward_inputs(stories), profile.max_length)
+    labels = target(stories["score"])
+    # An example is a part of a batch: stories of similar length, so that little is padded. The
+    # parts never change and the trainer draws their order, so a resumed run finds the same batches.
+    size = math.gcd(profile.sft_batch_size, 2 * profile.micro_batch)
+    lengths = [len(row) for row in ids]
+    order = np.lexsort((np.random.default_rng(profile.seed).permutation(len(ids)), lengths))
+    parts = [order[start : start + size] for start in range(0, len(ids), size)]
+
+    def collate(examples: list[np.ndarray]) -> dict[str, Any]:
+        (rows,) = examples
+        batch = tokenizer.pad({"input_ids": [ids[row] for row in rows]}, return_tensors="pt")
+        return {**batch, "labels": torch.tensor(labels[rows], dtype=torch.float32)}
+
+    cuda = torch.cuda.is_available()
+    args = TrainingArguments(
+        output_dir=str(folder / "checkpoints"),
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=profile.sft_batch_size // size,
+        learning_rate=profile.sft_learning_rate,
+        max_steps=profile.sft_steps or -1,
+        num_train_epochs=profile.sft_epochs,
+        warmup_steps=profile.sft_warmup_steps,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": 0.5},
+        remove_unused_columns=False,
+        fp16=cuda and model.dtype == torch.float16,
+        gradient_checkpointing=profile.gradient_checkpointing,
+        dataloader_pin_memory=cuda,
+        logging_steps=5,
+        logging_first_step=True,
+        report_to=profile.report_to,
+        save_steps=profile.checkpoint_every,
+        save_total_limit=1,
+        seed=profile.seed,
     )
-    key = f"{made.hexdigest()[:16]}-{str(number_type(profile)).rsplit('.', 1)[-1]}"
-    encoder = CachedEncoder(_Scorer(profile, folder), key, cache or cache_dir() / "rewards")
-    texts = reward_inputs(stories)
-    distinct = sorted(dict.fromkeys(texts), key=len)
-    block = 4 * profile.sample_batch  # what a killed run may lose
-    starts = range(0, len(distinct), block)
-    found: dict[str, float] = {}
-    for start in progress_bar(starts, shown=len(starts) > 1, desc="reward", leave=False):
-        part = distinct[start : start + block]
-        found.update(zip(part, encoder.encode(part)[:, 0].tolist(), strict=True))
-    return np.array([found[text] for text in texts], dtype=np.float64)
+    return Trainer(
+        model=model,
+        args=args,
+        processing_class=tokenizer,
+        train_dataset=parts,
+        data_collator=collate,
+        compute_loss_func=_mean_absolute_error,
+    )
+
+
+def train_reward(
+    profile: Profile, stories: pd.DataFrame, folder: Path, target: Target
+) -> dict[str, Any]:
+    """Train a reward by L1 regression on scored stories; save its adapter; return its record.
+
+    The paper gives LoRA, loss and input of its reward and no schedule: the schedule is that of the
+    profile's SFT. A killed training goes on from its last checkpoint; a finished one is kept, and
+    one on other stories or settings replaces it.
+
+    Args:
+        profile: backbone (`reward`), lengths and schedule.
+        stories: prompt, text, score.
+        folder: of the adapter and its record, reward.json.
+        target: scale of the scores.
+    """
+    backbone = public_backbone(profile)
+    facts = {"objective": "regression", "backbone": backbone, "stories": len(stories)}
+    settings = {
+        name: value
+        for name, value in asdict(profile).items()
+        if name in SETTINGS or name.startswith("sft_")
+    }
+    content = [reward_inputs(stories), stories["score"].tolist()]
+    run = short_digest(facts, asdict(target), settings, *content, length=16)
+    path, unfinished = folder / "reward.json", folder / f"unfinished-{run}"
+    if path.is_file() and read_json(path)["run"] == run:
+        return read_json(path)
+    started = time.perf_counter()
+    trainer = _trainer(profile, stories, unfinished, target)
+    trainer.train(resume_from_checkpoint=str(last_checkpoint(unfinished) or "") or None)
+    trainer.model.eval().save_pretrained(folder, save_embedding_layers=False)
+    steps = trainer.state.global_step
+    record = run_facts(profile, **facts, run=run, target=asdict(target), steps=steps)
+    record["seconds"] = round(time.perf_counter() - started, 1)
+    record["log"] = [entry for entry in trainer.state.log_history if "loss" in entry]
+    write_json(path, record)  # last: it marks the training as finished
+    shutil.rmtree(unfinished, ignore_errors=True)
+    return record

@@ -1,161 +1,287 @@
-"""The statistics of a reward's trial: held-out folds, accuracy, calibration, and the rule that lets a reward speak."""
+"""Does a reward earn its use? Rewards fitted on the same folds order pairs that they never saw.
+
+python -m ddpo_utils reward        the trial, and the reward trained on all training stories
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .reward import Target
-from .statistics import Interval, bootstrap_interval, mean_interval
-from .usability import ordered_pairs, reward_splits
+from ..embeddings.encoders import load_encoder
+from ..settings import CourseError, Profile, progress_bar, work_dir
+from ..storage.files import read_json, write_json
+from ..training.arms import training_stories
+from ..training.runs import run_facts
+from .reward import Target, load_reward, public_backbone, score_stories, train_reward
+from .statistics import Interval, mean_interval
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    "calibration",
+    "FINAL",
     "choose_reward",
-    "fold_pairs",
+    "held_pairs",
+    "load_trial",
+    "record_reward",
     "reward_accuracy",
-    "reward_calibration",
+    "reward_pairs",
+    "reward_splits",
     "trial_splits",
 ]
 
-PARTS = 3  # of prompts and of writers: nine fits a reward, each on about four ninths of the stories
-BINS = 5
+PARTS = 3  # of prompts and of writers: nine folds, each fitted on about four ninths of the stories
+FINAL = "regression/final"  # folder of the reward trained on all training stories
+# masks of stories: of a held-out prompt, of a held-out writer
 Splits = Sequence[tuple[np.ndarray, np.ndarray]]
-Scores = Sequence[
-    Sequence[float]
-]  # for each split the scores of the stories of its held-out prompts, in their order
+# for each split the scores of its held-out prompts' stories, in their order
+Scores = Sequence[Sequence[float]]
+
+
+def reward_splits(
+    stories: pd.DataFrame, prompt_parts: int = 6, writer_parts: int = 4, seed: int = 0
+) -> Splits:
+    """Held-out prompts crossed with held-out writers, dealt at random; 0 parts hold no writer out.
+
+    A reward of a split is fitted on stories with neither a held-out prompt nor a held-out writer.
+    """
+    rng = np.random.default_rng(seed)
+    prompts, writers = stories["prompt_id"].to_numpy(), stories["writer"].to_numpy()
+    held_writers: list[Any] = [[]]
+    if writer_parts:
+        held_writers = np.array_split(rng.permutation(np.unique(writers)), writer_parts)
+    held_prompts = np.array_split(rng.permutation(np.unique(prompts)), prompt_parts)
+    return [
+        (np.isin(prompts, some_prompts), np.isin(writers, some_writers))
+        for some_prompts in held_prompts
+        for some_writers in held_writers
+    ]
 
 
 def trial_splits(stories: pd.DataFrame, seed: int) -> Splits:
-    """The folds of a trial: prompts in 3 parts crossed with writers in 3; where writers are not known (or too few to
-    leave pairs), one fold that holds out a tenth of the prompts."""
+    """The folds of a trial: prompts in 3 parts crossed with writers in 3.
+
+    Where writers are not known, or too few, one fold holds out a tenth of the prompts.
+    """
     writers = stories["writer"].fillna("").astype(str)
     if (writers != "").all() and writers.nunique() >= 2 * PARTS:
         return reward_splits(stories, PARTS, PARTS, seed)
     return reward_splits(stories, 10, 0, seed)[:1]
 
 
-def fold_pairs(
+def held_pairs(
     stories: pd.DataFrame, splits: Splits, scores: Scores, unseen_writers: bool
 ) -> pd.DataFrame:
-    """The held-out pairs of all folds, as `metrics.ordered_pairs` gives them: of two held-out writers each, or of two
-    writers that the reward knows (or that nobody knows)."""
+    """The held-out pairs of all splits: two stories of one prompt whose scores differ.
+
+    Args:
+        stories: prompt_id and score.
+        unseen_writers: pairs of two held-out writers; False: of two that are not held out.
+
+    Returns:
+        One row per pair: prompt_id, margin (the reward of the better story minus that of the
+        other), right (bool; equal rewards order nothing).
+    """
     import pandas as pd
 
-    frames = []
+    score = stories["score"].to_numpy()
+    prompts, margins = [], [np.zeros(0)]
     for (in_prompt, in_writer), row in zip(splits, scores, strict=True):
-        guess = np.full(len(stories), np.nan)
+        guess = np.zeros(len(stories))
         guess[in_prompt] = row
-        held = in_prompt & (in_writer if unseen_writers else ~in_writer)
-        frames.append(ordered_pairs(stories[held], guess[held]))
-    return pd.concat(frames, ignore_index=True)
+        held = np.flatnonzero(in_prompt & (in_writer == unseen_writers))
+        groups = stories.iloc[held].groupby("prompt_id", sort=False).indices
+        for prompt, places in groups.items():
+            first, second = np.triu_indices(len(places), 1)
+            a, b = held[places[first]], held[places[second]]
+            sign = np.sign(score[a] - score[b])
+            margins.append(((guess[a] - guess[b]) * sign)[sign != 0])
+            prompts += [prompt] * len(margins[-1])
+    margin = np.concatenate(margins)
+    return pd.DataFrame({"prompt_id": prompts, "margin": margin, "right": margin > 0})
+
+
+def _ridge_scores(features: np.ndarray, values: np.ndarray, splits: Splits) -> list[np.ndarray]:
+    """Scores of a ridge regression from (N, d) features to (N,) values."""
+    from sklearn.linear_model import Ridge
+
+    scores = []
+    for in_prompt, in_writer in splits:
+        train = ~in_prompt & ~in_writer
+        model = Ridge(alpha=1.0).fit(features[train], values[train])
+        scores.append(model.predict(features[in_prompt]))
+    return scores
+
+
+def reward_pairs(stories: pd.DataFrame, features: np.ndarray, unseen_writers: bool) -> pd.DataFrame:
+    """`held_pairs` of a ridge reward: prompts in 6 parts, with `unseen_writers` writers in 4 too.
+
+    Args:
+        stories: prompt_id, writer and score. features: (N, d) rows of the same stories.
+    """
+    parts = reward_splits(stories, writer_parts=4 if unseen_writers else 0)
+    # few prompts or writers leave nothing to train on, or nothing to ask about
+    splits = [(p, w) for p, w in parts if p.any() and not (p | w).all()]
+    scores = _ridge_scores(features, stories["score"].to_numpy(), splits)
+    return held_pairs(stories, splits, scores, unseen_writers)
 
 
 def reward_accuracy(
     stories: pd.DataFrame, splits: Splits, scores: Scores
 ) -> dict[str, Interval | None]:
-    """Share of held-out pairs that a reward orders rightly, mean over prompts with its 95% interval by prompt.
+    """Share of held-out pairs ordered rightly: mean over prompts with its interval by prompt.
 
     Returns:
-        "unseen prompts", and "unseen prompts and writers": None where no writer is known. The intervals say nothing
-        about other writers than these: twelve are few.
+        "unseen prompts" (of writers that the reward knows, or that nobody knows), and "unseen
+        prompts and writers"; None where fewer than two prompts have such pairs.
     """
     out: dict[str, Interval | None] = {}
-    for name, unseen_writers in (("unseen prompts", False), ("unseen prompts and writers", True)):
-        by_prompt = (
-            fold_pairs(stories, splits, scores, unseen_writers).groupby("prompt_id")["right"].mean()
-        )
+    for name, unseen in (("unseen prompts", False), ("unseen prompts and writers", True)):
+        pairs = held_pairs(stories, splits, scores, unseen)
+        by_prompt = pairs.groupby("prompt_id")["right"].mean()
         out[name] = mean_interval(by_prompt) if len(by_prompt) > 1 else None
     return out
-
-
-def calibration(predicted: Any, observed: Any, prompts: Any, bins: int = BINS) -> dict[str, Any]:
-    """Do predictions mean what they say? Equal-count bins of the predictions, and the expected calibration error.
-
-    The error is sum_b n_b / N * |mean predicted - mean observed|, in the predictions' unit; its interval resamples
-    whole prompts over fixed bins. Noise alone makes it larger than 0, the more so the fewer predictions a bin has.
-
-    Args:
-        predicted, observed: (N,) numbers, such as the probability that the better-scored story of a pair wins and
-            whether it won, or predicted and actual scores. prompts: (N,) their prompts.
-
-    Returns:
-        A dict: bins (a list of n, predicted, observed: means of the bin), error (Interval).
-
-    Source: the error is that of Naeini, Cooper and Hauskrecht, AAAI 2015.
-    """
-    predicted, observed = np.asarray(predicted, dtype=float), np.asarray(observed, dtype=float)
-    cuts = np.unique(np.quantile(predicted, np.arange(1, bins) / bins))
-    place = np.searchsorted(cuts, predicted, side="right")
-    _, prompt = np.unique(np.asarray(prompts), return_inverse=True)
-    sums = np.zeros(
-        (prompt.max() + 1, len(cuts) + 1, 3)
-    )  # by prompt and bin: count, predicted, observed
-    np.add.at(
-        sums, (prompt, place), np.column_stack([np.ones_like(predicted), predicted, observed])
-    )
-
-    def error(drawn: np.ndarray) -> float:
-        count, said, was = sums[drawn].sum(axis=0).T
-        return float(np.abs(said - was).sum() / count.sum())
-
-    table = [
-        {"n": int(n), "predicted": said / n, "observed": was / n}
-        for n, said, was in sums.sum(axis=0)
-        if n
-    ]
-    return {"bins": table, "error": bootstrap_interval(error, len(sums))}
-
-
-def reward_calibration(
-    stories: pd.DataFrame, splits: Splits, scores: Scores, target: Target, of_pairs: bool
-) -> dict[str, Any]:
-    """Calibration on held-out stories, unseen writers where there are any: of the probability that the preferred
-    story of a pair wins (Bradley-Terry), or of the score on the target's scale."""
-    unseen = any(in_writer.any() for _, in_writer in splits)
-    if of_pairs:
-        pairs = fold_pairs(stories, splits, scores, unseen)
-        return calibration(
-            1 / (1 + np.exp(-pairs["margin"].abs())), pairs["right"], pairs["prompt_id"]
-        )
-    held = [in_prompt & (in_writer | (not unseen)) for in_prompt, in_writer in splits]
-    said = [
-        np.asarray(row)[h[in_prompt]]
-        for h, (in_prompt, _), row in zip(held, splits, scores, strict=True)
-    ]
-    asked = np.concatenate([np.flatnonzero(h) for h in held])
-    actual, prompts = target(stories["score"])[asked], stories["prompt_id"].to_numpy()[asked]
-    return calibration(np.concatenate(said), actual, prompts)
 
 
 def choose_reward(
     accuracy: Mapping[str, Mapping[str, Interval | None]], bound: float
 ) -> dict[str, Any]:
-    """Which reward stands, and whether it may speak about quality.
+    """Which reward is the best, and whether it passed and may speak about quality.
 
-    A reward passes if the lower end of its interval on unseen prompts and writers (on unseen prompts where no writer
-    is known) is at least `bound`. One that passes goes before one that does not; then accuracy decides, and among
-    equals the first named.
+    A reward passes if the lower end of its interval on unseen prompts and writers (on unseen
+    prompts where no writer is known) is at least `bound`. One that passes goes before one that does
+    not, then accuracy decides, and among equals the first.
 
     Args:
-        accuracy: reward -> figures of `reward_accuracy`, part 1's reward first.
+        accuracy: reward -> figures of `reward_accuracy`.
 
     Returns:
-        A dict: reward (name), passed (bool), quality (what may be said).
+        reward (name), passed (bool), quality (what may be said).
     """
-
-    def figure(name: str) -> Interval:
-        return accuracy[name]["unseen prompts and writers"] or accuracy[name]["unseen prompts"]
-
-    best = max(accuracy, key=lambda name: (figure(name).low >= bound, figure(name).mean))
-    passed = figure(best).low >= bound
-    return {
-        "reward": best,
-        "passed": passed,
-        "quality": "quality to be compared" if passed else "quality not measured",
+    figures = {
+        name: figure["unseen prompts and writers"] or figure["unseen prompts"]
+        for name, figure in accuracy.items()
     }
+    best = max(figures, key=lambda name: (figures[name].low >= bound, figures[name].mean))
+    passed = figures[best].low >= bound
+    quality = "quality to be compared" if passed else "quality not measured"
+    return {"reward": best, "passed": passed, "quality": quality}
+
+
+def _fold(
+    profile: Profile,
+    stories: pd.DataFrame,
+    split: tuple[np.ndarray, np.ndarray],
+    folder: Path,
+    target: Target,
+) -> tuple[list[float], dict[str, Any]]:
+    """A reward trained outside the split: its scores there, and its training in short.
+
+    Only the final reward keeps its weights.
+    """
+    in_prompt, in_writer = split
+    record = train_reward(profile, stories[~in_prompt & ~in_writer], folder, target)
+    path = folder / f"scores-{record['run']}.json"
+    if not path.is_file():
+        reward = load_reward(profile, folder)
+        write_json(path, _rounded(score_stories(profile, *reward, stories[in_prompt])))
+        if folder.name != "final":
+            (folder / "adapter_model.safetensors").unlink()
+    losses = [round(entry["loss"], 4) for entry in record["log"]]
+    brief = {"stories": record["stories"], "steps": record["steps"], "loss": losses}
+    return read_json(path), brief
+
+
+def _rounded(scores: np.ndarray) -> list[float]:
+    return [round(float(score), 5) for score in scores]
+
+
+def record_reward(profile: Profile, bound: float, output: Path | None = None) -> dict[str, Any]:
+    """Try a language model's reward, a ridge reward and a lookup of the writer on the same folds;
+    train the first on all training stories; write <output>/reward.json and return it.
+
+    Every finished fold is kept, so a trial that was broken off goes on where it stopped. Where no
+    writer is known there is one fold, whose reward is the final one.
+
+    Args:
+        profile: names backbone and data; only training stories are read.
+        bound: see `choose_reward`.
+        output: folder of the trial, by default <work_dir>/reward.
+
+    Raises:
+        CourseError: too few stories for a trial.
+    """
+    stories = training_stories(profile)
+    # judges' scores have a bounded scale and are not compressed, votes are
+    target = Target.fit(stories["score"], 0 if "judge_scores" in stories else 100)
+    splits, values = trial_splits(stories, profile.seed), target(stories["score"])
+    truth = [values[in_prompt] for in_prompt, _ in splits]
+    if reward_accuracy(stories, splits, truth)["unseen prompts"] is None:
+        raise CourseError(
+            "A trial needs pairs on two held-out prompts: give 20 prompts or more, or writers."
+        )
+    root, single = output or work_dir(profile) / "reward", len(splits) == 1
+    texts = stories["text"].tolist()
+    rows = [load_encoder(name).encode(texts) for name in (profile.semantic, profile.style)]
+    features = {"ridge": np.hstack(rows)}
+    if not single:
+        features["writer"] = np.eye(stories["writer"].nunique())[stories["writer"].factorize()[0]]
+    scores = {}
+    for name, columns in features.items():
+        scores[name] = [_rounded(row) for row in _ridge_scores(columns, values, splits)]
+    scores["regression"], training = [], []
+    for number, split in enumerate(progress_bar(splits, desc="folds")):
+        folder = root / (FINAL if single else f"regression/fold-{number}")
+        row, brief = _fold(profile, stories, split, folder, target)
+        scores["regression"].append(row)
+        training.append(brief)
+    accuracy = {name: reward_accuracy(stories, splits, rows) for name, rows in scores.items()}
+    if not single:
+        accuracy["writer"]["unseen prompts and writers"] = None  # it knows nothing there
+        train_reward(profile, stories, root / FINAL, target)
+    folds = []
+    for in_prompt, in_writer in splits:
+        prompts, writers = stories["prompt_id"][in_prompt], stories["writer"][in_writer]
+        folds.append({"prompts": sorted(set(prompts)), "writers": sorted(set(writers))})
+    record = run_facts(
+        profile,
+        command=f"python -m ddpo_utils reward --profile {profile.name}",
+        backbone=public_backbone(profile),
+        seed=profile.seed,
+        stories=len(stories),
+        prompts=int(stories["prompt_id"].nunique()),
+        target=asdict(target),
+        folds=folds,
+        training={"regression": training},
+        bound=bound,
+        accuracy={name: _plain(figures) for name, figures in accuracy.items()},
+        choice=choose_reward({name: accuracy[name] for name in ("ridge", "regression")}, bound),
+        final=FINAL,
+        scores=scores,
+    )
+    write_json(root / "reward.json", record)
+    return load_trial(root)
+
+
+def _plain(figures: Mapping[str, Interval | None]) -> dict[str, Any]:
+    """Intervals as JSON holds them."""
+    return {name: value and asdict(value) for name, value in figures.items()}
+
+
+def load_trial(folder: Path) -> dict[str, Any]:
+    """The record of a trial, <folder>/reward.json; accuracies and calibration errors are Intervals.
+
+    Raises:
+        CourseError: there is no record.
+    """
+    record = read_json(folder / "reward.json")
+    for figures in record["accuracy"].values():
+        figures |= {name: Interval(**value) for name, value in figures.items() if value}
+    for figures in record.get("calibration", {}).values():  # in records of code before 2.0
+        figures["error"] = Interval(**figures["error"])
+    return record

@@ -1,8 +1,7 @@
-"""Intervals, paired differences, non-inferiority and the verdict rule: the statistics that the notebooks share.
+"""Intervals, paired differences, the verdict rule, and shares with the sign test.
 
-The unit is the prompt: stories of one prompt are not independent, so every function takes one value a prompt. Where
-training was repeated with several seeds, a matrix (seeds, prompts) takes the place of the series, and the interval
-counts both.
+The unit is the prompt: stories of one prompt are not independent, so every function takes one value
+per prompt, or one count. With several training seeds, means also take a matrix (seeds, prompts).
 """
 
 from __future__ import annotations
@@ -13,14 +12,22 @@ from typing import Any
 
 import numpy as np
 
+from ..settings import CourseError
+
 __all__ = [
     "Interval",
+    "SignTest",
     "bootstrap_interval",
+    "comparisons_needed",
     "crossed_interval",
     "detectable",
     "difference",
     "mean_interval",
+    "share_interval",
+    "sign_power",
+    "sign_test",
     "verdict",
+    "what_rates_mean",
 ]
 
 
@@ -42,14 +49,13 @@ class Interval:
         return self.low > 0
 
 
+# -- means -----------------------------------------------------------------------------------------
+
+
 def mean_interval(values: Any) -> Interval:
-    """Mean and 95% Student t interval of one value a prompt.
+    """Mean and 95% Student t interval of (G,) values, one per prompt; NaN is left out.
 
-    Args:
-        values: (G,) numbers; NaN marks a prompt on which the measure is not defined and is left out.
-
-    Raises:
-        ValueError: fewer than two prompts are left.
+    Raises ValueError with fewer than two values.
     """
     from scipy.stats import t
 
@@ -58,32 +64,18 @@ def mean_interval(values: Any) -> Interval:
     n = len(values)
     if n < 2:
         raise ValueError(f"An interval needs the values of at least two prompts; got {n}.")
+    mean = values.mean()
     half = t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n)
-    return Interval(
-        float(values.mean()), float(values.mean() - half), float(values.mean() + half), n
-    )
+    return Interval(float(mean), float(mean - half), float(mean + half), n)
 
 
 def crossed_interval(values: Any) -> Interval:
-    """Mean and 95% t interval of a (seeds, prompts) matrix in which both seeds and prompts are samples of many.
+    """Mean and 95% t interval of a (seeds, prompts) matrix; both seeds and prompts are samples.
 
-    With the mean squares of the two-way layout without repetition (seeds, prompts, residual) the variance of the mean
-    is estimated by (MS_seed + MS_prompt - MS_residual) / (S P), and not below MS_seed / (S P) or MS_prompt / (S P):
-    each of these alone expects no more than the truth, so a smaller estimate has a negative component of variance
-    in it. Degrees of freedom after Satterthwaite, from all three mean squares.
-
-    Args:
-        values: (S, P) numbers, usually paired differences of two arms, one row a seed; prompts on which a seed has no
-            value (NaN) are left out.
-
-    Returns:
-        An Interval whose n is the number of prompts that are left.
-
-    Raises:
-        ValueError: fewer than two seeds, or than two prompts with a value for every seed.
-
-    Source: Satterthwaite, Biometrics Bulletin 2 (1946); the three-term variance is that of two-way clustering in
-    Cameron, Gelbach and Miller, Journal of Business & Economic Statistics 29 (2011).
+    The variance of the mean is (MS_seeds + MS_prompts - MS_residual) / (seeds * prompts), the mean
+    squares of the two-way layout, but never below that of one factor alone (Cameron, Gelbach and
+    Miller 2011); degrees of freedom are Satterthwaite's (1946). Prompts without a value for every
+    seed are left out. Raises ValueError with fewer than two seeds or prompts.
     """
     from scipy.stats import t
 
@@ -91,42 +83,34 @@ def crossed_interval(values: Any) -> Interval:
     values = values[:, ~np.isnan(values).any(axis=0)]
     seeds, prompts = values.shape
     if seeds < 2 or prompts < 2:
-        raise ValueError(
-            f"An interval over seeds needs two seeds and two prompts; got {seeds} and {prompts}."
-        )
+        raise ValueError(f"An interval needs two seeds and two prompts; got {seeds} and {prompts}.")
     mean = values.mean()
-    by_seed, by_prompt = values.mean(axis=1) - mean, values.mean(axis=0) - mean
-    rest = values - mean - by_seed[:, None] - by_prompt
-    free = np.array([seeds - 1, prompts - 1, (seeds - 1) * (prompts - 1)])
-    squares = (
-        np.array([prompts * (by_seed**2).sum(), seeds * (by_prompt**2).sum(), (rest**2).sum()])
-        / free
-    )
+    by_seed = values.mean(axis=1) - mean
+    by_prompt = values.mean(axis=0) - mean
+    residual = values - mean - by_seed[:, None] - by_prompt
+    degrees = np.array([seeds - 1, prompts - 1, (seeds - 1) * (prompts - 1)])
+    squares = [prompts * (by_seed**2).sum(), seeds * (by_prompt**2).sum(), (residual**2).sum()]
+    squares = np.array(squares) / degrees
     total = max(squares @ [1, 1, -1], squares[0], squares[1])
-    df = total**2 / (squares**2 / free).sum() if total else seeds - 1.0
+    df = total**2 / (squares**2 / degrees).sum() if total else seeds - 1.0
     half = t.ppf(0.975, df) * np.sqrt(total / values.size)
     return Interval(float(mean), float(mean - half), float(mean + half), prompts, float(df))
 
 
 def difference(a: Any, b: Any) -> Interval:
-    """Mean of a - b over the same prompts in the same order, with its 95% t interval (paired by prompt).
+    """Mean of a - b with its 95% t interval, paired by prompt.
 
-    Args:
-        a, b: (G,) one value a prompt, or (S, G) one row a seed, in the same order in both.
-
-    Raises:
-        ValueError: the shapes differ, or fewer than two prompts (or seeds) have both values.
+    a and b hold (G,) values, one per prompt, or (S, G), one row per seed, in the same order. Raises
+    ValueError if the shapes differ, or with fewer than two prompts (or seeds).
     """
     a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if a.shape != b.shape:
-        raise ValueError(
-            f"A paired difference needs the same prompts in both; got {a.shape} and {b.shape} values."
-        )
+        raise ValueError(f"A paired difference needs the same prompts; got {a.shape}, {b.shape}.")
     return crossed_interval(a - b) if a.ndim == 2 else mean_interval(a - b)
 
 
 def detectable(interval: Interval, power: float = 0.8) -> float:
-    """Smallest true difference that a comparison with this interval's spread would find with the given power.
+    """Smallest true difference that a comparison with this spread finds with the given power.
 
     (t_0.975 + t_power) standard errors, two-sided at 5%; in the unit of the values.
     """
@@ -140,11 +124,9 @@ def detectable(interval: Interval, power: float = 0.8) -> float:
 def bootstrap_interval(
     statistic: Callable[[np.ndarray], float], clusters: int, draws: int = 1000, seed: int = 0
 ) -> Interval:
-    """95% percentile interval of a statistic under resampling of whole clusters.
+    """A statistic with its 95% percentile interval when whole clusters are resampled.
 
-    Args:
-        statistic: takes (clusters,) drawn cluster numbers, with repetition, and gives one number.
-        clusters: how many clusters there are.
+    `statistic` maps (clusters,) drawn cluster numbers, with repetition, to one number.
     """
     rng = np.random.default_rng(seed)
     values = [statistic(rng.integers(0, clusters, clusters)) for _ in range(draws)]
@@ -158,36 +140,200 @@ def verdict(
     margin: float,
     quality: str = "quality not measured",
 ) -> dict[str, Any]:
-    """The course's rule for "did deviation do it?", for one diversity measure.
+    """The course's verdict on one measure of diversity: did the deviation weights raise it?
 
-    "Effect of deviation" needs all of: DDPO minus shuffled weights above 0, DDPO minus DPO at matched KL above 0
-    (both by their 95% intervals), and the share of usable stories not lower than either control's by more than
-    `margin` (by the lower end of the 95% interval). Anything else is "no effect shown".
+    "Effect of deviation" needs all of: DDPO minus shuffled weights above 0, DDPO minus DPO at
+    matched KL above 0 (by their 95% intervals), and a share of usable stories not lower than either
+    control's by more than `margin` (lower end of the 95% interval). Else "no effect shown".
 
     Args:
-        diversity, usable: one value a prompt, same order, for the keys "ddpo", "shuffled" and "dpo" (the DPO
-            checkpoint nearest in KL); or matrices (seeds, prompts), and the verdict is one over seeds and prompts.
-        margin: largest tolerated loss of usable stories, as a share.
-        quality: what may be said of quality, decided beforehand by the reward's own test.
+        diversity, usable: values per prompt, or (seeds, prompts), for "ddpo", "shuffled" and "dpo"
+            (the DPO checkpoint nearest in KL).
+        quality: what may be said about quality.
 
     Returns:
-        A dict: verdict (text), to_shuffled, to_dpo, usable_to_shuffled, usable_to_dpo (Intervals), detectable (the
-        larger of the two diversity differences that would have been found with a power of 0.8, taken alone; the
-        whole rule, which needs both and the usable stories, finds less).
+        verdict (text); to_shuffled, to_dpo, usable_to_shuffled, usable_to_dpo (Intervals);
+        detectable: the larger of the diversity differences found with a power of 0.8, each alone.
     """
-    to = {name: difference(diversity["ddpo"], diversity[name]) for name in ("shuffled", "dpo")}
-    kept = {name: difference(usable["ddpo"], usable[name]) for name in ("shuffled", "dpo")}
-    effect = all(d.above_zero for d in to.values()) and all(k.low > -margin for k in kept.values())
-    smallest = max(detectable(d) for d in to.values())
-    if effect:
+    controls = ("shuffled", "dpo")
+    gaps = {name: difference(diversity["ddpo"], diversity[name]) for name in controls}
+    kept = {name: difference(usable["ddpo"], usable[name]) for name in controls}
+    smallest = max(detectable(gap) for gap in gaps.values())
+    text = (
+        f"no effect shown (either difference alone: {smallest:.3f} would have been found "
+        "four times in five)"
+    )
+    if all(gaps[name].above_zero and kept[name].low > -margin for name in controls):
         text = f"effect of deviation; {quality}"
-    else:
-        text = f"no effect shown (either difference alone: {smallest:.3f} would have been found four times in five)"
     return {
         "verdict": text,
-        "to_shuffled": to["shuffled"],
-        "to_dpo": to["dpo"],
+        "to_shuffled": gaps["shuffled"],
+        "to_dpo": gaps["dpo"],
         "usable_to_shuffled": kept["shuffled"],
         "usable_to_dpo": kept["dpo"],
         "detectable": smallest,
+    }
+
+
+# -- shares ----------------------------------------------------------------------------------------
+
+
+def _exact_limits(hits: float, trials: float) -> tuple[float, float]:
+    """Clopper and Pearson's 95% limits of a share (1934); the counts need not be whole."""
+    from scipy.stats import beta
+
+    low = beta.ppf(0.025, hits, trials - hits + 1) if hits > 0 else 0.0
+    high = beta.ppf(0.975, hits + 1, trials - hits) if hits < trials else 1.0
+    return float(low), float(high)
+
+
+def share_interval(hits: Any, labels: Any) -> Interval:
+    """Share of hits among labels with a 95% interval that counts prompts, not labels.
+
+    The exact interval at the effective number of labels (Korn and Graubard, Survey Methodology 24,
+    1998): share (1 - share) over the variance clustered by prompt, reduced for that variance's few
+    degrees of freedom. It is at most the number of labels, and at least the number that labels
+    alike within each prompt would give (this project's bound), which is also taken where the share
+    is 0 or 1 and the variance says nothing.
+
+    hits and labels hold (G,) counts, one per prompt. Raises CourseError without any label.
+    """
+    from scipy.stats import t
+
+    hits, labels = np.asarray(hits, dtype=float), np.asarray(labels, dtype=float)
+    total, prompts = labels.sum(), int((labels > 0).sum())
+    if not total:
+        raise CourseError("A share needs at least one label: rate a comparison first.")
+    share = hits.sum() / total
+    alike = total**2 / (labels**2).sum()
+    effective = alike
+    if 0 < share < 1 and prompts > 1:
+        gaps = hits - share * labels
+        variance = prompts / (prompts - 1) * (gaps**2).sum() / total**2
+        allowance = (t.ppf(0.975, total - 1) / t.ppf(0.975, prompts - 1)) ** 2
+        with np.errstate(divide="ignore"):
+            effective = np.clip(share * (1 - share) / variance * allowance, alike, total)
+    return Interval(float(share), *_exact_limits(share * effective, effective), prompts)
+
+
+@dataclass(frozen=True)
+class SignTest:
+    """Items won, lost and tied; exact two-sided p without the ties, and with the ties split."""
+
+    wins: int
+    losses: int
+    ties: int
+    p: float
+    p_split: float
+
+    def __str__(self) -> str:
+        score = f"{self.wins} : {self.losses}, {self.ties} tied"
+        return f"{score}, p = {self.p:.2g} (ties split: {self.p_split:.2g})"
+
+
+def sign_test(wins: int, losses: int, ties: int = 0) -> SignTest:
+    """Exact two-sided binomial test of wins against losses; one count per independent item.
+
+    `p` drops the ties. `p_split` gives half of the ties to either side, an odd one to the side
+    behind, and is the more careful of the two.
+    """
+    from scipy.stats import binomtest
+
+    def p_value(a: int, b: int) -> float:
+        return float(binomtest(a, a + b).pvalue) if a + b else 1.0
+
+    behind, ahead = sorted((wins, losses))
+    split = p_value(behind + ties - ties // 2, ahead + ties // 2)
+    return SignTest(wins, losses, ties, p_value(wins, losses), split)
+
+
+def _check_rates(win: float, loss: float) -> None:
+    if not (win >= 0 and loss >= 0 and win + loss <= 1 + 1e-9):
+        raise CourseError(f"Win rates are shares that add up to 1 at most; got {win} and {loss}.")
+
+
+def _power_given_decided(n: int, win: float, loss: float) -> np.ndarray:
+    """(n + 1,) probability that the test finds p <= 0.05, given 0 to n decided items."""
+    from scipy.stats import binom
+
+    decided = np.arange(n + 1)
+    # the largest count of the smaller side with 2 P(X <= count) <= 0.05, or -1
+    bound = binom.ppf(0.025, decided, 0.5)
+    bound -= binom.cdf(bound, decided, 0.5) > 0.025
+    return sum(binom.cdf(bound, decided, rate / (win + loss)) for rate in (win, loss))
+
+
+def _power(n: int, given_decided: np.ndarray, decided_share: float) -> float:
+    from scipy.stats import binom
+
+    chances = binom.pmf(np.arange(n + 1), n, min(decided_share, 1.0))
+    return float(chances @ given_decided[: n + 1])
+
+
+def sign_power(n: int, win: float, loss: float) -> float:
+    """Exact probability that the two-sided sign test of n items, ties dropped, finds p <= 0.05.
+
+    win and loss are the true shares of items won and lost; the rest are ties.
+    """
+    _check_rates(win, loss)
+    if not win + loss:
+        return 0.0
+    return _power(n, _power_given_decided(n, win, loss), win + loss)
+
+
+def comparisons_needed(win: float, loss: float, power: float = 0.8) -> int:
+    """Smallest number of comparisons from which on `sign_power` stays at least `power`.
+
+    Raises CourseError where about 5,000 or more are needed.
+    """
+    from scipy.stats import norm
+
+    _check_rates(win, loss)
+    scale = (norm.ppf(0.975) + norm.ppf(power)) ** 2 * (win + loss)
+    if scale >= 5000 * (win - loss) ** 2:
+        raise CourseError(f"Telling {win} from {loss} needs about 5,000 comparisons or more.")
+    # The normal approximation, with room: the exact test needs a little more, and its power
+    # falls back here and there as n grows.
+    n = 40 + int(1.3 * scale / (win - loss) ** 2)
+    given_decided = _power_given_decided(n, win, loss)
+    while _power(n - 1, given_decided, win + loss) >= power:
+        n -= 1
+    return n
+
+
+def _score_limit(wins: float, losses: float, n: int, side: int) -> float:
+    """One end (side -1 or 1) of Tango's score interval of a difference of paired shares."""
+    from scipy.optimize import brentq
+    from scipy.stats import norm
+
+    z2 = norm.ppf(0.975) ** 2
+    estimate = (wins - losses) / n
+
+    def excess(gap: float) -> float:
+        b = (2 * n - wins + losses) * gap - wins - losses
+        c = -losses * gap * (1 - gap)
+        # the likeliest share of losses, given the gap
+        lost = (np.sqrt(max(b * b - 8 * n * c, 0.0)) - b) / (4 * n)
+        return (wins - losses - n * gap) ** 2 - z2 * n * max(2 * lost + gap * (1 - gap), 0.0)
+
+    if abs(estimate - side) < 1e-9:
+        return float(side)
+    # the excess is below 0 next to the estimate and above 0 at the far end
+    return float(brentq(excess, estimate + side * 1e-9, side))
+
+
+def what_rates_mean(win: float, loss: float, n: int) -> dict[str, Interval]:
+    """95% intervals that published win rates would have if they had been measured on n items.
+
+    "win" and "loss" are exact, "difference" (win - loss) is Tango's score interval (Statistics in
+    Medicine 17, 1998). Each item counts as one, whatever its number of labels.
+    """
+    _check_rates(win, loss)
+    if n < 1:
+        raise CourseError("Win rates need at least one item.")
+    low, high = (_score_limit(win * n, loss * n, n, side) for side in (-1, 1))
+    return {
+        "win": Interval(win, *_exact_limits(win * n, n), n),
+        "loss": Interval(loss, *_exact_limits(loss * n, n), n),
+        "difference": Interval(win - loss, low, high, n),
     }

@@ -1,88 +1,122 @@
-"""What is measured on stories: failure, relevance, diversity by prompt, and a reward that must earn its use.
+"""Usable stories: thresholds, the failures of each story, and tables by prompt and by source.
 
-Diversity pays for failure (random words are far from everything), so no diversity figure of this course stands
-without the share of usable stories beside it.
+Diversity rewards failure (random words are far from everything), so every diversity figure stands
+beside the share of usable stories.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..corpus.stories import decisions, load_prompts, load_stories
+from ..corpus.stories import load_prompts, load_stories
 from ..corpus.text import first_words, prompt_overlap, repeat_share, words
 from ..deviation import diversity
 from ..embeddings.encoders import load_encoder
+from ..settings import CourseError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["check_stories", "prompt_ranks", "prompt_table", "reward_pairs"]
+__all__ = [
+    "FAULTS",
+    "Thresholds",
+    "check_stories",
+    "course_prompts",
+    "prompt_ranks",
+    "prompt_table",
+    "rival_table",
+]
+
+FAULTS = ["short", "cut", "repeating", "off_topic", "implausible"]
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What counts as usable, and the margins of the verdicts; fixed before any sample is read."""
+
+    min_words: int
+    repeat_share: float  # largest share of 4-word sequences that occurred before in the story
+    on_topic_rank: int  # lowest rank of the story's own prompt in a pool of `on_topic_pool` prompts
+    logprob_quantile: float  # of the training stories' log-probs: the plausible range's lower end
+    usable_margin: float  # largest tolerated loss of usable stories, as a share
+    reward_bound: float  # share of unseen pairs that a reward must order rightly
+    quality_margin: float  # largest tolerated loss of reward, in standard deviations
+    on_topic_pool: int = 70
+
+    @classmethod
+    def read(cls, decisions: Mapping[str, Any]) -> Thresholds:
+        """The thresholds among the entries of data/decisions.json."""
+        names = [field.name for field in fields(cls) if field.name in decisions]
+        return cls(**{name: decisions[name] for name in names})
+
+    def logprob_range(self, logps: Sequence[float]) -> tuple[float, float]:
+        """Plausible mean log-probs of a token (nats), given those of the training stories."""
+        tail = self.logprob_quantile
+        low, high = np.quantile(logps, [tail, 1 - tail])
+        return float(low), float(high)
+
+
+def course_prompts() -> list[str]:
+    """The 70 prompts of the course: 30 with stories, then 40 without."""
+    return [*load_stories()["prompt"].unique(), *load_prompts()["prompt"]]
 
 
 def prompt_ranks(stories: np.ndarray, prompts: np.ndarray, own: Sequence[int]) -> np.ndarray:
-    """Rank of each story's own prompt among all prompts by cosine: 1 is the nearest.
+    """Rank of each story's own prompt among all prompts by cosine; 1 is the nearest.
 
     Args:
         stories: (N, d) unit rows. prompts: (P, d) unit rows. own: (N,) row of each story's prompt.
     """
-    closeness = stories @ prompts.T
-    return 1 + (closeness > closeness[np.arange(len(own)), own][:, None]).sum(axis=1)
-
-
-def all_prompts() -> pd.DataFrame:
-    """The 70 prompts of the course: 30 with stories, 40 without."""
-    import pandas as pd
-
-    bundled = load_stories().drop_duplicates("prompt_id")[["prompt_id", "prompt", "split"]]
-    return pd.concat([bundled, load_prompts()], ignore_index=True)
+    cosines = stories @ prompts.T
+    return 1 + (cosines > cosines[np.arange(len(own)), own][:, None]).sum(axis=1)
 
 
 def check_stories(
     stories: pd.DataFrame,
+    thresholds: Thresholds,
+    pool: Sequence[str],
     encoder: str = "minilm",
     logprob_range: tuple[float, float] | None = None,
-    pool: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """Failures of each story, by the thresholds of data/decisions.json.
+    """Failures of each story.
 
     Args:
-        stories: a frame with prompt and text, and where known `finished` (False: cut by the length limit) and
-            `logp` (mean log-prob a token under the SFT model, nats).
-        encoder: semantic encoder for the retrieval test.
-        logprob_range: lowest and highest `logp` that is still plausible; None leaves that check out.
-        pool: prompts among which a story must find its own; None: the course's 70, and it must be among the 20
-            nearest. In a pool of P prompts the bound is 1 + 19 (P - 1) / 69: as strict, since a random text passes as
-            often.
+        stories: prompt and text, and where known `finished` (False: cut by the length limit) and
+            `logp` (mean log-prob of a token under the SFT model, nats).
+        pool: prompts among which a story must find its own; the stories' prompts join it. The rank
+            allowed grows with the pool, so that a random text passes as often.
+        encoder: semantic encoder for that retrieval.
+        logprob_range: lowest and highest plausible `logp`; None leaves that check out.
 
     Returns:
-        A frame with the same index: short, cut, repeating, off_topic, implausible, usable (bool), rank (of the own
-        prompt in the pool), n_words, overlap (share of words taken from the prompt).
+        A frame with the same index: the FAULTS and usable (bool), rank (of the own prompt in the
+        pool), n_words, overlap (share of words taken from the prompt).
     """
     import pandas as pd
 
-    rules = decisions()
-    course = all_prompts()["prompt"]
-    prompts = list(dict.fromkeys([*(course if pool is None else pool), *stories["prompt"]]))
-    scale = 1.0 if pool is None else (len(prompts) - 1) / (len(course) - 1)
-    texts, place = stories["text"].tolist(), {p: i for i, p in enumerate(prompts)}
+    prompts = list(dict.fromkeys([*pool, *stories["prompt"]]))
+    row_of = {prompt: row for row, prompt in enumerate(prompts)}
+    own = [row_of[prompt] for prompt in stories["prompt"]]
+    texts = stories["text"].tolist()
     model = load_encoder(encoder)
+    pairs = zip(texts, stories["prompt"], strict=True)
     out = pd.DataFrame(index=stories.index)
     out["n_words"] = [len(words(text)) for text in texts]
-    out["overlap"] = [prompt_overlap(t, p) for t, p in zip(texts, stories["prompt"], strict=True)]
-    out["rank"] = prompt_ranks(
-        model.encode(texts), model.encode(prompts), [place[p] for p in stories["prompt"]]
-    )
-    out["short"] = out["n_words"] < rules["min_words"]
+    out["overlap"] = [prompt_overlap(text, prompt) for text, prompt in pairs]
+    out["rank"] = prompt_ranks(model.encode(texts), model.encode(prompts), own)
+    out["short"] = out["n_words"] < thresholds.min_words
     out["cut"] = ~stories["finished"].astype(bool) if "finished" in stories else False
-    out["repeating"] = [repeat_share(text) > rules["repeat_share"] for text in texts]
-    out["off_topic"] = out["rank"] - 1 > scale * (rules["on_topic_rank"] - 1)
+    out["repeating"] = [repeat_share(text) > thresholds.repeat_share for text in texts]
+    allowed = (thresholds.on_topic_rank - 1) * (len(prompts) - 1)
+    out["off_topic"] = (out["rank"] - 1) * (thresholds.on_topic_pool - 1) > allowed
     out["implausible"] = False
     if logprob_range is not None:
         out["implausible"] = ~stories["logp"].between(*logprob_range)
-    out["usable"] = ~out[["short", "cut", "repeating", "off_topic", "implausible"]].any(axis=1)
+    out["usable"] = ~out[FAULTS].any(axis=1)
     return out
 
 
@@ -92,126 +126,80 @@ def prompt_table(
     encoders: Mapping[str, str],
     cut_to: int | None = None,
 ) -> pd.DataFrame:
-    """One row a prompt: diversity by each encoder, over all stories and over usable ones, and what stands beside it.
+    """One row per prompt: diversity by each encoder, over all and over usable stories.
 
     Args:
-        stories: a frame with prompt_id and text.
+        stories: prompt_id and text.
         checks: of `check_stories` for the same rows.
-        encoders: measure name -> encoder name; column `name` is the diversity of all stories of the prompt, column
-            `name (usable)` that of its usable ones, NaN where fewer than two are.
-        cut_to: compare the first so many words only.
+        encoders: measure name -> encoder name.
+        cut_to: compare only the first so many words.
 
     Returns:
-        A frame indexed by prompt_id, sorted: the diversities (mean pairwise cosine distance), usable (share), words
-        (mean), top1 (share whose own prompt is the nearest of all), overlap (mean share).
+        A frame indexed by prompt_id, sorted: usable (share), words (mean), top1 (share whose own
+        prompt is the nearest), overlap (mean share), and for each measure the mean pairwise cosine
+        distance of all stories (`name`) and of usable ones (`name (usable)`; NaN below two).
     """
     groups = stories["prompt_id"].to_numpy()
-    texts = [first_words(t, cut_to) if cut_to else t for t in stories["text"]]
     means = checks.assign(prompt_id=groups, top1=checks["rank"] == 1).groupby("prompt_id")
-    table = (
-        means[["usable", "n_words", "top1", "overlap"]].mean().rename(columns={"n_words": "words"})
-    )
-    good = checks["usable"].to_numpy()
-    enough = np.isin(
-        groups,
-        [p for p, n in zip(*np.unique(groups[good], return_counts=True), strict=True) if n > 1],
-    )
+    table = means[["usable", "n_words", "top1", "overlap"]].mean()
+    table = table.rename(columns={"n_words": "words"})
+    usable = checks["usable"].to_numpy()
+    enough = table.index[means["usable"].sum() > 1]
+    keep = usable & np.isin(groups, enough)
+    texts = stories["text"].tolist()
+    if cut_to:
+        texts = [first_words(text, cut_to) for text in texts]
     for name, encoder in encoders.items():
         rows = load_encoder(encoder).encode(texts)
         table[name] = diversity(rows, groups)
-        keep = good & enough
         table[f"{name} (usable)"] = np.nan
         if keep.any():
-            table.loc[np.unique(groups[keep]), f"{name} (usable)"] = diversity(
-                rows[keep], groups[keep]
-            )
+            table.loc[enough, f"{name} (usable)"] = diversity(rows[keep], groups[keep])
     return table
 
 
-def reward_splits(
-    stories: pd.DataFrame, prompt_parts: int = 6, writer_parts: int = 4, seed: int = 0
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Held-out prompts crossed with held-out writers, for rewards that are to be compared on the same splits.
-
-    A reward of a split is fitted on the stories that have neither a held-out prompt nor a held-out writer. On the
-    held-out prompts, the held-out writers' stories are unseen twice; the other writers' have a writer it knows.
-
-    Args:
-        stories: a frame with prompt_id and writer.
-        prompt_parts, writer_parts: into how many parts prompts and writers are dealt at random; 0 writer parts hold
-            no writer out.
-        seed: of the dealing.
-
-    Returns:
-        prompt_parts * max(1, writer_parts) pairs of (N,) masks: story of a held-out prompt, of a held-out writer.
-    """
-    rng = np.random.default_rng(seed)
-    prompts, writers = stories["prompt_id"].to_numpy(), stories["writer"].to_numpy()
-    dealt = (
-        np.array_split(rng.permutation(np.unique(writers)), writer_parts) if writer_parts else [[]]
-    )
-    return [
-        (np.isin(prompts, prompt_part), np.isin(writers, writer_part))
-        for prompt_part in np.array_split(rng.permutation(np.unique(prompts)), prompt_parts)
-        for writer_part in dealt
-    ]
-
-
-def ordered_pairs(stories: pd.DataFrame, guess: np.ndarray) -> pd.DataFrame:
-    """Every pair of stories of one prompt whose scores differ, and whether a reward orders it rightly.
-
-    Args:
-        stories: a frame with prompt_id and score. guess: (N,) the reward's scores.
-
-    Returns:
-        One row a pair: prompt_id, margin (the reward of the better story minus that of the other), right (bool).
-    """
-    import pandas as pd
-
-    score, guess = stories["score"].to_numpy(), np.asarray(guess)
-    prompts, margins = [], []
-    for prompt, place in stories.groupby("prompt_id", sort=False).indices.items():
-        a, b = (place[side] for side in np.triu_indices(len(place), 1))
-        a, b = a[score[a] != score[b]], b[score[a] != score[b]]
-        prompts += [prompt] * len(a)
-        margins.append((guess[a] - guess[b]) * np.sign(score[a] - score[b]))
-    margin = np.concatenate([*margins, np.zeros(0)])
-    # a reward that cannot tell the two apart did not order them
-    return pd.DataFrame({"prompt_id": prompts, "margin": margin, "right": margin > 0})
-
-
-def reward_pairs(
-    stories: pd.DataFrame,
-    features: np.ndarray,
-    unseen_writers: bool,
-    alpha: float = 1.0,
-    seed: int = 0,
+def rival_table(
+    samples: pd.DataFrame,
+    thresholds: Thresholds,
+    pool: Sequence[str],
+    encoders: Mapping[str, str],
+    logprob_range: tuple[float, float] | None = None,
 ) -> pd.DataFrame:
-    """Does a ridge reward order pairs of stories rightly where it saw neither prompt nor (if asked) writer?
-
-    Prompts are split in 6 parts; with `unseen_writers` writers are split in 4 as well. The reward is fitted on the
-    stories outside the held-out part and asked about pairs of one held-out prompt (and two held-out writers).
+    """One row per source: diversity, failures, and tokens paid per usable story.
 
     Args:
-        stories: judged stories with prompt_id, writer and score (the judges' mean, 1 to 10).
-        features: (N, d) rows for the same stories.
-        unseen_writers: whether writers are held out together with the prompts.
-        alpha: ridge penalty. seed: of the splits.
+        samples: stories of any number of sources, of `read_samples`; two per prompt and source.
 
     Returns:
-        One row a pair with different scores, as in `ordered_pairs`.
+        A frame indexed by source: stories; means over prompts of each measure's columns in
+        `prompt_table`; shares usable, FAULTS and unreadable (of verbalised answers); calls; prompt
+        and completion tokens per usable story (inf without one, NaN if not recorded).
     """
     import pandas as pd
-    from sklearn.linear_model import Ridge
 
-    score, frames = stories["score"].to_numpy(), []
-    for in_prompt, in_writer in reward_splits(
-        stories, writer_parts=4 if unseen_writers else 0, seed=seed
-    ):
-        train, held = ~in_prompt & ~in_writer, in_prompt & (in_writer | (not unseen_writers))
-        if train.any() and held.any():  # few prompts or writers leave parts empty
-            model = Ridge(alpha=alpha).fit(features[train], score[train])
-            frames.append(ordered_pairs(stories[held], model.predict(features[held])))
-    return (
-        pd.concat(frames, ignore_index=True) if frames else ordered_pairs(stories[:0], np.zeros(0))
-    )
+    sizes = samples.groupby(["source", "prompt_id"]).size()
+    if not len(samples) or sizes.min() < 2:
+        raise CourseError("Diversity needs two stories of each source per prompt: sample more.")
+    checks = check_stories(samples, thresholds, pool, logprob_range=logprob_range)
+    known = samples.reindex(columns=["calls", "prompt_tokens", "completion_tokens", "tokens"])
+    # samples of `sample_stories` record the tokens of a story alone
+    known["completion_tokens"] = known["completion_tokens"].fillna(known["tokens"])
+    unreadable = samples["unreadable"] if "unreadable" in samples else pd.Series(0, samples.index)
+    unreadable = unreadable.fillna(False).astype(bool)
+    measures = [column for name in encoders for column in (name, f"{name} (usable)")]
+    rows = {}
+    for source, frame in samples.groupby("source", sort=False):
+        own, paid = checks.loc[frame.index], known.loc[frame.index]
+        row = {
+            "stories": len(frame),
+            **prompt_table(frame, own, encoders)[measures].mean(),
+            **own[["usable", *FAULTS]].mean(),
+            "unreadable": unreadable[frame.index].mean(),
+            "calls": int(paid["calls"].fillna(1).sum()),
+        }
+        usable = int(own["usable"].sum())
+        for name in ("prompt", "completion"):
+            total = float(paid[f"{name}_tokens"].sum(min_count=len(frame)))
+            row[f"{name} tokens per usable"] = total / usable if usable else float("inf")
+        rows[source] = row
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("source")

@@ -13,8 +13,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..evaluation.rates import SignTest, share_interval, sign_test
-from ..evaluation.statistics import Interval, bootstrap_interval
+from ..evaluation.statistics import (
+    Interval,
+    SignTest,
+    bootstrap_interval,
+    share_interval,
+    sign_test,
+)
 from ..settings import CourseError
 from .comparisons import QUESTIONS, UNDECIDED
 from .ratings import read_study

@@ -1,11 +1,11 @@
-"""The reward's scale, and what the model reads: tags, cut stories, LoRA and a head of zeros."""
+"""The reward's scale, its input, its training on a tiny Llama, and its scores."""
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ import torch
 from reward_fixtures import corpus
 
 from ddpo_utils import CourseError, Profile, get_profile
+from ddpo_utils.evaluation import reward
 from ddpo_utils.evaluation.reward import (
     Target,
     compress,
@@ -21,135 +22,205 @@ from ddpo_utils.evaluation.reward import (
     reward_inputs,
     score_stories,
     tokenize,
+    train_reward,
 )
-from ddpo_utils.evaluation.reward_training import train_reward
 
 pytest_plugins = ["reward_fixtures"]
+VOTES = Target.fit(corpus()["score"], 100)
 
 
-# -- the scale ---------------------------------------------------------------------------------------------------
+def scores_of(profile: Profile, folder: Path, stories: pd.DataFrame, batch: int = 5) -> np.ndarray:
+    return score_stories(
+        replace(profile, sample_batch=batch), *load_reward(profile, folder), stories
+    )
 
 
-def test_compression_is_the_paper_s_from_zero_up():
+# -- the scale -------------------------------------------------------------------------------------
+
+
+def test_compression_is_the_papers_from_zero_up_and_odd():
     for votes in (0, 1, 2, 7.5, 40, 12345):
         by_hand = float(votes)
         for _ in range(100):
             by_hand = math.log1p(by_hand)
         assert compress(votes) == pytest.approx(by_hand, rel=1e-14)
+    values = compress(np.arange(-3000, 3001))
+    assert np.isfinite(values).all() and (np.diff(values) > 0).all()
+    assert (values == -values[::-1]).all()
     assert compress([4.0, -2.5], times=0).tolist() == [4.0, -2.5]
 
 
-def test_compression_never_falls_and_knows_negative_votes():
-    values = compress(np.arange(-3000, 3001))
-    assert np.isfinite(values).all() and (np.diff(values) > 0).all()
-    assert np.isfinite(compress([-1.0, -3.0, -1e9, 1e9])).all()
-    assert compress(-3) == -compress(3) and compress(0) == 0
-
-
-@pytest.mark.parametrize(
-    "scores", [[-3, 0, 1, 1, 50, 4000], [1, 2], [-9, -1, -1], [2.5, 7.0, 10.0]]
-)
+@pytest.mark.parametrize("scores", [[-3, 0, 1, 1, 50, 4000], [1, 2], [2.5, 7.0, 10.0]])
 @pytest.mark.parametrize("times", [0, 100])
-def test_scores_are_stretched_between_minus_one_and_one_in_their_order(
-    scores: list[float], times: int
-):
-    values = Target.fit(scores, times)(scores)
+def test_scores_are_stretched_between_minus_one_and_one_in_their_order(scores, times):
+    target = Target.fit(scores, times)
+    values = target(scores)
     assert values.min() == -1 and values.max() == 1
-    for a, x in zip(scores, values, strict=True):
-        for b, y in zip(scores, values, strict=True):
-            assert np.sign(a - b) == np.sign(x - y)  # ties stay ties
-
-
-def test_bounded_scores_are_only_stretched_and_constants_give_the_scale_back():
-    target = Target.fit([1.0, 5.5, 10.0], times=0)
-    assert target([1.0, 5.5, 10.0]).tolist() == pytest.approx([-1, 0, 1])
-    again = Target(**json.loads(json.dumps(asdict(Target.fit([-3, 2, 900])))))
-    assert again([-3, 0, 2]).tolist() == Target.fit([-3, 2, 900])([-3, 0, 2]).tolist()
+    assert (np.diff(values) > 0).tolist() == (np.diff(scores) > 0).tolist()  # ties stay ties
+    assert Target(**asdict(target))(scores).tolist() == values.tolist()
 
 
 def test_a_single_value_is_no_scale_and_missing_scores_are_refused():
     assert Target.fit([4, 4, 4])([4, 9, -3]).tolist() == [0, 0, 0]
+    assert Target.fit([1.0, 5.5, 10.0], times=0)([1.0, 5.5]).tolist() == [-1, 0]
     for scores in ([], [1, math.nan], [math.inf, 1]):
-        with pytest.raises(CourseError, match="finite score"):
+        with pytest.raises(CourseError):
             Target.fit(scores)
 
 
-# -- what it reads -----------------------------------------------------------------------------------------------
+# -- what it reads ---------------------------------------------------------------------------------
 
 
 def test_too_long_a_story_loses_its_end_and_not_the_closing_tag(tiny):
-    tokenizer = tiny[1]
     stories = pd.DataFrame({"prompt": ["The sea."] * 2, "text": ["Short 🙂.", "light " * 200]})
     texts = reward_inputs(stories)
     assert texts[0] == "<prompt>The sea.</prompt><response>Short 🙂.</response>"
-    with pytest.warns(UserWarning, match="reads 90 tokens: 1 of 2"):
-        short, long = tokenize(tokenizer, texts, 90)
-    assert tokenizer.decode(short) == texts[0] and len(long) == 90
-    assert tokenizer.decode(long).startswith("<prompt>The sea.</prompt><response>light light")
-    assert tokenizer.decode(long).endswith("</response>")
+    with pytest.warns(UserWarning, match="90 tokens: 1 of 2"):
+        short, long = tokenize(tiny[1], texts, 90)
+    assert tiny[1].decode(short) == texts[0] and len(long) == 90
+    assert tiny[1].decode(long).startswith("<prompt>The sea.</prompt><response>light light")
+    assert tiny[1].decode(long).endswith("</response>")
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_fresh_reward_is_lora_and_a_head_of_zeros_in_float32(tiny_profile: Profile, dtype: str):
-    model, tokenizer = load_reward(get_profile("laptop", reward=tiny_profile.reward, dtype=dtype))
+@pytest.mark.parametrize(("name", "dtype"), [("laptop", "bfloat16"), ("8b", "float32")])
+def test_a_fresh_reward_is_lora_and_a_head_of_zeros_in_float32(tiny_profile, name, dtype):
+    model, tokenizer = load_reward(get_profile(name, reward=tiny_profile.reward, dtype=dtype))
     lora = model.peft_config["default"]
     assert (lora.r, lora.lora_alpha) == (16, 32)
-    trained = [name for name, p in model.named_parameters() if p.requires_grad]
-    assert trained and all("lora_" in name or "score" in name for name in trained)
-    heads = [
-        p
-        for name, p in model.named_parameters()
-        if name.endswith("score.modules_to_save.default.weight")
-    ]
-    assert len(heads) == 1 and heads[0].dtype == torch.float32 and not heads[0].any()
-    out = model(
-        **tokenizer(["The light.", "The sea answers."], return_tensors="pt", padding=True)
-    ).logits
-    assert out.tolist() == [[0], [0]] and out.dtype == torch.float32
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    assert all("lora_" in n or "score" in n for n in trained)
+    (head,) = (p for n, p in trained.items() if "score" in n)
+    assert head.dtype == torch.float32 and not head.any()
+    targets = {n.split(".lora_A")[0].rsplit(".", 1)[1] for n in trained if "lora_A" in n}
+    assert (targets == {"q_proj", "v_proj"}) == (name == "8b")  # the profile's
+    batch = tokenizer(["The light.", "The sea answers."], return_tensors="pt", padding=True)
+    assert model(**batch).logits.tolist() == [[0], [0]]
 
 
-def test_the_targets_of_lora_are_the_profile_s(tiny_profile: Profile):
-    model, _ = load_reward(get_profile("8b", reward=tiny_profile.reward, dtype="float32"))
-    assert {
-        name.split(".lora_A")[0].rsplit(".", 1)[1]
-        for name, _ in model.named_parameters()
-        if "lora_A" in name
-    } == {
-        "q_proj",
-        "v_proj",
-    }
-
-
-def test_gemma_2_the_paper_s_backbone_can_be_one(tiny, tiny_profile: Profile, tmp_path: Path):
+def test_gemma_2_the_papers_backbone_can_be_one(tiny, tmp_path):
     """Its attention caps scores, which sdpa cannot."""
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
     size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "head_dim": 8}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
-    config = Gemma2Config(
-        vocab_size=len(tiny[1]), bos_token_id=1, eos_token_id=2, pad_token_id=0, **size, **heads
-    )
+    ids = {"vocab_size": len(tiny[1]), "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    config = Gemma2Config(**size, **ids, num_attention_heads=2, num_key_value_heads=1)
     Gemma2ForCausalLM(config).save_pretrained(tmp_path / "gemma")
     tiny[1].save_pretrained(tmp_path / "gemma")
-    small = {
-        "sft_steps": 2,
-        "sft_learning_rate": 1e-2,
-        "sft_warmup_steps": 0,
-        "dtype": "bfloat16",
-        "max_length": 96,
-    }
-    profile = get_profile("8b", reward=str(tmp_path / "gemma"), **small)
-    record = train_reward(profile, corpus(2, 3), tmp_path / "r")
+    schedule = {"sft_steps": 2, "sft_learning_rate": 1e-2, "sft_warmup_steps": 0}
+    profile = get_profile(
+        "8b", reward=str(tmp_path / "gemma"), dtype="bfloat16", max_length=96, **schedule
+    )
+    record = train_reward(profile, corpus(2, 3), tmp_path / "r", VOTES)
     assert record["steps"] == 2 and record["backbone"] == "gemma"
-    assert np.ptp(score_stories(profile, tmp_path / "r", corpus(2, 3))) > 0
+    assert np.ptp(scores_of(profile, tmp_path / "r", corpus(2, 3))) > 0
 
 
-def test_what_cannot_be_loaded_is_said_in_a_sentence(tiny_profile: Profile, tmp_path: Path):
+def test_what_cannot_be_loaded_is_named(tiny_profile, tmp_path):
     with pytest.raises(CourseError, match="no-such-model"):
-        load_reward(get_profile("laptop", reward=str(tmp_path / "no-such-model")))
-    for call in (
-        lambda: load_reward(tiny_profile, tmp_path),
-        lambda: score_stories(tiny_profile, tmp_path, corpus()),
-    ):
-        with pytest.raises(CourseError, match="ddpo_utils reward"):
-            call()
+        load_reward(replace(tiny_profile, reward=str(tmp_path / "no-such-model")))
+    with pytest.raises(CourseError, match=str(tmp_path)):
+        load_reward(tiny_profile, tmp_path)
+
+
+# -- training and scores ---------------------------------------------------------------------------
+
+
+def test_regression_learns_the_scores_on_the_targets_scale(tiny_profile, tmp_path):
+    stories, target = corpus(), Target.fit(corpus()["score"], 0)
+    profile = replace(tiny_profile, sft_steps=40, sft_batch_size=24)
+    record = train_reward(profile, stories, tmp_path / "r", target)
+    first, truth = record["log"][0]["loss"], target(stories["score"])
+    assert first == pytest.approx(np.abs(truth).mean(), rel=1e-5)  # every story starts at 0
+    assert record["log"][-1]["loss"] < 0.5 * first and record["steps"] == 40
+    assert Target(**record["target"]) == target
+    scores = scores_of(profile, tmp_path / "r", stories)
+    assert np.corrcoef(scores, stories["score"])[0, 1] > 0.8
+    assert np.abs(scores - truth).mean() < 0.7 * first
+    mixed = stories.sample(frac=1, random_state=0)  # scores depend on the story alone
+    again = pd.Series(scores_of(profile, tmp_path / "r", mixed, 7), index=mixed.index)
+    assert again.sort_index().to_numpy() == pytest.approx(scores, abs=1e-5)
+
+
+def test_plain_peft_loads_the_adapter_and_it_names_no_folder_of_this_machine(
+    tiny_profile, tmp_path
+):
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification
+
+    stories, folder, source = corpus(), tmp_path / "r", tiny_profile.reward
+    train_reward(tiny_profile, stories, folder, VOTES)
+    texts = [path.read_text() for path in folder.iterdir() if path.suffix in (".json", ".md")]
+    assert len(texts) >= 3 and not any(str(Path(source).parent) in text for text in texts)
+    base = AutoModelForSequenceClassification.from_pretrained(
+        source, num_labels=1, dtype=torch.float32
+    )
+    base.config.pad_token_id = 0
+    model = PeftModel.from_pretrained(base, str(folder)).eval()
+    tokenizer = load_reward(tiny_profile, folder)[1]
+    with torch.no_grad():
+        batch = tokenizer(reward_inputs(stories), return_tensors="pt", padding=True)
+        plain = model(**batch).logits[:, 0].numpy()
+    assert np.abs(plain).max() > 0.01
+    assert scores_of(tiny_profile, folder, stories) == pytest.approx(plain, abs=1e-4)
+
+
+class Killed(Exception):
+    pass
+
+
+def kill_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import TrainerCallback
+
+    class Kill(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == step:
+                raise Killed
+
+    make = reward._trainer
+
+    def with_kill(*args: Any) -> Any:
+        trainer = make(*args)
+        trainer.add_callback(Kill())
+        return trainer
+
+    monkeypatch.setattr(reward, "_trainer", with_kill)
+
+
+def test_a_killed_training_goes_on_to_the_same_scores(tiny_profile, tmp_path, monkeypatch):
+    stories = corpus()
+    whole = train_reward(tiny_profile, stories, tmp_path / "whole", VOTES)
+    with monkeypatch.context() as patch:
+        kill_after(8, patch)
+        with pytest.raises(Killed):
+            train_reward(tiny_profile, stories, tmp_path / "killed", VOTES)
+    assert not (tmp_path / "killed" / "reward.json").exists()
+    with monkeypatch.context() as patch:
+        kill_after(5, patch)  # a step that is not done again
+        resumed = train_reward(tiny_profile, stories, tmp_path / "killed", VOTES)
+    assert resumed["log"][-1]["loss"] == pytest.approx(whole["log"][-1]["loss"], rel=1e-4)
+    a, b = (scores_of(tiny_profile, tmp_path / name, stories) for name in ("whole", "killed"))
+    assert a == pytest.approx(b, abs=1e-4) and np.ptp(a) > 0.01
+
+
+def test_a_finished_training_is_kept_and_another_one_replaces_it(
+    tiny_profile, tmp_path, monkeypatch
+):
+    stories, profile = corpus(2, 3), replace(tiny_profile, sft_steps=1)
+    first = train_reward(profile, stories, tmp_path, VOTES)
+    with monkeypatch.context() as patch:
+        patch.setattr(reward, "_trainer", None)  # fails if it is called
+        assert train_reward(replace(profile, samples=9), stories, tmp_path, VOTES) == first
+        with pytest.raises(TypeError):
+            train_reward(replace(profile, max_length=64), stories, tmp_path, VOTES)
+    other = stories.assign(score=stories["score"][::-1].to_numpy())
+    assert train_reward(profile, other, tmp_path, VOTES)["run"] != first["run"]
+
+
+def test_a_reward_that_gives_no_numbers_is_refused(tiny_profile):
+    model, tokenizer = load_reward(tiny_profile)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "score" in name:
+                parameter.fill_(math.nan)
+    with pytest.raises(CourseError):
+        score_stories(tiny_profile, model, tokenizer, corpus())

@@ -5,17 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ddpo_utils.corpus.stories import decisions
+from ddpo_utils.evaluation.usability import Thresholds, course_prompts
+
+THRESHOLDS = Thresholds.read(decisions())
+POOL = course_prompts()
 ARMS = ("sft", "dpo", "shuffled", "ddpo-sem", "ddpo")
 
 
 def samples_of(folder: Path, row: str) -> Path:
-    found = [
-        p
-        for p in folder.glob(f"{row}-*.jsonl")
-        if p.name.count(".") == 1 and len(p.stem) == len(row) + 11
-    ]
-    assert len(found) == 1
-    return found[0]
+    """The file of a row's samples."""
+    (found,) = (p for p in folder.glob(f"{row}-*.jsonl") if len(p.stem) == len(row) + 11)
+    return found
 
 
 def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
@@ -24,4 +25,6 @@ def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in folder.glob("*.jsonl")}
+    """Samples and scores by file name."""
+    files = [*folder.glob("*.jsonl"), *folder.glob("*.logp.json"), *folder.glob("*.kl.json")]
+    return {path.name: path.read_bytes() for path in files}

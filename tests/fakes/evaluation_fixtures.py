@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from awkward_posts import small_posts
-from evaluated import ARMS
+from evaluated import ARMS, THRESHOLDS
 
 from ddpo_utils import Profile, get_profile
 from ddpo_utils.corpus.writing_prompts import stories_of
@@ -78,7 +78,7 @@ def run(
     folder = tmp_path_factory.mktemp("evaluation")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DDPO_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-        return evaluate(profile, find_adapters(adapters), folder, stories), folder
+        return evaluate(profile, find_adapters(adapters), folder, stories, THRESHOLDS), folder
 
 
 @pytest.fixture

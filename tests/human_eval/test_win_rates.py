@@ -11,7 +11,7 @@ import pytest
 from study import BUILT, ITEMS, KEY, ONE, SYSTEMS, TWO, rate, write_model
 
 from ddpo_utils.cli import main
-from ddpo_utils.evaluation.rates import share_interval
+from ddpo_utils.evaluation.statistics import share_interval
 from ddpo_utils.human_eval import win_rates as module
 from ddpo_utils.human_eval.comparisons import (
     UNDECIDED,

@@ -14,12 +14,13 @@ import recorded_runs
 import rivals
 import style
 import worlds
+from evaluated import POOL, THRESHOLDS
 
 from ddpo_utils.corpus.stories import load_prompts
 from ddpo_utils.course import recorded
 from ddpo_utils.course.recorded import load_world, rules
-from ddpo_utils.evaluation.rivals import rival_table
 from ddpo_utils.evaluation.statistics import Interval
+from ddpo_utils.evaluation.usability import rival_table
 from ddpo_utils.models.prompting import request
 from ddpo_utils.models.sampling import read_samples, sample_stories
 from ddpo_utils.settings import CourseError, data_dir, get_profile
@@ -96,7 +97,8 @@ def test_rivals_are_recorded_and_read_beside_the_adapters(
     assert str(tmp_path) not in str(facts)
     assert {*asked, "start", "sft", "dpo", "ddpo"} <= set(stories["source"])
     assert stories["prompt"].notna().all()
-    table = rival_table(stories[stories["source"].isin(asked)], {"semantic": "wordllama"})
+    stories = stories[stories["source"].isin(asked)]
+    table = rival_table(stories, THRESHOLDS, POOL, {"semantic": "wordllama"})
     assert table.loc["asked", "calls"] == 12
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
+from evaluated import POOL, THRESHOLDS
 from flaky_proxy import FlakyProxy
 from serve_fixtures import MODEL, kill_and_repeat, nowhere, received
 
 from ddpo_utils.corpus.stories import load_prompts
-from ddpo_utils.evaluation.rivals import rival_table
+from ddpo_utils.evaluation.usability import rival_table
 from ddpo_utils.models.endpoint import Decoding, Endpoint, sample_endpoint
 from ddpo_utils.models.sampling import read_samples
 
@@ -56,7 +57,7 @@ def test_every_condition_gives_a_row_of_the_rivals_table(server, tmp_path):
         sample_endpoint(
             PROMPTS[:2], paths[-1], endpoint, condition, 2, SHORT, condition, progress=False
         )
-    table = rival_table(read_samples(paths))
+    table = rival_table(read_samples(paths), THRESHOLDS, POOL, {"semantic": "minilm"})
     assert isinstance(table, pd.DataFrame)
     assert table.index.tolist() == ["plain", "iterative", "verbalised"]
     assert (table["stories"] == 4).all() and table["calls"].tolist() == [4, 4, 2]

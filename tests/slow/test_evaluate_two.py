@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from evaluated import contents, same
+from evaluated import THRESHOLDS, contents, same
 
 from ddpo_utils import Profile
 from ddpo_utils.evaluation.evaluate import evaluate_adapters
@@ -50,36 +50,28 @@ def test_two_processes_killed_and_begun_again_say_what_one_says(
     profile = replace(profile, max_new_tokens=120, sample_batch=3)  # five batches a row
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    one, right = evaluate_adapters(profile, adapters, tmp_path / "one"), contents(tmp_path / "one")
-    folder = tmp_path / "two"
+    one = evaluate_adapters(profile, THRESHOLDS, adapters, tmp_path / "one")
+    right, folder = contents(tmp_path / "one"), tmp_path / "two"
     line = command(profile, adapters, folder, 2)
     run = psutil.Popen(line, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while run.poll() is None and not any(samples(folder, row) for row in ("dpo", "shuffled")):
         time.sleep(0.02)
-    processes = [
-        run,
-        *run.children(recursive=True),
-    ]  # torch's launcher gives each worker a group of its own
+    # torch's launcher gives each worker a process group
+    processes = [run, *run.children(recursive=True)]
     for each in processes:
         each.kill()
     psutil.wait_procs(processes)
     assert not (folder / "results.json").exists()
-    whole = {
-        path: path.stat().st_mtime_ns
-        for path in samples(folder, "*")
-        if path.read_bytes() == right.get(path.name)
-    }
+    whole = {}
+    for path in samples(folder, "*"):
+        if path.read_bytes() == right.get(path.name):
+            whole[path] = path.stat().st_mtime_ns
     assert whole
     again = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr[-3000:]
     assert again.stdout.count("5 prompts by 3 samples") == 1  # one process prints
     assert same(json.loads((folder / "results.json").read_text()), one)
-    assert contents(folder) == right and {p.suffix for p in folder.iterdir()} <= {
-        ".json",
-        ".jsonl",
-        ".csv",
-        ".md",
-    }
-    assert all(
-        path.stat().st_mtime_ns == before for path, before in whole.items()
-    )  # nothing was sampled twice
+    assert contents(folder) == right
+    assert {p.suffix for p in folder.iterdir()} <= {".json", ".jsonl", ".csv", ".md"}
+    # nothing was sampled twice
+    assert all(path.stat().st_mtime_ns == before for path, before in whole.items())

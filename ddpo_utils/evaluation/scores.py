@@ -1,0 +1,126 @@
+"""Scores of sampled stories, stored as they come: log-probs under SFT, KLs from SFT, rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..models.policy import load_policy, public_name
+from ..models.scoring import mean_logps, token_kl
+from ..settings import Profile, progress_bar
+from ..storage.files import read_json, short_digest, write_json
+from ..training.runs import adapter_digest, process
+from .reward import Target, load_reward, public_backbone, score_stories
+from .reward_trial import FINAL, load_trial
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+__all__ = ["compare_with_sft", "model_key", "score_rewards"]
+
+PIECE = 32  # stories whose scores are stored at a time
+
+
+def model_key(profile: Profile) -> list[Any]:
+    """What tells models of two profiles apart, adapters aside."""
+    return [public_name(profile), profile.tokenizer, profile.quantize, profile.dtype]
+
+
+def _scores_path(folder: Path, row: str, stories: pd.DataFrame, *key: Any) -> Path:
+    """Where the scores of these stories are stored, without the suffix that names the score."""
+    content = stories["prompt"].tolist(), stories["text"].tolist()
+    return folder / f"{row}-{short_digest(*key, *content)}"
+
+
+def _score(
+    path: Path,
+    stories: pd.DataFrame,
+    load: Callable[[], tuple[Any, Any]],
+    score: Callable[[Any, Any, pd.DataFrame], np.ndarray],
+) -> list[float]:
+    """Scores of the stories, stored in `path` piece by piece; a killed run goes on after the last.
+
+    Args:
+        load: loads model and tokenizer; called only if a score is missing.
+        score: (model, tokenizer, stories) -> (N,) scores.
+    """
+    values = read_json(path) if path.is_file() else []
+    starts = range(len(values), len(stories), PIECE)
+    shown = len(starts) >= 4 and process().is_main_process
+    name = path.name.partition("-")[0]
+    for start in progress_bar(starts, shown=shown, desc=name, leave=False):
+        part = stories.iloc[start : start + PIECE]
+        values += [round(float(value), 4) for value in score(*load(), part)]
+        write_json(path, values, indent=None)
+    return values
+
+
+def compare_with_sft(
+    profile: Profile,
+    adapters: Mapping[str, Path | None],
+    frames: Mapping[str, pd.DataFrame],
+    folder: Path,
+) -> tuple[dict[str, list[float]], dict[str, dict[Any, float]]]:
+    """Each row's log-probs under SFT, and each arm's KLs from SFT; a process scores some rows.
+
+    Returns:
+        row -> mean log-prob of a token of each story (nats); arm -> prompt_id -> KL(arm || SFT)
+        along its first sample of the prompt (nats a story).
+    """
+    sft = adapters["sft"]
+    arms = [row for row in frames if adapters.get(row) is not None and row != "sft"]
+    first = {row: frames[row][frames[row]["sample"] == 0] for row in arms}
+    logp_paths, kl_paths = {}, {}
+    for row, frame in frames.items():
+        digests = adapter_digest(sft), adapter_digest(adapters.get(row))
+        path = _scores_path(folder, row, frame, *model_key(profile), *digests)
+        logp_paths[row], kl_paths[row] = Path(f"{path}.logp.json"), Path(f"{path}.kl.json")
+
+    def load_pair(row: str) -> tuple[Any, Any]:
+        model, tokenizer = load_policy(profile, adapters[row])
+        model.load_adapter(str(sft), adapter_name="ref")
+        return model, tokenizer
+
+    load_sft = cache(partial(load_policy, profile, sft))
+    share = slice(process().process_index, None, process().num_processes)
+    for row in list(frames)[share]:
+        _score(logp_paths[row], frames[row], load_sft, mean_logps)
+    load_sft.cache_clear()
+    for row in arms[share]:
+        _score(kl_paths[row], first[row], cache(partial(load_pair, row)), token_kl)
+    process().wait_for_everyone()  # now all scores exist
+    logp = {row: read_json(path) for row, path in logp_paths.items()}
+    kl = {row: read_json(kl_paths[row]) for row in arms}
+    by_prompt = {row: dict(zip(first[row]["prompt_id"], kl[row], strict=True)) for row in arms}
+    return logp, by_prompt
+
+
+def score_rewards(
+    profile: Profile, frames: Mapping[str, pd.DataFrame], folder: Path, reward: Path | None
+) -> tuple[dict[str, Any], str]:
+    """A reward for each row's stories (none if it did not pass), and what is said of quality."""
+    if reward is None:
+        return {}, "quality not measured: no reward was given"
+    trial, backbone = load_trial(reward), public_backbone(profile)
+    if trial["backbone"] != backbone:
+        other = f"the reward's trial is of {trial['backbone']}, another backbone"
+        return {}, f"quality not measured: {other}"
+    accuracy, bound = trial["accuracy"]["regression"], trial["bound"]
+    share = accuracy["unseen prompts and writers"] or accuracy["unseen prompts"]
+    grounds = f"it orders {share} of unseen pairs rightly, and the lower end must reach {bound}"
+    if share.low < bound:
+        return {}, f"quality not measured: the reward did not pass its trial ({grounds})"
+    load = cache(partial(load_reward, profile, reward / FINAL))
+    key = backbone, profile.dtype, profile.max_length, adapter_digest(reward / FINAL)
+    said, rewards = f"reward: regression on {backbone} ({grounds})", {}
+    for row, frame in frames.items():
+        if row == "gold":
+            rewards[row] = Target(**trial["target"])(frame["score"])
+            said += "; Gold's is its own scores on the same scale, not the model's"
+        else:
+            path = Path(f"{_scores_path(folder, row, frame, *key)}.reward.json")
+            rewards[row] = _score(path, frame, load, partial(score_stories, profile))
+    return rewards, said

@@ -1,0 +1,231 @@
+"""Wording, the Vendi score and classes equal slow references written from their definitions."""
+
+from __future__ import annotations
+
+import gzip
+from collections import Counter
+from itertools import permutations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from ddpo_utils import CourseError, load_stories
+from ddpo_utils.corpus.text import words
+from ddpo_utils.evaluation.diversity import (
+    compression_ratio,
+    distinct_k,
+    equivalence_classes,
+    ngram_diversity,
+    rouge_homogenisation,
+    self_bleu,
+    vendi_score,
+)
+
+WORDING = [compression_ratio, rouge_homogenisation, self_bleu, ngram_diversity]
+# few words, so that they repeat; some texts are shorter than four words
+TEXT = st.lists(
+    st.sampled_from(["sea", "Light", "don't", "the", "a", "é", "7"]), min_size=1, max_size=12
+).map(" ".join)
+SETS = st.lists(TEXT, min_size=2, max_size=6)
+# whole numbers, so that rows repeat, oppose each other and tie; the last column is never 0
+ROWS = arrays(
+    np.float32, st.tuples(st.integers(1, 7), st.integers(1, 4)), elements=st.integers(-2, 2)
+).map(lambda rows: np.column_stack([rows, np.ones(len(rows), dtype=np.float32)]))
+
+
+def grams(text: str, n: int) -> list[tuple[str, ...]]:
+    tokens = words(text)
+    return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+
+
+def common(a: list[str], b: list[str]) -> int:
+    """Length of the longest common subsequence, by the table of its definition."""
+    table = np.zeros((len(a) + 1, len(b) + 1), dtype=int)
+    for i, j in np.ndindex(len(a), len(b)):
+        same = a[i] == b[j]
+        table[i + 1, j + 1] = table[i, j] + 1 if same else max(table[i, j + 1], table[i + 1, j])
+    return int(table[-1, -1])
+
+
+def slow_rouge(texts: list[str]) -> float:
+    scores = []
+    for one, other in permutations([words(text) for text in texts], 2):
+        precision, recall = common(one, other) / len(one), common(one, other) / len(other)
+        scores.append(2 * precision * recall / (precision + recall) if precision else 0)
+    return float(np.mean(scores))
+
+
+def slow_bleu(texts: list[str]) -> float:
+    scores = []
+    for i, text in enumerate(texts):
+        others = texts[:i] + texts[i + 1 :]
+        factors, halved = [], 1.0
+        for n in range(1, 5):
+            own = Counter(grams(text, n))
+            if not own:
+                break
+            matched = 0
+            for gram, count in own.items():
+                matched += min(count, max(Counter(grams(other, n))[gram] for other in others))
+            if n == 1 and not matched:
+                factors = [0.0]
+                break
+            if not matched:
+                halved /= 2
+            factors.append((matched or halved) / own.total())
+        length = len(words(text))
+        lengths = [len(words(other)) for other in others]
+        closest = min((abs(other - length), other) for other in lengths)[1]
+        brevity = min(1.0, np.exp(1 - closest / length))
+        scores.append(brevity * float(np.prod(factors)) ** (1 / len(factors)))
+    return float(np.mean(scores))
+
+
+def library_bleu(texts: list[str]) -> float:
+    from sacrebleu.metrics import BLEU
+
+    bleu = BLEU(tokenize="none", effective_order=True)
+    plain = [" ".join(words(text)) for text in texts]
+    scores = []
+    for i, text in enumerate(plain):
+        scores.append(bleu.sentence_score(text, plain[:i] + plain[i + 1 :]).score)
+    return float(np.mean(scores)) / 100
+
+
+def slow_ngrams(texts: list[str]) -> float:
+    value = 0.0
+    for n in range(1, 5):
+        every = [gram for text in texts for gram in grams(text, n)]
+        value += len(set(every)) / len(every) if every else 0
+    return value
+
+
+@pytest.mark.parametrize(
+    ("fast", "slow"),
+    [
+        (rouge_homogenisation, slow_rouge),
+        (self_bleu, slow_bleu),
+        (self_bleu, library_bleu),
+        (ngram_diversity, slow_ngrams),
+    ],
+)
+def test_wording_equals_its_definition(fast, slow):
+    @given(SETS)
+    def equal(texts):
+        assert fast(texts) == pytest.approx(slow(texts), abs=1e-12)
+
+    equal()
+    stories = load_stories()["text"].tolist()[:5]
+    assert fast(stories) == pytest.approx(slow(stories), abs=1e-12)
+
+
+def test_wording_by_hand():
+    texts = [
+        "The light of the sea.",
+        "The sea, the light!",
+        "A storm takes the light of the sea away",
+    ]
+    pairs = [2 * 2 / (5 + 4), 2 * 5 / (5 + 9), 2 * 2 / (4 + 9)]
+    assert rouge_homogenisation(texts) == pytest.approx(np.mean(pairs))
+    assert ngram_diversity(texts[:1] * 2) == pytest.approx((4 / 5 + 1 + 1 + 1) / 2)
+    # no pair in common: half a match of one
+    assert self_bleu(["a b", "a c"]) == pytest.approx(np.sqrt(1 / 2 * 1 / 2))
+    stories = load_stories()["text"].tolist()[:6]
+    raw = "\n".join(stories).encode()
+    assert compression_ratio(stories) == len(raw) / len(gzip.compress(raw, 9))
+    assert compression_ratio(["broken \ud83d half", "whole"]) > 0
+
+
+@given(TEXT, st.integers(2, 6))
+def test_identical_and_disjoint_texts_give_the_extremes(text, size):
+    assert rouge_homogenisation([text] * size) == 1
+    assert self_bleu([text] * size) == pytest.approx(1)
+    assert ngram_diversity([text] * size) == pytest.approx(slow_ngrams([text]) / size)
+    apart = ["a b c d", "e f g h", "i j k l m"]
+    assert rouge_homogenisation(apart) == self_bleu(apart) == 0 and ngram_diversity(apart) == 4
+
+
+def test_case_punctuation_and_order_do_not_matter():
+    plain = ["the light the sea", "the sea don't sleep"]
+    loud = ["(The sea) don't -- sleep...", "The LIGHT: the sea!"]
+    for measure in WORDING[1:]:
+        assert measure(plain) == pytest.approx(measure(loud), abs=1e-12)
+
+
+@pytest.mark.parametrize("measure", WORDING)
+@pytest.mark.parametrize(
+    ("texts", "named"),
+    [([], ""), (["one text"], ""), ("a bare string", ""), (["the sea", " \n", "light"], "1")],
+)
+def test_less_than_a_set_of_texts_with_words_is_refused(measure, texts, named):
+    with pytest.raises(CourseError, match=named or None):
+        measure(texts)
+
+
+# -- an encoder's rows -----------------------------------------------------------------------------
+
+
+def cosines(rows: np.ndarray) -> np.ndarray:
+    rows = rows.astype(float)
+    return np.array([[a @ b / np.sqrt((a @ a) * (b @ b)) for b in rows] for a in rows])
+
+
+def slow_vendi(rows: np.ndarray) -> float:
+    values = np.linalg.eigvalsh(cosines(rows) / len(rows))
+    return float(np.exp(-sum(v * np.log(v) for v in values if v > 1e-14)))
+
+
+def slow_classes(rows: np.ndarray, threshold: float) -> list[int]:
+    """One text after another, each compared with the founders in turn."""
+    alike, founders, out = cosines(rows), [], []
+    for i in range(len(rows)):
+        joined = [n for n, founder in enumerate(founders) if alike[i, founder] >= threshold - 1e-6]
+        if not joined:
+            founders.append(i)
+        out.append(joined[0] if joined else len(founders) - 1)
+    return out
+
+
+@given(ROWS, st.sampled_from([-1.0, -0.3, 0.0, 0.4, 0.77, 0.95, 1.0]))
+def test_vendi_and_classes_equal_their_definitions(rows, threshold):
+    assert vendi_score(rows) == pytest.approx(slow_vendi(rows), abs=1e-9)
+    assert equivalence_classes(rows, threshold).tolist() == slow_classes(rows, threshold)
+    assert distinct_k(rows, threshold) == len(set(slow_classes(rows, threshold)))
+    doubled = np.concatenate([rows, rows])  # copies add nothing
+    assert vendi_score(doubled) == pytest.approx(vendi_score(rows), abs=1e-9)
+    assert distinct_k(doubled, 0.9) == distinct_k(rows, 0.9)
+
+
+def test_vendi_and_classes_of_known_sets():
+    same, apart = np.ones((5, 3)), np.eye(5)
+    assert vendi_score(same) == pytest.approx(1) and distinct_k(same, 1.0) == 1
+    assert vendi_score(apart) == pytest.approx(5)
+    assert (distinct_k(apart, 0.1), distinct_k(apart, -1.0)) == (5, 1)
+    assert vendi_score(np.array([[1.0, 2.0], [-1.0, -2.0]])) == pytest.approx(1)
+    many = np.random.default_rng(0).normal(size=(300, 5))  # more texts than dimensions
+    assert vendi_score(many) == pytest.approx(slow_vendi(many)) and vendi_score(many) <= 5
+    chain = np.array([[np.cos(a), np.sin(a)] for a in (0, 0.6, 1.2)])
+    assert equivalence_classes(chain, np.cos(0.7)).tolist() == [0, 0, 1]
+    assert equivalence_classes(chain[[1, 0, 2]], np.cos(0.7)).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "threshold"),
+    [
+        (np.zeros((0, 3)), 0.5),
+        (np.zeros((2, 3)), 0.5),
+        (np.array([[np.nan, 1.0]]), 0.5),
+        (np.ones((2, 2), dtype=int), 0.5),
+        (np.eye(2), 1.2),
+        (np.eye(2), float("nan")),
+    ],
+)
+def test_faulty_rows_and_thresholds_are_refused(rows, threshold):
+    with pytest.raises(ValueError):
+        equivalence_classes(rows, threshold)
+    if threshold == 0.5:
+        with pytest.raises(ValueError):
+            vendi_score(rows)

@@ -1,0 +1,279 @@
+"""The evaluation's figures, recomputed one by one; quality, the verdict, and the tables."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from evaluated import THRESHOLDS, samples_of
+
+from ddpo_utils import CourseError, Profile, diversity, load_encoder
+from ddpo_utils.corpus.text import first_words
+from ddpo_utils.evaluation.evaluate import evaluate, evaluation_prompts, find_adapters
+from ddpo_utils.evaluation.results import MEASURES, _differences, _verdicts, show_table
+from ddpo_utils.evaluation.reward import load_reward, score_stories
+from ddpo_utils.evaluation.statistics import difference, mean_interval, verdict
+from ddpo_utils.evaluation.usability import FAULTS
+from ddpo_utils.models.sampling import read_samples
+from ddpo_utils.storage.files import read_json, write_json
+
+pytest_plugins = ["evaluation_fixtures"]
+
+ENCODERS = {
+    "semantic": "minilm",
+    "style": "stylometric",
+    "semantic, 2nd": "wordllama",
+    "style, 2nd": "delta",
+}
+
+
+# -- figures ---------------------------------------------------------------------------------------
+
+
+def test_figures_are_means_over_prompts_of_what_the_encoders_say(run):
+    results, folder = run
+    frame = read_samples(samples_of(folder, "ddpo"))
+    by_prompt, groups = results["by_prompt"]["ddpo"], frame["prompt_id"]
+    assert by_prompt["prompt_id"] == sorted(set(groups))
+    for name, encoder in ENCODERS.items():
+        cut = frame["text"].map(first_words)
+        for column, texts in ((name, frame["text"]), (f"{name} (25 words)", cut)):
+            rows = load_encoder(encoder).encode(texts.tolist())
+            values = diversity(rows, groups.to_numpy())
+            assert by_prompt[column] == pytest.approx(values.tolist(), abs=1e-4)
+            got, expected = results["rows"]["ddpo"]["means"][column], mean_interval(values)
+            for end in ("mean", "low", "high", "n"):
+                assert got[end] == pytest.approx(getattr(expected, end), abs=1e-4)
+    assert by_prompt["tokens"] == frame.groupby("prompt_id")["tokens"].mean().round(4).tolist()
+    assert by_prompt["cut"] == (~frame["finished"]).groupby(groups).mean().round(4).tolist()
+
+
+def test_the_intervals_of_shares_stay_within_0_and_1_and_never_lose_their_width(run):
+    results, _ = run
+    for row, entry in results["rows"].items():
+        for name in ("usable", *FAULTS):
+            got, values = entry["means"][name], results["by_prompt"][row][name]
+            assert 0 <= got["low"] <= got["mean"] <= got["high"] <= 1, (row, name)
+            assert got["high"] - got["low"] > 0.05, (row, name)  # a few stories say no more
+            if row != "gold":  # every prompt has as many stories
+                assert got["mean"] == pytest.approx(np.mean(values), abs=1e-4)
+
+
+def test_gold_is_what_people_wrote_and_needs_two_responses(run, stories, profile):
+    results, _ = run
+    prompts = evaluation_prompts(profile, stories)["prompt_id"]
+    gold = stories[stories["prompt_id"].isin(prompts[1:])]  # the first has a single response
+    by_prompt = results["by_prompt"]["gold"]
+    assert by_prompt["prompt_id"] == sorted(prompts[1:]) and not any(by_prompt["cut"])
+    rows, groups = load_encoder("minilm").encode(gold["text"].tolist()), gold["prompt_id"]
+    values = diversity(rows, groups.to_numpy())
+    assert by_prompt["semantic"] == pytest.approx(values.tolist(), abs=1e-4)
+    assert results["rows"]["gold"]["stories"] == len(gold)
+    one = rows[(groups == sorted(prompts[1:])[0]).to_numpy()]
+    subsets = [diversity(one[list(subset)]) for subset in combinations(range(4), 3)]
+    assert values[0] == pytest.approx(np.mean(subsets), abs=1e-6)  # whatever the set's size
+
+
+def test_differences_are_paired_by_prompt(run):
+    results, _ = run
+    pairs = ["ddpo-sem - gold", "ddpo-sem - dpo", "ddpo - gold", "ddpo - dpo", "ddpo - shuffled"]
+    assert list(results["differences"]) == pairs
+    tables = {
+        row: pd.DataFrame(t).set_index("prompt_id") for row, t in results["by_prompt"].items()
+    }
+    for control, n in (("shuffled", 5), ("gold", 4)):  # gold lacks one of the prompts
+        other = tables[control]
+        for name in ("semantic", "style, 2nd", "usable", "words"):
+            expected = difference(tables["ddpo"].loc[other.index, name], other[name])
+            got = results["differences"][f"ddpo - {control}"][name]
+            assert got["n"] == n
+            for end in ("mean", "low"):
+                assert got[end] == pytest.approx(getattr(expected, end), abs=2e-4)
+
+
+def test_each_row_is_set_against_what_it_differs_from_in_one_thing():
+    arms = ["gold", "dpo", "dpo-matched", "shuffled-sem", "ddpo", "ddpo-sem"]
+    arms += ["divpo", "divpo-sem", "orpo", "dorpo", "dorpo-sty"]
+    values = np.arange(4.0) ** 2
+    gaps = _differences({arm: pd.DataFrame({"x": values + i}) for i, arm in enumerate(arms)})
+    expected = {
+        "ddpo": ["gold", "dpo", "dpo-matched", "divpo"],
+        "ddpo-sem": ["gold", "dpo", "shuffled-sem", "divpo-sem"],
+        "dorpo": ["gold", "orpo"],
+        "dorpo-sty": ["gold", "orpo"],
+    }
+    assert list(gaps) == [f"{row} - {control}" for row in expected for control in expected[row]]
+    assert gaps["dorpo-sty - orpo"]["x"]["mean"] == 2
+
+
+# -- the verdict and quality -----------------------------------------------------------------------
+
+
+def test_the_verdict_is_the_courses_rule_with_the_nearest_dpo_as_control(
+    run, profile, adapters, stories, copy
+):
+    models = find_adapters(adapters) | {"dpo-matched": adapters / "ddpo-sem"}
+    matched = evaluate(profile, models, copy, stories, THRESHOLDS)
+    for results, control in ((run[0], "dpo"), (matched, "dpo-matched")):
+        assert results["verdicts"]["control"] == control
+        assert list(results["verdicts"]["measures"]) == list(MEASURES)
+        by = results["by_prompt"]
+        rows = {"ddpo": "ddpo", "shuffled": "shuffled", "dpo": control}
+        for name, said in results["verdicts"]["measures"].items():
+            sets = [{arm: by[row][m] for arm, row in rows.items()} for m in (name, "usable")]
+            expected = verdict(*sets, THRESHOLDS.usable_margin)["verdict"]
+            assert re.sub(r"\d\.\d+", "", said) == re.sub(r"\d\.\d+", "", expected)
+            assert f"Verdict, {name}: {said}" in results["notes"]
+        kl = results["rows"][control]["means"]["kl"]["mean"]
+        assert f"{results['rows'][control]['label']}, {kl:.2f} nats" in " ".join(results["notes"])
+
+
+@pytest.mark.parametrize(("effect", "lost"), [(0.2, 0.0), (0.2, 0.2), (0.0, 0.0)])
+@pytest.mark.parametrize(
+    ("worse", "spread", "quality"),
+    [
+        (0.0, 1.0, "at equal quality"),
+        (0.5, 1.0, "equal quality not shown"),
+        (0.5, None, "quality not measured"),
+    ],
+)
+def test_the_verdict_asks_for_diversity_usable_stories_and_quality(
+    effect, lost, worse, spread, quality
+):
+    rng, columns = np.random.default_rng(0), [*MEASURES, "usable", "reward"]
+    tables = {
+        row: pd.DataFrame(rng.normal(0, 0.01, (40, 6)), columns=columns).assign(kl=1.0)
+        for row in ("dpo", "shuffled", "ddpo")
+    }
+    tables["ddpo"][list(MEASURES)] += effect
+    tables["ddpo"]["usable"] -= lost
+    tables["ddpo"]["reward"] -= worse
+    texts = _verdicts(tables, THRESHOLDS, spread)["measures"].values()
+    expected = f"effect of deviation; {quality}" if effect > lost else "no effect shown"
+    assert len(texts) == 4 and all(text.startswith(expected) for text in texts)
+    no_kl = tables["shuffled"].drop(columns="kl")
+    assert _verdicts({**tables, "shuffled": no_kl}, THRESHOLDS, spread) == {}
+    assert _verdicts({row: tables[row] for row in ("dpo", "ddpo")}, THRESHOLDS, spread) == {}
+
+
+@pytest.fixture
+def trial(profile: Profile, tiny_folder: Path, tmp_path: Path) -> Path:
+    """A reward's trial that it passed, with an adapter whose head is not 0."""
+    model, _ = load_reward(replace(profile, reward=str(tiny_folder)))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "score" in name:
+                torch.nn.init.normal_(parameter)
+    model.save_pretrained(tmp_path / "trial" / "regression" / "final")
+    interval = {"mean": 0.7, "low": 0.65, "high": 0.75, "n": 20}
+    accuracy = {"unseen prompts": interval, "unseen prompts and writers": None}
+    record: dict[str, Any] = {"bound": 0.6, "backbone": tiny_folder.name}
+    record["target"] = {"low": -2.0, "high": 40.0, "times": 0}
+    record["accuracy"] = {"ridge": accuracy, "regression": accuracy}
+    write_json(tmp_path / "trial" / "reward.json", record)
+    return tmp_path / "trial"
+
+
+def test_a_reward_that_passed_scores_the_samples_and_gold_keeps_its_votes(
+    copy, profile, tiny_folder, adapters, stories, trial, run, capsys
+):
+    rewarded, models = replace(profile, reward=str(tiny_folder)), find_adapters(adapters)
+    results = evaluate(rewarded, models, copy, stories, THRESHOLDS, trial)
+    frame = read_samples(samples_of(copy, "dpo"))
+    reward = load_reward(rewarded, trial / "regression" / "final")
+    scores = pd.Series(score_stories(rewarded, *reward, frame))
+    expected = scores.groupby(frame["prompt_id"]).mean()
+    by_prompt = results["by_prompt"]
+    assert by_prompt["dpo"]["reward"] == pytest.approx(expected.tolist(), abs=1e-3)
+    gold = stories[stories["prompt_id"].isin(by_prompt["gold"]["prompt_id"])]
+    votes = (2 * (gold["score"] + 2) / 42 - 1).groupby(gold["prompt_id"]).mean()
+    assert by_prompt["gold"]["reward"] == pytest.approx(votes.tolist(), abs=1e-4)
+    assert "reward" in results["differences"]["ddpo - dpo"]
+    assert "reward" not in run[0]["differences"]["ddpo - dpo"]
+    assert "0.700 [0.650, 0.750]" in results["quality"]
+    show_table(results)
+    assert len(re.findall(r"^ +reward +semantic", capsys.readouterr().out, re.MULTILINE)) == 2
+
+
+@pytest.mark.parametrize("fault", ["failed", "another backbone", "unseen writers", "no adapter"])
+def test_a_reward_that_did_not_pass_does_not_speak(
+    copy, profile, tiny_folder, adapters, stories, trial, fault
+):
+    record = read_json(trial / "reward.json")
+    figures = record["accuracy"]["regression"]
+    if fault == "failed":
+        figures["unseen prompts"]["low"] = 0.59
+    elif fault == "unseen writers":  # known writers do not count where unseen ones are known
+        figures["unseen prompts and writers"] = {"mean": 0.6, "low": 0.5, "high": 0.7, "n": 9}
+    elif fault == "another backbone":
+        record["backbone"] = "somebody/else"
+    write_json(trial / "reward.json", record)
+    models = {"sft": adapters / "sft", "dpo": adapters / "dpo"}
+    rewarded = replace(profile, reward=str(tiny_folder))
+    if fault == "no adapter":
+        (trial / "regression" / "final" / "adapter_config.json").unlink()
+        with pytest.raises(CourseError, match="trial"):
+            evaluate(rewarded, models, copy, stories, THRESHOLDS, trial)
+        return
+    results = evaluate(rewarded, models, copy, stories, THRESHOLDS, trial)
+    assert results["quality"].startswith("quality not measured")
+    assert not any("reward" in table for table in results["by_prompt"].values())
+
+
+# -- tables ----------------------------------------------------------------------------------------
+
+
+def test_the_printed_table_is_aligned_and_never_shows_diversity_without_failures(run, capsys):
+    show_table(run[0])
+    said = capsys.readouterr().out
+    assert all(note in said for note in run[0]["notes"]) and "these adapters" in said
+    assert "Left out, without an adapter: DDPO-sty." in said and "DDPO-sem." in said
+    tables = [part.splitlines() for part in said.split("\n\n")[1:-1]]  # headline first, notes last
+    assert len(tables) == 5
+    number = r"-?\d+\.\d+ (±\d+\.\d+|\[0\.\d+, [01]\.\d+\])|-"
+    for title, header, *lines in tables:
+        assert len({len(line) for line in (header, *lines)}) == 1, title
+        assert "semantic" not in header or "usable" in header, title
+        for line in lines:
+            assert re.fullmatch(rf".*?( +({number}))+", line), line
+    assert all(fault in tables[1][1] for fault in (*FAULTS, "words", "tokens", "kl"))
+
+
+def test_without_gold_sft_or_controls_the_table_says_so(
+    profile, adapters, stories, tmp_path, capsys
+):
+    lone = stories.drop_duplicates("prompt_id")
+    results = evaluate(profile, {"ddpo": adapters / "ddpo"}, tmp_path, lone, THRESHOLDS)
+    assert list(results["rows"]) == ["ddpo"] and results["differences"] == {}
+    assert not any(results["by_prompt"]["ddpo"]["implausible"]) and not results["verdicts"]
+    show_table(results)
+    said = capsys.readouterr().out
+    for part in ("no SFT adapter", "Gold: fewer", "No verdict", "quality not measured"):
+        assert part in said
+
+
+def test_the_files_say_the_same_and_no_path_of_this_machine(run, tmp_path_factory):
+    results, folder = run
+    assert read_json(folder / "results.json") == results
+    for name in ("results.json", "results.csv", "results.md"):
+        assert str(tmp_path_factory.getbasetemp()) not in (folder / name).read_text()
+    rows = {row["row"]: row for row in csv.DictReader((folder / "results.csv").open())}
+    assert list(rows) == [*results["rows"], *results["differences"]]
+    assert rows["gold"]["stories"] == "16" and rows["ddpo - dpo"]["stories"] == ""
+    for end in ("low", "high"):
+        assert float(rows["ddpo"][f"style {end}"]) == results["rows"]["ddpo"]["means"]["style"][end]
+    text = (folder / "results.md").read_text()
+    assert text.count("| DDPO-both |") == 4 and "- quality not measured" in text
+    assert len((folder / "results.json").read_text().splitlines()) < 2000
+    assert json.loads(json.dumps(results)) == results
+    facts = {"model", "code", "versions", "hardware", "settings", "command", "adapters", "files"}
+    assert facts <= set(results)

@@ -1,0 +1,332 @@
+"""Intervals against scipy, by hand and by simulation; the verdict; shares and the sign test."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats as scipy_stats
+
+from ddpo_utils import CourseError
+from ddpo_utils.evaluation.statistics import (
+    Interval,
+    bootstrap_interval,
+    comparisons_needed,
+    crossed_interval,
+    detectable,
+    difference,
+    mean_interval,
+    share_interval,
+    sign_power,
+    sign_test,
+    verdict,
+    what_rates_mean,
+)
+
+
+def holds(interval: Interval, truth: float) -> bool:
+    return interval.low <= truth <= interval.high
+
+
+@pytest.mark.parametrize("n", [2, 3, 24, 200])
+def test_mean_and_difference_intervals_are_scipys(n):
+    rng = np.random.default_rng(n)
+    a, b = rng.normal(0.6, 0.1, (2, n))
+    low, high = scipy_stats.t.interval(0.95, n - 1, loc=a.mean(), scale=scipy_stats.sem(a))
+    got = mean_interval(a)
+    assert (got.mean, got.low, got.high) == pytest.approx((a.mean(), low, high)) and got.n == n
+    paired = scipy_stats.ttest_rel(a, b).confidence_interval(0.95)
+    assert (difference(a, b).low, difference(a, b).high) == pytest.approx(tuple(paired))
+
+
+def test_prompts_without_a_value_are_left_out():
+    assert mean_interval([1.0, np.nan, 3.0, 2.0]) == mean_interval([1.0, 3.0, 2.0])
+    assert difference([1.0, 2.0, np.nan, 4.0], [0.0, np.nan, 1.0, 1.0]) == mean_interval([1.0, 3.0])
+    values = np.random.default_rng(9).normal(size=(3, 6))
+    gap = values.copy()
+    gap[1, 4] = np.nan
+    assert crossed_interval(gap) == crossed_interval(np.delete(values, 4, axis=1))
+
+
+@pytest.mark.parametrize(
+    ("call", "values"),
+    [
+        (mean_interval, [[]]),
+        (mean_interval, [[1.0, np.nan]]),
+        (crossed_interval, [np.ones((1, 6))]),
+        (crossed_interval, [np.ones((3, 1))]),
+        (difference, [[1.0, 2.0], [1.0, 2.0, 3.0]]),
+        (difference, [np.ones((4, 3)), np.ones((2, 3))]),
+    ],
+)
+def test_too_few_or_unequal_values_are_refused(call, values):
+    with pytest.raises(ValueError):
+        call(*values)
+
+
+def test_a_detectable_difference_is_found_four_times_in_five():
+    rng, n, spread = np.random.default_rng(3), 40, 0.2
+    half = scipy_stats.t.ppf(0.975, n - 1) * spread / np.sqrt(n)
+    smallest = detectable(Interval(0.0, -half, half, n))
+    assert smallest == pytest.approx((2.0227 + 0.8512) * spread / np.sqrt(n), rel=1e-3)
+    found = [mean_interval(rng.normal(smallest, spread, n)).above_zero for _ in range(2000)]
+    assert 0.77 < np.mean(found) < 0.83
+
+
+def test_a_bootstrap_resamples_whole_clusters():
+    values = np.random.default_rng(4).normal(0, 1, 40)
+    got = bootstrap_interval(lambda drawn: float(values[drawn].mean()), 40, draws=400)
+    exact = mean_interval(values)
+    assert got.mean == pytest.approx(exact.mean) and got.n == 40
+    assert got.high - got.low == pytest.approx(exact.high - exact.low, rel=0.2)
+    seeds = [bootstrap_interval(lambda d: float(d.mean()), 12, 50, seed) for seed in (3, 3, 4)]
+    assert seeds[0] == seeds[1] != seeds[2]
+
+
+# -- seeds and prompts -----------------------------------------------------------------------------
+
+
+def crossed(rng, seeds, prompts, sizes):
+    """(seeds, prompts) draws with these standard deviations of seeds, prompts and the rest."""
+    shapes = ((seeds, 1), (1, prompts), (seeds, prompts))
+    return sum(size * rng.normal(size=shape) for size, shape in zip(sizes, shapes, strict=True))
+
+
+def test_a_crossed_interval_by_hand():
+    # prompt means 2, 3, 4; residuals -1, -1, 2 and mirrored: mean squares 0, 2 and 6
+    got = crossed_interval([[1.0, 2.0, 6.0], [3.0, 4.0, 2.0]])
+    df = 2**2 / (0 / 1 + 2**2 / 2 + 6**2 / 2)  # 0 + 2 - 6 is below 2, which takes its place
+    assert (got.mean, got.n) == (3.0, 3) and got.df == pytest.approx(df)
+    assert got.high - 3 == pytest.approx(scipy_stats.t.ppf(0.975, df) * np.sqrt(2 / 6))
+    # seed means 2, 7; prompt means 3, 4, 6.5: mean squares 37.5, 6.5 and 1.5
+    got = crossed_interval([[1.0, 2.0, 3.0], [5.0, 6.0, 10.0]])
+    assert got.df == pytest.approx(42.5**2 / (37.5**2 / 1 + 6.5**2 / 2 + 1.5**2 / 2))
+    assert got.mean - got.low == pytest.approx(scipy_stats.t.ppf(0.975, got.df) * np.sqrt(42.5 / 6))
+    assert crossed_interval(np.ones((3, 4))) == Interval(1.0, 1.0, 1.0, 4, 2.0)
+
+
+@pytest.mark.parametrize("seeds", [4, 10])
+@pytest.mark.parametrize("sizes", [(0, 0, 1), (0, 1, 1), (1, 0, 1), (1, 1, 1), (0.1, 0.3, 1)])
+def test_a_crossed_interval_holds_the_truth_nineteen_times_in_twenty(seeds, sizes):
+    rng = np.random.default_rng(6)
+    hits = [holds(crossed_interval(crossed(rng, seeds, 40, sizes)), 0) for _ in range(1000)]
+    assert 0.92 < np.mean(hits) < 0.99
+
+
+def test_a_detectable_difference_counts_seeds_too():
+    """Four seeds that differ, and hardly anything else: three degrees of freedom."""
+    wide = crossed_interval(np.array([[-1.0], [0.0], [0.5], [1.5]]) + np.zeros(40))
+    error = np.std([-1.0, 0.0, 0.5, 1.5], ddof=1) / 2
+    assert wide.df == pytest.approx(3)
+    assert detectable(wide) == pytest.approx((3.1824 + 0.9785) * error, rel=1e-4)
+
+
+# -- the verdict -----------------------------------------------------------------------------------
+
+
+def arms(to_shuffled, to_dpo, noise=0.01, n=40):
+    """One value per prompt for each arm, with these mean differences of DDPO to its controls."""
+    rng = np.random.default_rng(5)
+    base, wobble = rng.normal(0.6, 0.1, n), rng.normal(0, noise, (2, n))
+    wobble -= wobble.mean(axis=1, keepdims=True)
+    shuffled, dpo = base - to_shuffled + wobble[0], base - to_dpo + wobble[1]
+    return {"ddpo": base, "shuffled": shuffled, "dpo": dpo}
+
+
+@pytest.mark.parametrize(
+    ("diversity", "usable", "noise", "effect"),
+    [
+        ((0.05, 0.05), (0.0, 0.0), 0.001, True),
+        ((0.05, 0.05), (0.3, 0.3), 0.001, True),  # more usable stories do not hurt
+        ((0.0, 0.05), (0.0, 0.0), 0.001, False),  # shuffled weights do as well
+        ((0.05, 0.0), (0.0, 0.0), 0.001, False),  # DPO at the same KL does as well
+        ((-0.05, 0.05), (0.0, 0.0), 0.001, False),
+        ((0.05, 0.05), (-0.06, 0.0), 0.02, False),  # paid for with failures
+        ((0.05, 0.05), (0.0, -0.06), 0.02, False),
+        ((0.05, 0.05), (-0.049, 0.0), 0.02, False),  # within the margin, but not for certain
+    ],
+)
+def test_an_effect_needs_both_controls_beaten_and_the_stories_usable(
+    diversity, usable, noise, effect
+):
+    got = verdict(arms(*diversity), arms(*usable, noise), 0.05, "at equal quality")
+    assert got["verdict"].startswith("effect of deviation; at equal quality") == effect
+    assert got["verdict"].startswith("no effect shown") == (not effect)
+    means = [got[k].mean for k in ("to_shuffled", "to_dpo", "usable_to_shuffled", "usable_to_dpo")]
+    assert means == pytest.approx([*diversity, *usable])
+    smallest = max(detectable(got["to_shuffled"]), detectable(got["to_dpo"]))
+    assert got["detectable"] == smallest
+    assert effect or f"{smallest:.3f}" in got["verdict"]
+
+
+def test_seeds_that_disagree_show_no_effect():
+    same, steady = (
+        {name: np.tile(series, (4, 1)) for name, series in one.items()}
+        for one in (arms(0.0, 0.0, 0.001), arms(0.05, 0.05))
+    )
+    assert verdict(steady, same, 0.05)["verdict"].startswith("effect of deviation")
+    unsteady = {**steady, "ddpo": steady["ddpo"] + np.array([[-0.2], [0.2], [-0.1], [0.1]])}
+    got = verdict(unsteady, same, 0.05)
+    assert got["to_shuffled"].mean == pytest.approx(0.05)
+    assert got["verdict"].startswith("no effect shown")
+    by_prompt = (unsteady["ddpo"] - unsteady["dpo"]).mean(axis=0)
+    assert mean_interval(by_prompt).above_zero  # prompts alone would say yes
+
+
+# -- shares ----------------------------------------------------------------------------------------
+
+
+def limits(interval: Interval) -> tuple[float, float]:
+    return interval.low, interval.high
+
+
+def exact(hits: int, trials: int) -> tuple[float, float]:
+    return tuple(scipy_stats.binomtest(hits, trials).proportion_ci(0.95, "exact"))
+
+
+@pytest.mark.parametrize(("hits", "trials"), [(31, 50), (13, 50), (50, 50), (0, 50), (1, 3)])
+def test_one_label_per_prompt_gives_the_exact_interval(hits, trials):
+    once = share_interval(np.arange(trials) < hits, np.ones(trials))
+    assert (once.mean, once.n) == (pytest.approx(hits / trials), trials)
+    assert limits(once) == pytest.approx(exact(hits, trials))
+    alike = share_interval(3 * (np.arange(trials) < hits), np.full(trials, 3))
+    assert limits(alike) == pytest.approx(limits(once))  # labels alike within a prompt count once
+
+
+def test_an_effective_number_of_labels_by_hand():
+    """Four prompts of 6 labels with 5, 3, 1 and 3 hits: variance 4/3 * (4 + 0 + 4 + 0) / 24^2."""
+    got = share_interval([5, 3, 1, 3], [6, 6, 6, 6])
+    allowance = (scipy_stats.t.ppf(0.975, 23) / scipy_stats.t.ppf(0.975, 3)) ** 2
+    effective = 0.25 / (4 / 3 * 8 / 24**2) * allowance
+    high = scipy_stats.beta.ppf(0.975, effective / 2 + 1, effective / 2)
+    assert 4 < effective < 24 and limits(got) == pytest.approx((1 - high, high))
+    # hits spread more evenly than chance would have it still count as 120 labels
+    even = share_interval(np.tile([2, 2, 2, 2, 1], 8), np.full(40, 3))
+    assert limits(even) == pytest.approx(exact(72, 120))
+
+
+def test_a_share_of_nought_or_one_counts_prompts_and_has_a_width():
+    none = share_interval(np.zeros(20), np.full(20, 3))
+    every = share_interval(np.full(20, 3), np.full(20, 3))
+    assert limits(none) == pytest.approx((0, 1 - 0.025 ** (1 / 20)))
+    assert limits(every) == pytest.approx((0.025 ** (1 / 20), 1))
+    # one prompt with most of the labels: fewer than 11 prompts' worth
+    lopsided = share_interval(np.zeros(11), [30] + [1] * 10)
+    assert lopsided.high == pytest.approx(1 - 0.025 ** (1 / (40**2 / 910)))
+    assert share_interval([0, 2], [0, 3]).n == 1  # a prompt without labels is left out
+    assert share_interval([2], [3]).high - share_interval([2], [3]).low > 0.96
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=2, max_size=12))
+def test_share_intervals_hold_their_share_and_mirror(pairs):
+    hits, misses = np.array(pairs).T
+    labels = hits + misses
+    if labels.sum():
+        one, other = share_interval(hits, labels), share_interval(misses, labels)
+        assert 0 <= one.low <= one.mean <= one.high <= 1 and one.high - one.low > 0.03
+        assert limits(other) == pytest.approx((1 - one.high, 1 - one.low))
+
+
+@pytest.mark.parametrize("prompts", [10, 50])
+@pytest.mark.parametrize("alike", [0.01, 0.3, 0.99])
+def test_a_clustered_interval_holds_the_truth_nineteen_times_in_twenty(prompts, alike):
+    rng, hits = np.random.default_rng(0), []
+    for share in (0.02, 0.26, 0.62, 0.95):
+        a, b = share * (1 - alike) / alike, (1 - share) * (1 - alike) / alike
+        labels = rng.binomial(3, rng.beta(a, b, (400, prompts)))
+        hits += [holds(share_interval(row, np.full(prompts, 3)), share) for row in labels]
+    assert np.mean(hits) > 0.94
+
+
+def test_a_sign_test_by_hand():
+    got = sign_test(5, 0, 3)
+    assert got.p == 2 / 32
+    assert got.p_split == pytest.approx(2 * (1 + 8 + 28) / 256)  # 6 : 2
+    assert str(got) == "5 : 0, 3 tied, p = 0.062 (ties split: 0.29)"
+    assert sign_test(0, 0, 4).p == sign_test(0, 0).p == sign_test(7, 7, 1).p == 1
+
+
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 30))
+def test_a_sign_test_knows_no_side_and_splitting_ties_is_more_careful(wins, losses, ties):
+    one, other = sign_test(wins, losses, ties), sign_test(losses, wins, ties)
+    assert (one.p, one.p_split) == (other.p, other.p_split)
+    assert one.p - 1e-12 <= one.p_split <= 1 and (ties or one.p == one.p_split)
+    if wins + losses:
+        assert one.p == pytest.approx(scipy_stats.binomtest(wins, wins + losses).pvalue)
+
+
+@pytest.mark.parametrize(
+    ("n", "win", "loss"), [(12, 0.62, 0.26), (9, 0.5, 0.5), (20, 0.3, 0.3), (15, 1.0, 0.0)]
+)
+def test_power_sums_over_every_outcome(n, win, loss):
+    slow = sum(
+        scipy_stats.multinomial.pmf([w, lost, n - w - lost], n, [win, loss, 1 - win - loss])
+        for w in range(n + 1)
+        for lost in range(n + 1 - w)
+        if sign_test(w, lost).p <= 0.05
+    )
+    assert sign_power(n, win, loss) == pytest.approx(slow)
+    assert sign_power(n, loss, win) == pytest.approx(slow) and sign_power(n, 0.0, 0.0) == 0
+
+
+@pytest.mark.parametrize(
+    ("win", "loss"), [(0.62, 0.26), (0.26, 0.62), (1.0, 0.0), (0.7, 0.3), (0.4, 0.2)]
+)
+def test_as_many_comparisons_as_needed_and_no_more(win, loss):
+    needed = comparisons_needed(win, loss)
+    assert sign_power(needed - 1, win, loss) < 0.8
+    assert all(sign_power(n, win, loss) >= 0.8 for n in range(needed, 2 * needed + 20))
+    assert comparisons_needed(1, 0) == 6  # five wins of five have p = 1/16
+
+
+def likeliest(wins, losses, n, gap):
+    """Tango's statistic with the constrained likelihood searched on a grid: the slow way."""
+    lost = np.linspace(max(0.0, -gap), (1 - gap) / 2, 40001)[1:-1]
+    counts, shares = (wins, losses, n - wins - losses), (lost + gap, lost, 1 - 2 * lost - gap)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = [count * np.log(share) for count, share in zip(counts, shares, strict=True)]
+    best = lost[np.argmax(sum(logs))]
+    return (wins - losses - n * gap) / np.sqrt(n * (2 * best + gap - gap**2))
+
+
+@pytest.mark.parametrize(
+    ("wins", "losses", "n"), [(31, 13, 50), (34, 12, 50), (3, 9, 20), (10, 10, 40), (62, 26, 100)]
+)
+def test_rates_at_n_items_are_exact_shares_and_a_score_interval(wins, losses, n):
+    got = what_rates_mean(wins / n, losses / n, n)
+    assert limits(got["win"]) == pytest.approx(exact(wins, n))
+    assert limits(got["loss"]) == pytest.approx(exact(losses, n))
+    gap = got["difference"]
+    assert gap.mean == pytest.approx((wins - losses) / n)
+    assert likeliest(wins, losses, n, gap.low) == pytest.approx(1.96, abs=2e-3)
+    assert likeliest(wins, losses, n, gap.high) == pytest.approx(-1.96, abs=2e-3)
+
+
+@pytest.mark.parametrize("n", [50, 100])
+def test_a_clean_sweep_is_no_certainty(n):
+    sweep, z2 = what_rates_mean(1, 0, n), scipy_stats.norm.ppf(0.975) ** 2
+    assert sweep["win"].low == pytest.approx(0.025 ** (1 / n))
+    # n^2 (1 - gap)^2 = z^2 n (1 - gap^2): what is not won is likeliest lost
+    assert limits(sweep["difference"]) == pytest.approx(((n - z2) / (n + z2), 1))
+    silent = what_rates_mean(0, 0, n)["difference"]
+    assert limits(silent) == pytest.approx((-z2 / (n + z2), z2 / (n + z2)))
+
+
+@pytest.mark.parametrize(
+    ("call", "arguments"),
+    [
+        (share_interval, ([0, 0], [0, 0])),
+        (comparisons_needed, (0.5, 0.5)),  # no panel can tell them apart
+        (comparisons_needed, (0.5, 0.47)),
+        (comparisons_needed, (62, 26)),
+        (partial(sign_power, 10), (0.7, 0.4)),
+        (partial(what_rates_mean, n=10), (-0.1, 0.5)),
+        (what_rates_mean, (0.6, 0.3, 0)),
+    ],
+)
+def test_what_are_no_shares_is_refused(call, arguments):
+    with pytest.raises(CourseError):
+        call(*arguments)

@@ -1,0 +1,144 @@
+"""Failures of stories, relevance, and tables by prompt and by source, with known answers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from evaluated import POOL, THRESHOLDS
+
+from ddpo_utils import CourseError, diversity, load_encoder, load_stories
+from ddpo_utils.corpus.text import first_words, prompt_overlap, repeat_share, words
+from ddpo_utils.evaluation.usability import (
+    check_stories,
+    prompt_ranks,
+    prompt_table,
+    rival_table,
+)
+
+ENCODERS = {"semantic": "wordllama", "style": "delta"}
+
+
+def test_words_cuts_repetition_and_overlap_by_hand():
+    text = "Don't stop—the LIGHT, 3 times. It’s over_there!"
+    assert " ".join(words(text)) == "don't stop the light 3 times it’s over there"
+    assert words("🙂 ...") == []
+    assert first_words("One, two; three. Four!", 3) == "One, two; three"
+    assert first_words("One, two!", 9) == "One, two!" and first_words("", 3) == ""
+    assert repeat_share("A b, c. D a B c d") == pytest.approx(1 / 5)  # one 4-word run of five
+    assert repeat_share("too short") == repeat_share("") == repeat_share("a b c d e") == 0
+    assert prompt_overlap("The light of the sea", "the sea") == pytest.approx(3 / 5)
+    assert prompt_overlap("", "the sea") == 0
+
+
+def test_ranks_of_the_own_prompt_by_hand():
+    stories = np.array([[0.9, 0.3, 0.1], [0.9, 0.3, 0.1], [0.9, 0.3, 0.1], [0.5, 0.5, 0.5]])
+    # a tie does the own prompt no harm
+    assert prompt_ranks(stories, np.eye(3), [0, 1, 2, 1]).tolist() == [1, 2, 3, 1]
+    assert len(POOL) == len(set(POOL)) == 70
+
+
+def test_each_failure_is_seen_for_what_it_is():
+    good = load_stories().query("source == 'assistant'").iloc[0]
+    texts = [good["text"], "", "Too short.", "the light again and " * 20, good["text"]]
+    frame = pd.DataFrame({"prompt": good["prompt"], "text": texts}, index=[9, 8, 7, 6, 5])
+    finished, logp = [True, True, True, True, False], [-2.0, -2.0, -2.0, -2.0, -9.0]
+    full = frame.assign(finished=finished, logp=logp)
+    checks = check_stories(full, THRESHOLDS, POOL, "wordllama", (-4.0, -1.0))
+    assert checks.index.tolist() == [9, 8, 7, 6, 5]
+    for name, failing in (
+        ("short", [8, 7]),
+        ("repeating", [6]),
+        ("cut", [5]),
+        ("implausible", [5]),
+        ("usable", [9]),
+    ):
+        assert checks.index[checks[name]].tolist() == failing, name
+    assert checks["n_words"].tolist()[1:3] == [0, 2]
+    unknown = check_stories(frame, THRESHOLDS, POOL, "wordllama")  # no failure without a record
+    assert not unknown["cut"].any() and not unknown["implausible"].any() and unknown["usable"][5]
+
+
+@pytest.mark.parametrize("size", [30, 70])
+def test_a_pool_of_any_size_is_as_strict_as_the_seventy(size):
+    """Of P prompts the nearest 1 + 19 (P - 1) / 69 count: 20 of 70, 8 of 30."""
+    stories = load_stories().query("source == 'assistant'").drop_duplicates("prompt_id")
+    pool = POOL if size == 70 else stories["prompt"].tolist()
+    own = check_stories(stories, THRESHOLDS, pool, "wordllama")
+    swapped = stories.assign(text=np.roll(stories["text"], 7))
+    strange = check_stories(swapped, THRESHOLDS, pool, "wordllama")
+    for checks in (own, strange):
+        assert checks["rank"].max() <= size
+        assert (checks["off_topic"] == (checks["rank"] > 1 + 19 * (size - 1) / 69)).all()
+    assert own["off_topic"].mean() < 0.2 < 0.5 < strange["off_topic"].mean()
+
+
+def test_the_plausible_range_is_a_quantile_and_its_mirror():
+    logps = np.random.default_rng(0).normal(-2, 1, 500)
+    tail = THRESHOLDS.logprob_quantile
+    assert THRESHOLDS.logprob_range(logps) == tuple(np.quantile(logps, [tail, 1 - tail]))
+
+
+def test_the_table_holds_diversity_over_all_and_over_usable_stories():
+    stories = load_stories().query("source == 'authors' and prompt_id in ['p02', 'p01']")[::-1]
+    checks = check_stories(stories, THRESHOLDS, POOL, "wordllama")
+    checks["usable"] = (np.arange(len(stories)) % 12 < 5) & (stories["prompt_id"] == "p01")
+    checks.loc[checks.index[0], "usable"] = True  # a single one of p02: no diversity
+    table = prompt_table(stories, checks, ENCODERS)
+    short = prompt_table(stories, checks.assign(usable=False), ENCODERS, cut_to=25)
+    groups = stories["prompt_id"].to_numpy()
+    assert table.index.tolist() == ["p01", "p02"]
+    for name, encoder in ENCODERS.items():
+        rows = load_encoder(encoder).encode(stories["text"].tolist())
+        cut = load_encoder(encoder).encode([first_words(text) for text in stories["text"]])
+        assert table[name].tolist() == pytest.approx(diversity(rows, groups).tolist())
+        assert short[name].tolist() == pytest.approx(diversity(cut, groups).tolist())
+        good = checks["usable"].to_numpy() & (groups == "p01")
+        assert table.loc["p01", f"{name} (usable)"] == pytest.approx(diversity(rows[good]))
+        assert np.isnan(table.loc["p02", f"{name} (usable)"])
+        assert short[f"{name} (usable)"].isna().all()
+    assert table["usable"].tolist() == pytest.approx([5 / 12, 1 / 12])
+    assert table.loc["p01", "words"] == checks.loc[groups == "p01", "n_words"].mean()
+    assert table.loc["p02", "top1"] == (checks.loc[groups == "p02", "rank"] == 1).mean()
+
+
+@pytest.fixture(scope="module")
+def written() -> pd.DataFrame:
+    """Four authors' stories to six prompts as source A; as B the same without the last text."""
+    stories = load_stories().query("source == 'authors'").groupby("prompt_id").head(4)
+    stories = stories[stories["prompt_id"].isin(stories["prompt_id"].unique()[:6])]
+    frame = stories[["prompt_id", "prompt", "text"]].assign(
+        sample=[0, 1, 2, 3] * 6, source="A", tokens=100, finished=True
+    )
+    other = frame.assign(source="B", unreadable=frame["sample"] == 3, tokens=None)
+    for name, first in (("calls", 1), ("prompt_tokens", 50), ("completion_tokens", 400)):
+        other[name] = [first, 0, 0, 0] * 6
+    other.loc[other["unreadable"], "text"] = ""
+    return pd.concat([frame, other], ignore_index=True)
+
+
+def test_sources_are_compared_at_their_price(written):
+    table = rival_table(written, THRESHOLDS, POOL, ENCODERS)
+    own = written[written["source"] == "A"]
+    expected = prompt_table(own, check_stories(own, THRESHOLDS, POOL), ENCODERS).mean()
+    names = [f"{name}{part}" for name in ENCODERS for part in ("", " (usable)")]
+    for name in (*names, "usable"):
+        assert table.loc["A", name] == pytest.approx(expected[name])
+    assert table.index.tolist() == ["A", "B"] and (table["stories"] == 24).all()
+    assert table["unreadable"].tolist() == [0, 0.25]
+    assert table.loc["B", "short"] == pytest.approx(0.25, abs=0.05)
+    assert table["calls"].tolist() == [24, 6]
+    usable, paid = table["usable"] * 24, table["completion tokens per usable"]
+    assert (paid * usable).tolist() == pytest.approx([2400, 2400])
+    assert table.loc["B", "prompt tokens per usable"] == pytest.approx(300 / usable["B"])
+    assert math.isnan(table.loc["A", "prompt tokens per usable"])  # not recorded
+    empty = rival_table(own.assign(text=""), THRESHOLDS, POOL, ENCODERS)
+    assert empty.loc["A", "completion tokens per usable"] == math.inf
+
+
+@pytest.mark.parametrize("rows", [slice(0, 0), slice(0, 1)])
+def test_too_few_stories_of_a_source_are_refused(written, rows):
+    with pytest.raises(CourseError):
+        rival_table(written[rows], THRESHOLDS, POOL, ENCODERS)
