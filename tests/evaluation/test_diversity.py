@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-from collections import Counter
 from itertools import permutations
 
 import numpy as np
@@ -58,32 +57,6 @@ def slow_rouge(texts: list[str]) -> float:
     return float(np.mean(scores))
 
 
-def slow_bleu(texts: list[str]) -> float:
-    scores = []
-    for i, text in enumerate(texts):
-        others = texts[:i] + texts[i + 1 :]
-        factors, halved = [], 1.0
-        for n in range(1, 5):
-            own = Counter(grams(text, n))
-            if not own:
-                break
-            matched = 0
-            for gram, count in own.items():
-                matched += min(count, max(Counter(grams(other, n))[gram] for other in others))
-            if n == 1 and not matched:
-                factors = [0.0]
-                break
-            if not matched:
-                halved /= 2
-            factors.append((matched or halved) / own.total())
-        length = len(words(text))
-        lengths = [len(words(other)) for other in others]
-        closest = min((abs(other - length), other) for other in lengths)[1]
-        brevity = min(1.0, np.exp(1 - closest / length))
-        scores.append(brevity * float(np.prod(factors)) ** (1 / len(factors)))
-    return float(np.mean(scores))
-
-
 def library_bleu(texts: list[str]) -> float:
     from sacrebleu.metrics import BLEU
 
@@ -107,7 +80,6 @@ def slow_ngrams(texts: list[str]) -> float:
     ("fast", "slow"),
     [
         (rouge_homogenisation, slow_rouge),
-        (self_bleu, slow_bleu),
         (self_bleu, library_bleu),
         (ngram_diversity, slow_ngrams),
     ],

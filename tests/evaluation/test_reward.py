@@ -58,14 +58,7 @@ def test_scores_are_stretched_between_minus_one_and_one_in_their_order(scores, t
     assert values.min() == -1 and values.max() == 1
     assert (np.diff(values) > 0).tolist() == (np.diff(scores) > 0).tolist()  # ties stay ties
     assert Target(**asdict(target))(scores).tolist() == values.tolist()
-
-
-def test_a_single_value_is_no_scale_and_missing_scores_are_refused():
-    assert Target.fit([4, 4, 4])([4, 9, -3]).tolist() == [0, 0, 0]
-    assert Target.fit([1.0, 5.5, 10.0], times=0)([1.0, 5.5]).tolist() == [-1, 0]
-    for scores in ([], [1, math.nan], [math.inf, 1]):
-        with pytest.raises(CourseError):
-            Target.fit(scores)
+    assert Target.fit([4, 4, 4])([4, 9, -3]).tolist() == [0, 0, 0]  # a single value is no scale
 
 
 # -- what it reads ---------------------------------------------------------------------------------
@@ -113,13 +106,6 @@ def test_gemma_2_the_papers_backbone_can_be_one(tiny, tmp_path):
     record = train_reward(profile, corpus(2, 3), tmp_path / "r", VOTES)
     assert record["steps"] == 2 and record["backbone"] == "gemma"
     assert np.ptp(scores_of(profile, tmp_path / "r", corpus(2, 3))) > 0
-
-
-def test_what_cannot_be_loaded_is_named(tiny_profile, tmp_path):
-    with pytest.raises(CourseError, match="no-such-model"):
-        load_reward(replace(tiny_profile, reward=str(tmp_path / "no-such-model")))
-    with pytest.raises(CourseError, match=str(tmp_path)):
-        load_reward(tiny_profile, tmp_path)
 
 
 # -- training and scores ---------------------------------------------------------------------------
@@ -216,11 +202,18 @@ def test_a_finished_training_is_kept_and_another_one_replaces_it(
     assert train_reward(profile, other, tmp_path, VOTES)["run"] != first["run"]
 
 
-def test_a_reward_that_gives_no_numbers_is_refused(tiny_profile):
+def test_faulty_scores_and_rewards_are_refused(tiny_profile, tmp_path):
+    for scores in ([], [1, math.nan], [math.inf, 1]):
+        with pytest.raises(CourseError):
+            Target.fit(scores)
+    with pytest.raises(CourseError, match="no-such-model"):
+        load_reward(replace(tiny_profile, reward=str(tmp_path / "no-such-model")))
+    with pytest.raises(CourseError, match=str(tmp_path)):
+        load_reward(tiny_profile, tmp_path)
     model, tokenizer = load_reward(tiny_profile)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "score" in name:
-                parameter.fill_(math.nan)
+        next(p for n, p in model.named_parameters() if "score" in n and p.requires_grad).fill_(
+            math.nan
+        )
     with pytest.raises(CourseError):
         score_stories(tiny_profile, model, tokenizer, corpus())

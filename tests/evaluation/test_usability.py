@@ -75,12 +75,6 @@ def test_a_pool_of_any_size_is_as_strict_as_the_seventy(size):
     assert own["off_topic"].mean() < 0.2 < 0.5 < strange["off_topic"].mean()
 
 
-def test_the_plausible_range_is_a_quantile_and_its_mirror():
-    logps = np.random.default_rng(0).normal(-2, 1, 500)
-    tail = THRESHOLDS.logprob_quantile
-    assert THRESHOLDS.logprob_range(logps) == tuple(np.quantile(logps, [tail, 1 - tail]))
-
-
 def test_the_table_holds_diversity_over_all_and_over_usable_stories():
     stories = load_stories().query("source == 'authors' and prompt_id in ['p02', 'p01']")[::-1]
     checks = check_stories(stories, THRESHOLDS, POOL, "wordllama")
