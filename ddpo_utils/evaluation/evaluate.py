@@ -51,10 +51,8 @@ def evaluation_prompts(profile: Profile, stories: pd.DataFrame) -> pd.DataFrame:
     """The test prompts to sample (prompt_id, prompt): `profile.sample_prompts`, or all if fewer.
 
     They are drawn with the profile's seed, and a smaller number draws a part of a larger one's. Of
-    the bundled data they are the first of the test prompts with stories and the 40 without.
-
-    Raises:
-        CourseError: fewer than two, or one that occurs in another part of the data as well.
+    the bundled data they are the first of the test prompts with stories and the 40 without. Raises
+    CourseError for fewer than two, or one that occurs in another part of the data as well.
     """
     import pandas as pd
 
@@ -88,11 +86,8 @@ def _bare(prompt: str) -> str:
 
 
 def adapters_of(profile: Profile) -> Path:
-    """Folder of the profile's adapters: <work_dir>/adapters once one is trained, else the recorded.
-
-    Raises:
-        CourseError: none is trained yet, and the recorded ones are of another model.
-    """
+    """Folder of the profile's adapters: <work_dir>/adapters once one is trained, else the recorded
+    ones, if they are of the same model."""
     own = work_dir(profile) / "adapters"
     if any(own.glob("*/run.json")):
         return own
@@ -213,21 +208,16 @@ def evaluate(
     """Sample each model on the test prompts, measure, and write figures and tables into `folder`.
 
     Args:
-        profile: model, encoders, numbers of prompts and samples, lengths, seed.
         models: row -> adapter folder, None for the starting model (see `find_adapters`). A row
             without an adapter is left out, and the table says so.
         folder: of samples and tables; what exists there is not made again.
         stories: the profile's corpus with its splits: prompts, Gold, and what is plausible.
-        thresholds: what counts as usable, and the margins of the verdicts.
         reward: folder of a trial by `python -m ddpo_utils reward`; without one, or where the reward
             did not pass it, quality is not measured.
 
     Returns:
         The content of results.json: rows with means and 95% intervals over prompts, paired
         differences, verdicts, notes, values by prompt, and names of the rows' sample files.
-
-    Raises:
-        CourseError: no adapter, one sample per prompt, faulty test prompts, or no such reward.
     """
     found = {
         row: path
@@ -289,13 +279,8 @@ def evaluate_adapters(
     output: Path | None = None,
     reward: Path | None = None,
 ) -> dict[str, Any]:
-    """`evaluate` the adapters of the profile on its data; print the table, and put it into the
-    adapters' model cards.
-
-    Args:
-        adapters: their folder (see `adapters_of`). output: of samples and tables
-            (<work_dir>/evaluation). reward: see `evaluate`.
-    """
+    """`evaluate` the adapters of the profile (see `adapters_of`) on its data, by default into
+    <work_dir>/evaluation; print the table, and put it into the adapters' model cards."""
     adapters, output = adapters or adapters_of(profile), output or work_dir(profile) / "evaluation"
     models, stories = find_adapters(adapters), all_stories(profile)
     results = evaluate(profile, models, output, stories, thresholds, reward)

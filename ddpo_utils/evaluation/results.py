@@ -52,18 +52,18 @@ MEASURES = {  # of diversity, with the setting that names the encoder; the 2nd o
     "semantic, 2nd": "judge_semantic",
     "style, 2nd": "judge_style",
 }
-DIVERSITY = (
-    "mean ± half of the 95% interval over prompts, or [both its ends]; diversity is mean pairwise "
-    "cosine distance"
-)
-FAILURES = (
-    "shares of stories that fail (in one way or several); lengths; KL from SFT in nats a story"
-)
-USABLE_ALONE = "diversity of usable stories alone, where a prompt has two"
-CUT_TEXTS = "diversity of every story's first 25 words"
-PAIRED = "differences, paired by prompt"
 FITTED = {"stylometric", "delta"}  # encoders that depend on the bundled authors
 CUT = 25  # words at which texts are compared at a common length
+USABLE_ALONE = [f"{name} (usable)" for name in MEASURES]
+CUT_TEXTS = [f"{name} ({CUT} words)" for name in MEASURES]
+SECTIONS = {  # of the table: title -> columns
+    "mean ± half of the 95% interval over prompts, or [both its ends]; diversity is mean pairwise "
+    "cosine distance": ["reward", *MEASURES, "usable"],
+    "shares of stories that fail; lengths; KL in nats a story": [*FAULTS, "words", "tokens", "kl"],
+    "diversity of usable stories alone, where a prompt has two": ["usable", *USABLE_ALONE],
+    f"diversity of every story's first {CUT} words": ["usable", *CUT_TEXTS],
+}
+DIFFERENCES = ["reward", *MEASURES, "usable", "words", "kl"]
 
 
 # -- figures ---------------------------------------------------------------------------------------
@@ -76,11 +76,9 @@ def measure_row(
     kl: Mapping[Any, float] | None = None,
     reward: Sequence[float] | None = None,
 ) -> pd.DataFrame:
-    """One line per prompt of a row, every measure a column.
+    """One line per prompt of a row's stories, every measure a column.
 
-    Args:
-        frame: the row's stories. checks: of `check_stories`. kl: prompt_id -> KL from SFT (nats).
-        reward: a score per story.
+    `kl` maps prompt_id to the KL from SFT (nats a story); `reward` holds a score per story.
     """
     encoders = {name: getattr(profile, setting) for name, setting in MEASURES.items()}
     prompts = frame["prompt_id"]
@@ -183,9 +181,9 @@ def make_results(
     """The content of results.json.
 
     Args:
-        frames: row -> stories. tables: row -> `measure_row` of them.
+        frames, tables: row -> stories, and their `measure_row`.
         reward_spread: standard deviation of the training stories' rewards; None: not measured.
-        facts: further entries, on which some notes rest (see `evaluate`).
+        facts: further entries, which some notes read (see `evaluate`).
     """
     rows, by_prompt = {}, {}
     for row, table in tables.items():
@@ -270,7 +268,7 @@ def _comparison_notes(results: Mapping[str, Any]) -> Iterator[str]:
             yield f"Verdict, {name}: {text}"
         control = verdicts["control"]
         far, near = (rows[row]["means"]["kl"]["mean"] for row in (control, "ddpo"))
-        yield f"Its controls: shuffled weights, and {_labels([control])}, {far:.2f} nats from SFT."
+        yield f"Controls: shuffled weights; {_labels([control])}, {far:.2f} nats from SFT."
         yield f"DDPO-both is {near:.2f} nats from SFT."
     elif "ddpo" in arms:
         yield "No verdict: it needs the KLs of DDPO-both, its shuffled weights and DPO from SFT."
@@ -302,14 +300,8 @@ def _sections(results: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
     gaps = {}
     for pair, gap in results["differences"].items():
         gaps[" - ".join(ROWS.get(row, row) for row in pair.split(" - "))] = gap
-    first, usable = f"({CUT} words)", "(usable)"
-    parts = [
-        (DIVERSITY, ["reward", *MEASURES, "usable"], rows),
-        (FAILURES, [*FAULTS, "words", "tokens", "kl"], rows),
-        (USABLE_ALONE, ["usable", *(f"{name} {usable}" for name in MEASURES)], rows),
-        (CUT_TEXTS, ["usable", *(f"{name} {first}" for name in MEASURES)], rows),
-        (PAIRED, ["reward", *MEASURES, "usable", "words", "kl"], gaps),
-    ]
+    parts = [(title, columns, rows) for title, columns in SECTIONS.items()]
+    parts.append(("differences, paired by prompt", DIFFERENCES, gaps))
     sections = {}
     for title, columns, lines in parts:
         cells = pd.DataFrame.from_dict(lines, orient="index").reindex(columns=columns)

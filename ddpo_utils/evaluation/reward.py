@@ -68,11 +68,7 @@ class Target:
 
     @classmethod
     def fit(cls, scores: Any, times: int = 100) -> Target:
-        """The scale of a data set; `times` is 0 for scores on a bounded scale.
-
-        Raises:
-            CourseError: there is no score, or one that is no finite number.
-        """
+        """The scale of a data set; `times` is 0 for scores on a bounded scale."""
         scores = np.asarray(scores, dtype=np.float64)
         if not len(scores) or not np.isfinite(scores).all():
             raise CourseError("A reward needs a finite score for every story.")
@@ -130,13 +126,8 @@ class _Head(torch.nn.Linear):
 def load_reward(profile: Profile, folder: Path | None = None) -> tuple[Any, Any]:
     """The reward (backbone, LoRA, one-output head) on the default device, and its tokenizer.
 
-    Args:
-        profile: `reward` names the backbone; number type, attention and LoRA targets are its own.
-        folder: of a trained reward, which comes in eval mode; None: a fresh one, whose head of
-            zeros scores every story alike.
-
-    Raises:
-        CourseError: backbone or adapter cannot be fetched or read.
+    `folder` is that of a trained reward, which comes in eval mode; without one it is fresh, and its
+    head of zeros scores every story alike. Raises CourseError if a part cannot be loaded.
     """
     from peft import LoraConfig, PeftModel, get_peft_model
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
@@ -183,11 +174,7 @@ def load_reward(profile: Profile, folder: Path | None = None) -> tuple[Any, Any]
 def score_stories(
     profile: Profile, model: Any, tokenizer: Any, stories: pd.DataFrame
 ) -> np.ndarray:
-    """(N,) scores of stories (prompt, text) on `Target`'s scale, by a reward of `load_reward`.
-
-    Raises:
-        CourseError: the reward gives no numbers.
-    """
+    """(N,) scores of stories (prompt, text) on `Target`'s scale, by a reward of `load_reward`."""
     ids = tokenize(tokenizer, reward_inputs(stories), profile.max_length)
     order, scores = np.argsort([len(row) for row in ids], kind="stable"), np.zeros(len(ids))
     for start in range(0, len(ids), profile.sample_batch):
@@ -265,15 +252,9 @@ def train_reward(
 ) -> dict[str, Any]:
     """Train a reward by L1 regression on scored stories; save its adapter; return its record.
 
-    The paper gives LoRA, loss and input of its reward and no schedule: the schedule is that of the
-    profile's SFT. A killed training goes on from its last checkpoint; a finished one is kept, and
-    one on other stories or settings replaces it.
-
-    Args:
-        profile: backbone (`reward`), lengths and schedule.
-        stories: prompt, text, score.
-        folder: of the adapter and its record, reward.json.
-        target: scale of the scores.
+    The paper gives LoRA, loss and input of its reward and no schedule: it is that of the profile's
+    SFT. A killed training goes on from its last checkpoint; a finished one in `folder` is kept, and
+    one on other stories (prompt, text, score) or settings replaces it.
     """
     backbone = public_backbone(profile)
     facts = {"objective": "regression", "backbone": backbone, "stories": len(stories)}

@@ -48,7 +48,7 @@ def reward_splits(
 ) -> Splits:
     """Held-out prompts crossed with held-out writers, dealt at random; 0 parts hold no writer out.
 
-    A reward of a split is fitted on stories with neither a held-out prompt nor a held-out writer.
+    A reward is fitted on stories with neither a held-out prompt nor a held-out writer.
     """
     rng = np.random.default_rng(seed)
     prompts, writers = stories["prompt_id"].to_numpy(), stories["writer"].to_numpy()
@@ -79,9 +79,7 @@ def held_pairs(
 ) -> pd.DataFrame:
     """The held-out pairs of all splits: two stories of one prompt whose scores differ.
 
-    Args:
-        stories: prompt_id and score.
-        unseen_writers: pairs of two held-out writers; False: of two that are not held out.
+    With `unseen_writers` both are of held-out writers, else of writers that are not held out.
 
     Returns:
         One row per pair: prompt_id, margin (the reward of the better story minus that of the
@@ -119,10 +117,9 @@ def _ridge_scores(features: np.ndarray, values: np.ndarray, splits: Splits) -> l
 
 
 def reward_pairs(stories: pd.DataFrame, features: np.ndarray, unseen_writers: bool) -> pd.DataFrame:
-    """`held_pairs` of a ridge reward: prompts in 6 parts, with `unseen_writers` writers in 4 too.
+    """`held_pairs` of a ridge reward from (N, d) features of the stories.
 
-    Args:
-        stories: prompt_id, writer and score. features: (N, d) rows of the same stories.
+    Prompts are split in 6 parts, with `unseen_writers` also writers in 4.
     """
     parts = reward_splits(stories, writer_parts=4 if unseen_writers else 0)
     # few prompts or writers leave nothing to train on, or nothing to ask about
@@ -134,12 +131,9 @@ def reward_pairs(stories: pd.DataFrame, features: np.ndarray, unseen_writers: bo
 def reward_accuracy(
     stories: pd.DataFrame, splits: Splits, scores: Scores
 ) -> dict[str, Interval | None]:
-    """Share of held-out pairs ordered rightly: mean over prompts with its interval by prompt.
-
-    Returns:
-        "unseen prompts" (of writers that the reward knows, or that nobody knows), and "unseen
-        prompts and writers"; None where fewer than two prompts have such pairs.
-    """
+    """Share of held-out pairs ordered rightly, on "unseen prompts" (of known writers, or where no
+    writer is known) and on "unseen prompts and writers": mean over prompts with its interval, None
+    where fewer than two prompts have such pairs."""
     out: dict[str, Interval | None] = {}
     for name, unseen in (("unseen prompts", False), ("unseen prompts and writers", True)):
         pairs = held_pairs(stories, splits, scores, unseen)
@@ -153,12 +147,9 @@ def choose_reward(
 ) -> dict[str, Any]:
     """Which reward is the best, and whether it passed and may speak about quality.
 
-    A reward passes if the lower end of its interval on unseen prompts and writers (on unseen
-    prompts where no writer is known) is at least `bound`. One that passes goes before one that does
-    not, then accuracy decides, and among equals the first.
-
-    Args:
-        accuracy: reward -> figures of `reward_accuracy`.
+    `accuracy` maps each reward to its `reward_accuracy`. It passes if the lower end on unseen
+    prompts and writers (on unseen prompts where no writer is known) is at least `bound`. One that
+    passes goes before one that does not, then accuracy decides, and among equals the first.
 
     Returns:
         reward (name), passed (bool), quality (what may be said).
@@ -203,18 +194,11 @@ def _rounded(scores: np.ndarray) -> list[float]:
 
 def record_reward(profile: Profile, bound: float, output: Path | None = None) -> dict[str, Any]:
     """Try a language model's reward, a ridge reward and a lookup of the writer on the same folds;
-    train the first on all training stories; write <output>/reward.json and return it.
+    train the first on all training stories; write reward.json into `output` and return it.
 
-    Every finished fold is kept, so a trial that was broken off goes on where it stopped. Where no
-    writer is known there is one fold, whose reward is the final one.
-
-    Args:
-        profile: names backbone and data; only training stories are read.
-        bound: see `choose_reward`.
-        output: folder of the trial, by default <work_dir>/reward.
-
-    Raises:
-        CourseError: too few stories for a trial.
+    `output` is by default <work_dir>/reward. Every finished fold is kept, so a broken-off trial
+    goes on. Where no writer is known there is one fold, whose reward is the final one. `bound`
+    is that of `choose_reward`. Raises CourseError where there are too few stories.
     """
     stories = training_stories(profile)
     # judges' scores have a bounded scale and are not compressed, votes are
@@ -274,11 +258,7 @@ def _plain(figures: Mapping[str, Interval | None]) -> dict[str, Any]:
 
 
 def load_trial(folder: Path) -> dict[str, Any]:
-    """The record of a trial, <folder>/reward.json; accuracies and calibration errors are Intervals.
-
-    Raises:
-        CourseError: there is no record.
-    """
+    """The record of a trial, <folder>/reward.json, with Intervals as such."""
     record = read_json(folder / "reward.json")
     for figures in record["accuracy"].values():
         figures |= {name: Interval(**value) for name, value in figures.items() if value}

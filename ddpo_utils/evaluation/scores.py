@@ -43,9 +43,7 @@ def _score(
 ) -> list[float]:
     """Scores of the stories, stored in `path` piece by piece; a killed run goes on after the last.
 
-    Args:
-        load: loads model and tokenizer; called only if a score is missing.
-        score: (model, tokenizer, stories) -> (N,) scores.
+    `load` gives model and tokenizer, if a score is missing.
     """
     values = read_json(path) if path.is_file() else []
     starts = range(len(values), len(stories), PIECE)

@@ -87,9 +87,8 @@ def check_stories(
     Args:
         stories: prompt and text, and where known `finished` (False: cut by the length limit) and
             `logp` (mean log-prob of a token under the SFT model, nats).
-        pool: prompts among which a story must find its own; the stories' prompts join it. The rank
-            allowed grows with the pool, so that a random text passes as often.
-        encoder: semantic encoder for that retrieval.
+        pool: prompts among which a story must find its own, by the semantic encoder; the stories'
+            prompts join it. The rank allowed grows with the pool: a random text passes as often.
         logprob_range: lowest and highest plausible `logp`; None leaves that check out.
 
     Returns:
