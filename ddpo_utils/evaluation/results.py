@@ -59,7 +59,7 @@ CUT_TEXTS = [f"{name} ({CUT} words)" for name in MEASURES]
 SECTIONS = {  # of the table: title -> columns
     "mean ± half of the 95% interval over prompts, or [both its ends]; diversity is mean pairwise "
     "cosine distance": ["reward", *MEASURES, "usable"],
-    "shares of stories that fail; lengths; KL in nats a story": [*FAULTS, "words", "tokens", "kl"],
+    "failures (shares); lengths; KL from SFT (nats a story)": [*FAULTS, "words", "tokens", "kl"],
     "diversity of usable stories alone, where a prompt has two": ["usable", *USABLE_ALONE],
     f"diversity of every story's first {CUT} words": ["usable", *CUT_TEXTS],
 }
