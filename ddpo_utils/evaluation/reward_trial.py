@@ -57,9 +57,9 @@ def reward_splits(
         held_writers = np.array_split(rng.permutation(np.unique(writers)), writer_parts)
     held_prompts = np.array_split(rng.permutation(np.unique(prompts)), prompt_parts)
     return [
-        (np.isin(prompts, some_prompts), np.isin(writers, some_writers))
-        for some_prompts in held_prompts
-        for some_writers in held_writers
+        (np.isin(prompts, prompt_part), np.isin(writers, writer_part))
+        for prompt_part in held_prompts
+        for writer_part in held_writers
     ]
 
 

@@ -83,11 +83,11 @@ def compare_with_sft(
         return model, tokenizer
 
     load_sft = cache(partial(load_policy, profile, sft))
-    share = slice(process().process_index, None, process().num_processes)
-    for row in list(frames)[share]:
+    own_rows = slice(process().process_index, None, process().num_processes)
+    for row in list(frames)[own_rows]:
         _score(logp_paths[row], frames[row], load_sft, mean_logps)
     load_sft.cache_clear()
-    for row in arms[share]:
+    for row in arms[own_rows]:
         _score(kl_paths[row], first[row], cache(partial(load_pair, row)), token_kl)
     process().wait_for_everyone()  # now all scores exist
     logp = {row: read_json(path) for row, path in logp_paths.items()}
@@ -113,12 +113,12 @@ def score_rewards(
         return {}, f"quality not measured: the reward did not pass its trial ({grounds})"
     load = cache(partial(load_reward, profile, reward / FINAL))
     key = backbone, profile.dtype, profile.max_length, adapter_digest(reward / FINAL)
-    said, rewards = f"reward: regression on {backbone} ({grounds})", {}
+    quality, rewards = f"reward: regression on {backbone} ({grounds})", {}
     for row, frame in frames.items():
         if row == "gold":
             rewards[row] = Target(**trial["target"])(frame["score"])
-            said += "; Gold's is its own scores on the same scale, not the model's"
+            quality += "; Gold's is its own scores on the same scale, not the model's"
         else:
             path = Path(f"{_scores_path(folder, row, frame, *key)}.reward.json")
             rewards[row] = _score(path, frame, load, partial(score_stories, profile))
-    return rewards, said
+    return rewards, quality
