@@ -67,7 +67,7 @@ ENDPOINT_FLAGS = (
 )
 def _run(args: argparse.Namespace) -> bool:
     """run the notebooks; results go to build/<profile>"""
-    from .course.commands import run
+    from .course.notebooks import run
 
     overrides = {}
     for pair in args.set:
@@ -85,7 +85,7 @@ def _run(args: argparse.Namespace) -> bool:
 @command(profile="name")
 def _fetch(args: argparse.Namespace) -> None:
     """fetch the profile's model and encoders"""
-    from .course.commands import fetch
+    from .course.notebooks import fetch
 
     profile = get_profile(args.profile)
     fetch(profile)
@@ -167,8 +167,8 @@ def _wheelhouse(args: argparse.Namespace) -> None:
 @command()
 def _colab(args: argparse.Namespace) -> None:
     """write this clone's address into the notebooks' Colab cells"""
-    from .course.colab import write_address
     from .course.notebooks import course_root
+    from .course.workshop import write_address
 
     print(f"The notebooks' Colab cells now name {write_address(course_root())}.")
 

@@ -1,24 +1,27 @@
-"""What the tests share: a private cache, no hub, and a Llama of a few thousand parameters with its own tokenizer."""
+"""What the tests share: a private cache, no hub, and a Llama of a few thousand parameters."""
 
 from __future__ import annotations
 
 import os
-
-os.environ["HF_HUB_OFFLINE"] = "1"  # before any library reads it: no test may depend on a network
-os.environ["TOKENIZERS_PARALLELISM"] = "false"
-os.environ["TQDM_DISABLE"] = "1"
-if (
-    "PYTEST_XDIST_WORKER_COUNT" in os.environ
-):  # workers share the cores, or each would take them all
-    share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
-
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
+
+from ddpo_utils.course.notebooks import QUIET
+
+# Before torch and the hub's libraries read them: no bars, no network, no spinning threads.
+os.environ |= QUIET | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # workers share the cores
+    workers = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+
+import numpy as np
+from hypothesis import settings
 from teller import Teller
+
+settings.register_profile("course", deadline=None)  # busy machines are slow
+settings.load_profile("course")
 
 CHAT = (
     "{% for m in messages %}{{ '<|start|>' + m['role'] + '\n' + m['content'] + '<|end|>\n' }}{% endfor %}"

@@ -15,7 +15,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 from ddpo_utils import cli
-from ddpo_utils.course import commands, doctor, notebooks
+from ddpo_utils.course import doctor, notebooks
 from ddpo_utils.embeddings import encoders
 from ddpo_utils.models import smollm2
 from ddpo_utils.settings import PROFILES, cache_dir, get_profile
@@ -52,7 +52,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         notebook = new_notebook(cells=[PARAMETERS, new_code_cell(code, id="code")])
         nbformat.write(notebook, tmp_path / "notebooks" / f"{name}.ipynb")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(commands, "fetch", lambda profile: None)
+    monkeypatch.setattr(notebooks, "fetch", lambda profile: None)
     monkeypatch.setattr(doctor, "lacking", lambda profile: [])
     return tmp_path
 
@@ -93,7 +93,7 @@ def test_run_uses_this_python_whatever_kernels_the_user_has(
     )
     monkeypatch.setenv("JUPYTER_PATH", str(clone / "user"))
     monkeypatch.setenv("JUPYTER_DATA_DIR", str(clone / "user"))
-    assert commands.run(get_profile("smoke"), ["01"])
+    assert notebooks.run(get_profile("smoke"), ["01"])
     assert os.environ["JUPYTER_PATH"] == str(clone / "user")
 
 
@@ -112,7 +112,7 @@ def test_run_leaves_exercises_to_the_learner(clone: Path) -> None:
     nbformat.write(
         new_notebook(cells=[PARAMETERS, exercise, new_code_cell("print(profile)")]), path
     )
-    assert commands.run(get_profile("smoke"), ["01"], write_back=True)
+    assert notebooks.run(get_profile("smoke"), ["01"], write_back=True)
     stored = nbformat.read(path, as_version=4).cells
     assert [cell.execution_count for cell in stored] == [1, None, 2]
     assert (
@@ -266,7 +266,7 @@ def test_missing_package_is_named_with_its_mend(
         return "1.0" if name == "pandas" else version(name)
 
     monkeypatch.setattr(metadata, "version", without)
-    assert {fault.what for fault in doctor.lacking(get_profile("laptop"))} == {"trl", "pandas"}
+    assert {fault.name for fault in doctor.lacking(get_profile("laptop"))} == {"trl", "pandas"}
     assert cli.main(["doctor"]) == 1
     report = capsys.readouterr().out
     assert "pip install 'trl<1.17,>=1.16'" in report and "cannot run here yet" in report
@@ -299,7 +299,7 @@ def test_doctor_report(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
         *PROFILES,
     ):
         assert word in report
-    assert "not fetched" in report and "ddpo_utils fetch" in report  # the tests' cache is empty
+    assert "ddpo_utils fetch" in report  # the tests' cache is empty
 
 
 def test_estimate_is_the_plans(monkeypatch: pytest.MonkeyPatch, tiny_folder: Path) -> None:
@@ -323,7 +323,7 @@ def test_bundled_stories_are_no_longer_than_the_estimate_takes_them_to_be() -> N
     pairs = zip(stories["prompt"], stories["text"], strict=True)
     turns = [as_messages("user", prompt) + as_messages("assistant", text) for prompt, text in pairs]
     lengths = [len(ids) for ids in tokenizer.apply_chat_template(turns)["input_ids"]]
-    assert 0.9 * doctor.LONGEST < max(lengths) <= doctor.LONGEST
+    assert 0.9 * doctor.LONGEST_STORY < max(lengths) <= doctor.LONGEST_STORY
 
 
 def test_no_index_and_no_hub(
@@ -367,7 +367,7 @@ def test_fetch_asks_every_encoder_once(monkeypatch: pytest.MonkeyPatch, fake_enc
         "load_encoder",
         lambda name: asked.append(name) or fake_encoder({"A story begins.": [1.0]}),
     )
-    commands.fetch(get_profile("laptop"))
+    notebooks.fetch(get_profile("laptop"))
     assert asked == ["model", "minilm", "stylometric", "wordllama", "delta"]
 
 

