@@ -20,6 +20,7 @@ __all__ = [
     "data_dir",
     "get_profile",
     "progress_bar",
+    "progress_hidden",
     "weight_kinds",
     "work_dir",
 ]
@@ -269,10 +270,13 @@ def work_dir(profile: Profile | str) -> Path:
     return path
 
 
+def progress_hidden() -> bool:
+    """Whether TQDM_DISABLE hides all bars; tqdm's bar for notebooks ignores the variable."""
+    return os.environ.get("TQDM_DISABLE", "") not in ("", "0")
+
+
 def progress_bar(items: Iterable[Any] | None = None, shown: bool = True, **options: Any) -> Any:
     """tqdm's bar over `items`; none unless `shown`, none under TQDM_DISABLE=1."""
     from tqdm.auto import tqdm
 
-    if not shown:
-        options["disable"] = True  # disable=False would overrule TQDM_DISABLE
-    return tqdm(items, **options)
+    return tqdm(items, disable=not shown or progress_hidden(), **options)

@@ -28,19 +28,26 @@ MARKS = re.compile(r"(<!-- colab -->\n).*?(<!-- /colab -->)", re.DOTALL)  # arou
 URL = r"(?:https?://|ssh://)?(?:[^@/]+@)?([\w.-]+\.\w+)(?::\d+)?[:/](.+?)(?:\.git)?/?"
 
 
+def _arm_steps(profile: Profile, seconds: float) -> float:
+    """Steps of an arm in notebook 04; only smoke and laptop are held to the clock."""
+    if profile.name not in ("smoke", "laptop"):
+        return profile.steps
+    return min(profile.steps, max(ARM_SECONDS / seconds, 2))
+
+
 def live_minutes(profile: Profile, seconds: float) -> float:
     """Estimated minutes of notebook 04's live training (SFT and arms) at `seconds` a step."""
-    steps = profile.steps
-    if profile.name in ("smoke", "laptop"):  # the others are not held to the clock
-        steps = min(steps, max(ARM_SECONDS / seconds, 2))
-    return OVERHEAD * (profile.sft_steps + ARMS * steps) * seconds / 60
+    steps = profile.sft_steps + ARMS * _arm_steps(profile, seconds)
+    return OVERHEAD * steps * seconds / 60
 
 
 def live_steps(profile: Profile, seconds: float) -> Profile:
-    """The profile with fewer steps, so that live training takes LONGEST_LIVE minutes if it can."""
-    share = min(1.0, LONGEST_LIVE / live_minutes(profile, seconds))
-    sft_steps, steps = max(1, int(profile.sft_steps * share)), max(2, int(profile.steps * share))
-    return replace(profile, sft_steps=sft_steps, steps=steps)
+    """The profile with steps for LONGEST_LIVE minutes; 1 of SFT and 2 of an arm at least."""
+    share = LONGEST_LIVE / live_minutes(profile, seconds)
+    if share >= 1:
+        return profile
+    steps = int(share * _arm_steps(profile, seconds))
+    return replace(profile, sft_steps=max(1, int(share * profile.sft_steps)), steps=max(2, steps))
 
 
 def _default_profile() -> list[Finding]:

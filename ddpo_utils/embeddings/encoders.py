@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..settings import CourseError, cache_dir
+from ..settings import CourseError, cache_dir, progress_hidden
 from .stylometry import (
     DeltaEncoder,
     StylometricEncoder,
@@ -161,7 +161,7 @@ class SentenceModel:
             texts or ["."],
             batch_size=batch_size,
             normalize_embeddings=True,
-            show_progress_bar=progress,
+            show_progress_bar=progress and not progress_hidden(),
         )
         if not np.isfinite(rows).all():
             if self.dtype == torch.float32:

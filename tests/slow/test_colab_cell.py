@@ -15,7 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 from test_whole import ENVIRONMENT, ROOT, carried_out
 
-from ddpo_utils.course.notebook_inputs import ADDRESS
+from ddpo_utils.course.notebooks import ADDRESS
 
 # Colab has more, in versions of its own; what these need comes along.
 USUAL = [
