@@ -77,7 +77,9 @@ class Profile:
     prompts: int = _setting(0, "posts of r/writingPrompts to keep, drawn at random; 0: all", ge=0)
     min_gap: float = _setting(0.0, "wanted difference of a pair's scores, in their unit", ge=0)
     weights: str = _setting(
-        "both", "what measures deviation: semantic, style or both", pattern="^(semantic|style|both)$"
+        "both",
+        "what measures deviation: semantic, style or both",
+        pattern="^(semantic|style|both)$",
     )
     floor: float = _setting(0.0, "smallest weight, 0 to 1; the sum stays K", ge=0, le=1)
     dtype: str = _setting(
