@@ -43,11 +43,14 @@ def live_minutes(profile: Profile, seconds: float) -> float:
 
 def live_steps(profile: Profile, seconds: float) -> Profile:
     """The profile with steps for LONGEST_LIVE minutes; 1 of SFT and 2 of an arm at least."""
-    share = LONGEST_LIVE / live_minutes(profile, seconds)
+    budget = LONGEST_LIVE * 60 / (OVERHEAD * seconds)  # steps
+    arm_steps = _arm_steps(profile, seconds)
+    share = budget / (profile.sft_steps + ARMS * arm_steps)
     if share >= 1:
         return profile
-    steps = int(share * _arm_steps(profile, seconds))
-    return replace(profile, sft_steps=max(1, int(share * profile.sft_steps)), steps=max(2, steps))
+    steps = max(2, int(share * arm_steps))
+    sft_steps = min(profile.sft_steps, max(1, int(budget - ARMS * steps)))
+    return replace(profile, sft_steps=sft_steps, steps=steps)
 
 
 def _default_profile() -> list[Finding]:
