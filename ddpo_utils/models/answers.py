@@ -11,7 +11,7 @@ import torch
 
 from ..corpus.text import as_messages
 from ..settings import CourseError, progress_bar
-from ..storage.answers import AnswerStore
+from ..storage.answers import AnswerStore, Record
 from ..storage.files import short_digest, text_key
 from .endpoint import Decoding, Endpoint, count_tokens
 from .prompting import render, stories
@@ -46,7 +46,7 @@ def get_answers(
     model: Endpoint | LocalModel,
     max_tokens: int,
     progress: bool = True,
-) -> list[dict[str, Any]]:
+) -> list[Record]:
     """The model's answer to each request, stored in `path` as it comes.
 
     A call that was stopped or failed, made again, asks for what is missing only; equal requests
@@ -82,7 +82,7 @@ def get_answers(
         return [store.records[key, 0] for key in keys]
 
 
-def _record(key: str, prompt: str, source: str, answer: Mapping[str, Any]) -> dict[str, Any]:
+def _record(key: str, prompt: str, source: str, answer: Record) -> Record:
     """The record of an answer, without the reasoning that some servers leave in its text."""
     (story,) = stories(answer["text"], answer["finished"], "plain")
     record = {"prompt_id": key, "prompt": prompt, "sample": 0, "source": source, **story}
@@ -96,7 +96,7 @@ def _ask_endpoint(
     settings = endpoint.settings(Decoding(endpoint.temperature, None, max_tokens))
     chats = {key: as_messages("user", text) for key, text in requests.items()}
 
-    def make(client: Any, key: str) -> dict[str, Any]:
+    def make(client: Any, key: str) -> Record:
         answer = endpoint.ask(client, chats[key], settings)
         store.add([_record(key, requests[key], endpoint.name, answer)])
         return answer

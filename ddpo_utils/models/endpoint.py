@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ..settings import CourseError, progress_bar
-from ..storage.answers import AnswerStore, Key
+from ..storage.answers import AnswerStore, Key, Record
 from ..storage.files import short_digest
 from .prompting import WORDING, chat, check_condition, check_prompts, request, stories
 
@@ -34,7 +34,7 @@ TOKENS_AROUND_A_MESSAGE = 4  # of a chat template, about
 COUNTS = ("prompt_tokens", "completion_tokens")
 NO_KEY = "none"  # the client library always sends a key
 
-Message = dict[str, str]
+Chat = list[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Endpoint:
         host = urlsplit(self.base_url).hostname or ""
         return host == "openai.com" or host.endswith(".openai.com")
 
-    def settings(self, decoding: Decoding) -> dict[str, Any]:
+    def settings(self, decoding: Decoding) -> Record:
         """What a request says of sampling and length."""
         # OpenAI's reasoning models know the newer name only, most other servers the older one
         limit = "max_completion_tokens" if self.of_openai else "max_tokens"
@@ -132,7 +132,7 @@ class Endpoint:
             )
         return key
 
-    def ask(self, client: Any, messages: Sequence[Message], settings: Any) -> dict[str, Any]:
+    def ask(self, client: Any, messages: Chat, settings: Any) -> Record:
         """One call: text, finished, prompt_tokens and completion_tokens (None: uncounted), repeats.
 
         A prompt that the endpoint's filter withholds gives an empty, unfinished answer.
@@ -184,7 +184,7 @@ class Endpoint:
         label: str,
         chains: Sequence[Sequence[Any]],
         tokens: tuple[int, int],
-        make: Callable[[Any, Any], Mapping[str, Any]],
+        make: Callable[[Any, Any], Record],
         progress: bool = True,
     ) -> None:
         """Make the calls of each chain one after the other, and the chains side by side.
@@ -252,7 +252,7 @@ def _use(calls: str, tokens: Sequence[int], prices: Sequence[float] | None) -> s
     return f"{use} ({cost:,.4f} at the prices given)"
 
 
-def count_tokens(messages: Sequence[Message]) -> int:
+def count_tokens(messages: Chat) -> int:
     """Tokens of a chat, about."""
     lengths = [math.ceil(len(message["content"]) / CHARACTERS_A_TOKEN) for message in messages]
     return sum(lengths) + TOKENS_AROUND_A_MESSAGE * len(lengths)
@@ -307,14 +307,14 @@ def sample_endpoint(
         first = key[1] - key[1] % k
         return [(key[0], first + n) for n in range(k)]
 
-    def messages(key: Key, unwritten: str = "") -> list[Message]:
+    def messages(key: Key, unwritten: str = "") -> Chat:
         earlier = []
         for n in range(key[1]):
             record = store.records.get((key[0], n), {"text": unwritten})
             earlier.append(record["text"])
         return chat(request(texts[key[0]], condition, k, list(filter(None, earlier))), condition)
 
-    def make(client: Any, key: Key) -> dict[str, Any]:
+    def make(client: Any, key: Key) -> Record:
         answer = endpoint.ask(client, messages(key), settings)
         store.add(_records(answer, key, texts[key[0]], source, condition, k))
         return answer
@@ -334,8 +334,8 @@ def sample_endpoint(
 
 
 def _records(
-    answer: Mapping[str, Any], key: Key, prompt: str, source: str, condition: str, k: int
-) -> list[dict[str, Any]]:
+    answer: Record, key: Key, prompt: str, source: str, condition: str, k: int
+) -> list[Record]:
     """The records of one call's stories; only the first carries what the call used."""
     used = {name: answer[name] for name in (*COUNTS, "repeats")}
     records = []

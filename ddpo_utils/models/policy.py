@@ -17,29 +17,13 @@ import torch
 from ..settings import CourseError, Profile
 from .smollm2 import HUB_NAME, fetch_smollm2, first_line
 
-__all__ = [
-    "cannot_load",
-    "choose_dtype",
-    "default_device",
-    "load_policy",
-    "load_tokenizer",
-    "lora_config",
-    "make_room",
-    "model_source",
-    "number_type",
-    "public_name",
-]
-
 # Apache-2.0, and no licence to accept on the Hub
 UNGATED = "--model ibm-granite/granite-3.1-8b-base --tokenizer ibm-granite/granite-3.1-8b-instruct"
 CLEARLY_FASTER = 0.8  # bf16 must take at most this share of float32's time
 
 
 def choose_dtype(device: str | torch.device = "cpu") -> torch.dtype:
-    """The faster safe number type: on a GPU bf16, or fp16 before compute capability 8.
-
-    On a CPU a short timing decides, because only some processors have bf16 arithmetic.
-    """
+    """The faster safe number type: a GPU's bf16 (or fp16); on a CPU a short timing decides."""
     kind = torch.device(device).type
     if kind == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float16

@@ -23,19 +23,6 @@ from ..storage.files import read_jsonl
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "CONDITIONS",
-    "SYSTEM",
-    "WORDING",
-    "chat",
-    "check_condition",
-    "check_prompts",
-    "read_prompts",
-    "render",
-    "request",
-    "stories",
-]
-
 CONDITIONS = ("plain", "iterative", "verbalised")
 
 SYSTEM = (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,35 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["DECODING", "complete", "fingerprint", "read_samples", "sample_stories"]
 
 
-@dataclass(frozen=True)
-class SamplingSettings:
-    """How `sample_stories` samples. Source of the decoding: arXiv 2503.17126, section 4.
-
-    Attributes:
-        batch_size: sequences decoded at once.
-        seed: of the sampling.
-        rank, ranks: number of this process, from 0, and how many share the work.
-        temperature, top_p, top_k, repetition_penalty, min_p: of `generate`; None sets nothing.
-    """
-
-    batch_size: int = 24
-    seed: int = 42
-    rank: int = 0
-    ranks: int = 1
-    temperature: float = 1.0
-    top_p: float = 0.95
-    top_k: int = 50
-    repetition_penalty: float = 1.1
-    min_p: float | None = None
-
-    def decoding(self) -> dict[str, float]:
-        """The settings of `generate`."""
-        names = ("temperature", "top_p", "top_k", "repetition_penalty", "min_p")
-        values = {name: getattr(self, name) for name in names}
-        return {name: value for name, value in values.items() if value is not None}
-
-
-DECODING = SamplingSettings().decoding()
+BATCHING = {"batch_size": 24, "seed": 42, "rank": 0, "ranks": 1}
+# Source: arXiv 2503.17126, section 4
+DECODING = {"temperature": 1.0, "top_p": 0.95, "top_k": 50, "repetition_penalty": 1.1}
 
 
 def fingerprint(model: Any, plan: list[Any]) -> str:
@@ -127,8 +100,8 @@ def sample_stories(
         samples: responses per prompt.
         max_new_tokens: longest response in tokens.
         source: name of the model in the records.
-        progress: show a progress bar.
-        settings: of `SamplingSettings`.
+        settings: batch_size (sequences decoded at once), seed, rank and ranks (number of this
+            process and of all), and those of `generate` (temperature, min_p, ...).
 
     Returns:
         All samples that are stored when this process has done its share, as a frame, in order.
@@ -141,27 +114,27 @@ def sample_stories(
 
     check_condition("plain", samples)
     check_prompts(prompts)
-    options = SamplingSettings(**settings)
-    size, decoding = options.batch_size, options.decoding()
+    settings = {**BATCHING, **DECODING, **settings}
+    size, seed, rank, ranks = (settings.pop(name) for name in BATCHING)
     texts = dict(zip(prompts["prompt_id"].tolist(), prompts["prompt"].tolist(), strict=True))
     keys = [(prompt_id, number) for prompt_id in texts for number in range(samples)]
     batches = [keys[start : start + size] for start in range(0, len(keys), size)]
     batch_of = {key: batch for batch in batches for key in batch}
     work = [(prompt_id, texts[prompt_id], number) for prompt_id, number in keys]
-    run = fingerprint(model, [work, decoding, max_new_tokens, size, options.seed])
+    run = fingerprint(model, [work, settings, max_new_tokens, size, seed])
     was_training = model.training
     model.eval()
-    with AnswerStore(path, run, texts, batch_of.__getitem__, options.rank) as store:
-        share = range(options.rank, len(batches), options.ranks)
+    with AnswerStore(path, run, texts, batch_of.__getitem__, rank) as store:
+        share = range(rank, len(batches), ranks)
         missing = [number for number in share if batches[number][0] not in store.records]
-        shown = progress and options.rank == 0
+        shown = progress and rank == 0
         for number in progress_bar(missing, shown, desc=f"sampling {source}", leave=False):
             batch = batches[number]
-            _seed_batch(options.seed, number)
+            _seed_batch(seed, number)
             asked = [texts[prompt_id] for prompt_id, _ in batch]
             try:
                 answers = complete(
-                    model, tokenizer, asked, max_new_tokens, do_sample=True, **decoding
+                    model, tokenizer, asked, max_new_tokens, do_sample=True, **settings
                 )
             except torch.OutOfMemoryError:
                 raise CourseError(

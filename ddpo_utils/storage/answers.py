@@ -14,9 +14,10 @@ from typing import Any
 from ..settings import CourseError
 from .files import write_jsonl
 
-__all__ = ["AnswerStore", "Key"]
+__all__ = ["AnswerStore", "Key", "Record"]
 
 Key = tuple[Any, int]  # prompt_id, sample
+Record = dict[str, Any]
 _START = b'{"prompt_id"'  # of every line
 
 
@@ -52,7 +53,7 @@ class AnswerStore:
 
         self.path, self.run, self.prompts, self.call_of = Path(path), run, prompts, call_of
         self.own = self.path.with_name(f"{self.path.name}.{rank + 1}") if rank else self.path
-        self.records: dict[Key, dict[str, Any]] = {}
+        self.records: dict[Key, Record] = {}
         self._lock, self._adding = FileLock(f"{self.own}.lock"), Lock()
 
     def __enter__(self) -> AnswerStore:
@@ -81,7 +82,7 @@ class AnswerStore:
             self.own.unlink()
         self._unlock()
 
-    def add(self, records: Sequence[Mapping[str, Any]]) -> None:
+    def add(self, records: Sequence[Record]) -> None:
         """Append one call's records; returns when they are on the disk. Threads may call it."""
         added = [{**record, "run": self.run} for record in records]
         data = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in added).encode()
@@ -96,7 +97,7 @@ class AnswerStore:
                 raise
             self.records |= {_key(record): record for record in added}
 
-    def join(self, keys: Sequence[Key]) -> list[dict[str, Any]]:
+    def join(self, keys: Sequence[Key]) -> list[Record]:
         """The records of those keys that all processes have stored, in order.
 
         Once none is missing, they become one file in that order, and the processes' files go.
@@ -125,7 +126,7 @@ class AnswerStore:
         for path in (self.path, *self._parts()):
             self.records |= self._read(path)[0]
 
-    def _read(self, path: Path) -> tuple[dict[Key, dict[str, Any]], int]:
+    def _read(self, path: Path) -> tuple[dict[Key, Record], int]:
         """The records of the whole calls in a file, and how many bytes they take."""
         try:
             lines = path.read_bytes().splitlines(keepends=True)
@@ -147,7 +148,7 @@ class AnswerStore:
             ) from None
         return {_key(r): r for r in records[:whole]}, sum(map(len, lines[:whole]))
 
-    def _count_whole(self, records: Sequence[dict[str, Any]]) -> int:
+    def _count_whole(self, records: Sequence[Record]) -> int:
         """How many records belong to whole calls; ValueError where one is not of this run."""
         count = 0
         while count < len(records):
@@ -163,5 +164,5 @@ class AnswerStore:
         return count
 
 
-def _key(record: Mapping[str, Any]) -> Key:
+def _key(record: Record) -> Key:
     return record["prompt_id"], record["sample"]

@@ -1,9 +1,9 @@
-"""Endpoints: what is received is stored and never paid twice, whatever breaks; no key gets out."""
+"""Endpoints: what is received is stored and never paid twice, whatever breaks; keys stay secret."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
+import time
 from typing import Any
 
 import pandas as pd
@@ -34,11 +34,6 @@ def test_the_file_holds_one_record_a_sample(teller, sample, tmp_path):
         assert body["messages"][0] == {"role": "system", "content": SYSTEM}
     asked = sorted(body["messages"][1]["content"] for body in teller.requests)
     assert asked == sorted([*PROMPTS["prompt"]] * 3)
-
-
-def test_none_sends_no_sampling_settings(teller, sample):
-    sample(temperature=None, top_p=None)
-    assert not any({"temperature", "top_p"} & set(body) for body in teller.requests)
 
 
 def test_an_iterative_request_carries_the_earlier_stories_of_its_prompt(teller, sample):
@@ -98,30 +93,18 @@ def test_every_fault_is_repeated_and_only_cut_answers_are_paid_twice(teller, sam
     received = [answer["choices"][0]["message"]["content"] for answer in proxy.delivered]
     assert sorted(frame["text"]) == sorted(received)
     assert proxy.answered == len(teller.requests) == 15 + 2  # no client can ask for a lost answer
-    assert frame["repeats"].sum() == 9 and proxy.busiest <= 5
-
-
-def test_the_servers_retry_after_is_kept(teller, sample):
-    with FlakyProxy(teller.url, ["429 retry-after"]) as proxy:
-        sample(base_url=proxy.url, prompts=PROMPTS[:1], samples=1)
-    assert proxy.times[1] - proxy.times[0] >= 1.0  # the library's first pause is half as long
+    assert frame["repeats"].sum() == 9
 
 
 def test_the_number_of_calls_at_once_is_kept(teller, sample):
-    lock, most, under_way = threading.Lock(), [0], [0]
-
     def slow(body: dict[str, Any], number: int) -> tuple[int, Any]:
-        with lock:
-            under_way[0] += 1
-            most[0] = max(most[0], under_way[0])
-        threading.Event().wait(0.05)
-        with lock:
-            under_way[0] -= 1
+        time.sleep(0.05)
         return 200, completion("Story")
 
     teller.answer = slow
-    sample(concurrency=3)
-    assert most[0] == 3
+    with FlakyProxy(teller.url) as proxy:
+        sample(base_url=proxy.url, concurrency=3)
+    assert proxy.busiest == 3
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422, 429, 500])

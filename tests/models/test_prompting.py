@@ -83,5 +83,5 @@ def test_bad_prompts_are_refused_and_the_file_is_named(tmp_path, content):
 
 
 def test_a_bad_prompt_is_named():
-    with pytest.raises(CourseError, match="Prompt 2 .*'b'"):
+    with pytest.raises(CourseError, match=r"Prompt 2 .*'b'"):
         check_prompts(pd.DataFrame({"prompt_id": ["a", "b"], "prompt": ["Sea.", None]}))
