@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from study import BUILT, ITEMS, KEY, ONE, SYSTEMS, TWO, build, rate, stories, write_model
+from study import BUILT, KEY, ONE, SYSTEMS, TWO, build, rate, stories, write_model
 
 from ddpo_utils.human_eval.comparisons import (
     build_comparisons,
@@ -26,11 +26,9 @@ from ddpo_utils.models.endpoint import Endpoint
 from ddpo_utils.settings import CourseError
 
 OTHER, OTHER_KEY = build(seed=2)
-MODEL = Endpoint("m", "http://127.0.0.1:9/v1")
-WRONG = {"comparisons": BUILT.id, "rater": "ann", "kind": "person"}
-
-
-MODEL_ANSWERS = [("c01", "A", "A1")]
+MODEL, OTHER_MODEL = (Endpoint(name, "http://127.0.0.1:9/v1") for name in ("m", "o"))
+RATINGS = {"comparisons": BUILT.id, "rater": "ann", "kind": "person", "answers": []}
+ANSWER = {"item": "c01", "diverse": "A", "best": "A1"}
 
 
 def pair(b: Any = None, names: tuple[str, str] = SYSTEMS, **settings: Any) -> Any:
@@ -40,6 +38,10 @@ def pair(b: Any = None, names: tuple[str, str] = SYSTEMS, **settings: Any) -> An
 def lines(name: str, *rows: Any) -> str:
     Path(name).write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
     return name
+
+
+def ratings(change: dict[str, Any]) -> Any:
+    return read_ratings(lines("a.json", RATINGS | change), BUILT)
 
 
 def samples(name: str, **columns: Any) -> str:
@@ -56,6 +58,14 @@ def edited(change: dict[str, Any]) -> Path:
     return path
 
 
+def model(*answers: tuple[str, ...]) -> Path:
+    return write_model(Path("m.json"), list(answers))
+
+
+def key_file(comparisons: Any = BUILT, key: Any = KEY) -> Path:
+    return write_comparisons(".", comparisons, key).parents[1] / "key.json"
+
+
 def changed_text() -> Path:
     path = write_comparisons(".", BUILT, KEY)
     path.write_text(path.read_text().replace("one 3", "won 3", 1))
@@ -68,13 +78,18 @@ def both_by_ann() -> Path:
     return path.parent
 
 
+def people_and_models() -> Path:
+    write_model(edited({}).with_name("m.json"), [("c01", "A", "A1")])
+    return Path("ratings")
+
+
 def compare_with(second: str) -> None:
     compare([samples("one.jsonl", source="x"), second], SYSTEMS, "made")
 
 
 FAULTS: dict[str, tuple[Callable[[], Any], str]] = {
     # building
-    "equal names": (lambda: pair(names=("x", "x ")), "x"),
+    "equal names": (lambda: pair(names=("x", "x ")), "('x', 'x ')"),
     "a negative seed": (lambda: pair(seed=-1), "-1"),
     "no prompt in common": (lambda: pair(stories(TWO).assign(prompt_id="q")), "prompt"),
     "another text": (lambda: pair(stories(TWO).replace("Prompt 3.", "Other.")), "p3"),
@@ -87,81 +102,43 @@ FAULTS: dict[str, tuple[Callable[[], Any], str]] = {
     "two sources": (lambda: compare_with(samples("b.jsonl", source=["y", "z"] * 12)), "y, z"),
     "two runs": (lambda: compare_with(samples("b.jsonl", sample=0)), "b.jsonl"),
     # files of the study
-    "the key as comparisons": (
-        lambda: read_comparisons(write_comparisons(".", BUILT, KEY).parents[1] / "key.json"),
-        "key.json",
-    ),
+    "the key as comparisons": (lambda: read_comparisons(key_file()), "key.json"),
     "changed texts": (lambda: read_comparisons(changed_text()), "comparisons.json"),
     "comparisons as the key": (
         lambda: read_key(write_comparisons(".", BUILT, KEY), BUILT),
         "comparisons.json",
     ),
-    "the key of others": (
-        lambda: read_key(write_comparisons(".", OTHER, OTHER_KEY).parents[1] / "key.json", BUILT),
-        "key.json",
-    ),
-    "other comparisons there": (
-        lambda: [write_comparisons(".", *pair_of) for pair_of in ((BUILT, KEY), build(seed=2))],
-        "comparisons.json",
-    ),
+    "the key of others": (lambda: read_key(key_file(OTHER, OTHER_KEY), BUILT), "key.json"),
+    "other comparisons there": (lambda: [key_file(), key_file(OTHER)], "comparisons.json"),
     # ratings
-    "no ratings": (lambda: read_ratings(lines("a.json", {"id": 3}), BUILT), "a.json"),
-    "no answers": (
-        lambda: read_ratings(lines("a.json", WRONG | {"answers": [3]}), BUILT),
-        "a.json",
-    ),
-    "an unknown kind": (
-        lambda: read_ratings(lines("a.json", WRONG | {"answers": [], "kind": "cat"}), BUILT),
-        "a.json",
-    ),
+    "no rater": (lambda: ratings({"rater": None}), "a.json"),
+    "no answers": (lambda: ratings({"answers": [3]}), "a.json"),
+    "an unknown kind": (lambda: ratings({"kind": "cat"}), "a.json"),
     "an unknown item": (lambda: read_ratings(edited({"item": "c99"}), BUILT), "c99"),
     "an unknown answer": (lambda: read_ratings(edited({"best": "A5"}), BUILT), "A5"),
     "a person's unreadable": (lambda: read_ratings(edited({"best": "unreadable"}), BUILT), "best"),
     "an item twice": (lambda: read_ratings(edited({"item": "c02"}), BUILT), "ann.json"),
     "another study's": (lambda: read_ratings(edited({}), OTHER), "ann.json"),
     "a name without letters": (lambda: Ratings(".", BUILT, " . "), " . "),
-    "a model's file": (
-        lambda: Ratings(write_model(Path("m.json"), []).parent, BUILT, "m"),
-        "m.json",
-    ),
+    "a model's file": (lambda: Ratings(model().parent, BUILT, "m"), "m.json"),
     # labels
     "no labels": (lambda: read_labels(".", BUILT, KEY), "labels"),
     "labels with another key": (lambda: read_labels(edited({}), BUILT, OTHER_KEY), "key"),
-    "people and models": (
-        lambda: read_labels(
-            write_model(edited({}).with_name("m.json"), MODEL_ANSWERS).parent, BUILT, KEY
-        ),
-        "mixed",
-    ),
+    "people and models": (lambda: read_labels(people_and_models(), BUILT, KEY), "mixed"),
     "two files of a rater": (lambda: read_labels(both_by_ann(), BUILT, KEY), "ann"),
-    "one order": (
-        lambda: read_labels(write_model(Path("j.json"), [(ITEMS[1], "A", "A1", "BA")]), BUILT, KEY),
-        ITEMS[1],
-    ),
+    "one order": (lambda: read_labels(model(("c02", "A", "A1", "BA")), BUILT, KEY), "c02"),
     "an unknown system": (
         lambda: win_rates(read_labels(edited({}), BUILT, KEY), "best", ("ones", "two")),
         "one",
     ),
     "a folder without a study": (lambda: read_study("."), "comparisons.json"),
-    "a study without ratings": (
-        lambda: show_ratings(write_comparisons("s", BUILT, KEY).parents[1]),
-        "ratings",
-    ),
+    "a study without ratings": (lambda: show_ratings(key_file().parent), "ratings"),
     # judges
     "a judge's ending": (lambda: judge(BUILT, "m.jsonl", MODEL), "m.jsonl"),
     "a person's file": (lambda: judge(BUILT, edited({}), MODEL), "ann"),
-    "another judge's file": (
-        lambda: judge(BUILT, write_model(Path("n.json"), []), MODEL),
-        "n.json",
-    ),
-    "a judge of the key": (
-        lambda: judge_file(write_comparisons(".", BUILT, KEY).parents[1] / "key.json", None, MODEL),
-        "key.json",
-    ),
-    "one order of a judge": (
-        lambda: consistency({"answers": [{"item": "c01", "diverse": "A", "best": "A1"}]}),
-        "both orders",
-    ),
+    "another judge's file": (lambda: judge(BUILT, model().rename("n.json"), OTHER_MODEL), "m"),
+    "a judge of the key": (lambda: judge_file(key_file(), None, MODEL), "key.json"),
+    "one order of a judge": (lambda: consistency({"answers": [ANSWER]}), "both orders"),
     # summaries
     "no texts": (lambda: summarise(stories(ONE).drop(columns="text"), "s.jsonl", MODEL), "text"),
     "summaries of summaries": (

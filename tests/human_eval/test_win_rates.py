@@ -126,9 +126,6 @@ def test_a_draw_s_alpha_is_that_of_the_drawn_prompts(monkeypatch: pytest.MonkeyP
 def test_alpha_at_its_ends_and_where_it_is_not_defined() -> None:
     assert agreement(frame({"x": "1212u121", "y": "1212u121"}), "best").mean == 1
     assert agreement(frame({"x": "1212", "y": "2121"}), "best").mean < -0.5
-    rng = np.random.default_rng(0)
-    by_chance = agreement(frame({r: "".join(rng.choice(list("12u"), 400)) for r in "xyz"}), "best")
-    assert by_chance.low < 0 < by_chance.high < by_chance.low + 0.2
     one_rater, one_label = {"x": "1212"}, {"x": "1111", "y": "1111"}
     for labels in (one_rater, one_label, {"x": "12--", "y": "--12"}, {"x": "1", "y": "2"}):
         assert agreement(frame(labels), "best") is None
