@@ -258,6 +258,8 @@ def load_writing_prompts(
         CourseError: the source cannot be read, has another schema, or nothing of it is left; or the
             tokenizer has no chat template.
     """
+    import pyarrow as pa
+
     if not getattr(tokenizer, "chat_template", None):
         raise CourseError("The tokenizer has no chat template: set `tokenizer` to an instruct one.")
     counts: Counts = {name: np.zeros(2, dtype=int) for name in ("read", *RULES)}
@@ -272,7 +274,8 @@ def load_writing_prompts(
     without = ids[drawn].nunique() - ids[kept].nunique()
     counts["post without response short enough"] += (without, 0)
 
-    frame = frame[kept].reset_index(drop=True)
+    # by Arrow, piece by piece: pandas would first copy all texts
+    frame = pa.Table.from_pandas(frame, preserve_index=False).filter(pa.array(kept)).to_pandas()
     posts = frame.drop_duplicates("prompt_id")
     test, family = split_posts(posts["title"].tolist(), posts["prompt"].tolist(), seed)
     in_test = test[frame["prompt_id"].factorize()[0]]
