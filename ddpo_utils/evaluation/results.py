@@ -1,8 +1,8 @@
-"""The evaluation's figures and tables: measures by prompt, means with intervals over prompts,
-paired differences, the verdict, and what must be said beside them.
+"""The evaluation's figures and tables: by prompt, means, differences, verdicts and notes.
 
-Rows are models and Gold, as in arXiv 2503.17126. No diversity stands without the share of usable
-stories, over all stories and over usable ones alone, whole and at a common length.
+Rows are models and Gold, as in arXiv 2503.17126.
+
+No diversity is shown without the share of usable stories beside it.
 """
 
 from __future__ import annotations
@@ -108,11 +108,7 @@ def _interval(values: pd.Series, stories: pd.Series | None = None) -> dict[str, 
 
 
 def _differences(tables: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Any]]:
-    """{"ddpo - dpo": {measure: interval}}, paired by prompt; prompts that one lacks are left out.
-
-    DDPO rows minus Gold, both DPOs (the matched one is matched to DDPO-both), their own shuffled
-    weights and DivPO; DORPO rows minus Gold and ORPO.
-    """
+    """{"ddpo - dpo": {measure: interval}}, paired by prompt; prompts that one lacks drop out."""
     out = {}
     for row, table in tables.items():
         method, _, kind = row.partition("-")
@@ -122,6 +118,7 @@ def _differences(tables: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Any]
             "dorpo": ["gold", "orpo"],
         }.get(method, [])
         for control in controls:
+            # the matched checkpoint is matched to DDPO-both alone
             if control in tables and not (kind and control == "dpo-matched"):
                 other = tables[control].reindex(index=table.index, columns=table.columns)
                 gap = table - other
@@ -154,7 +151,7 @@ def _verdicts(
 
 
 def _cut_by_encoders(encoders: Iterable[str], texts: Sequence[str]) -> dict[str, Any]:
-    """Encoder -> [tokens that it reads, share of the texts that are longer], where any is."""
+    """Encoder -> [tokens that it reads, share of longer texts], where there are some."""
     out = {}
     for name in dict.fromkeys(encoders):
         encoder = load_encoder(name).encoder
@@ -213,7 +210,7 @@ def make_results(
     return results | {"notes": notes}
 
 
-# -- what must be said beside them -----------------------------------------------------------------
+# -- notes -----------------------------------------------------------------------------------------
 
 
 def _labels(rows: Iterable[str]) -> str:
@@ -223,21 +220,20 @@ def _labels(rows: Iterable[str]) -> str:
 def _measure_notes(results: Mapping[str, Any]) -> Iterator[str]:
     yield results["quality"]
     yield "One training run of each arm: what shows here is said of these adapters, not of methods."
-    weights, others = list(results["encoders"].values())[:2], list(results["encoders"].values())[2:]
-    yield f"Encoders: {' and '.join(weights)} make weights; 2nd: {' and '.join(others)} make none."
-    if results["settings"]["data"] != "bundled" and FITTED & {*weights, *others}:
+    first, second, third, fourth = results["encoders"].values()
+    yield f"Encoders: {first} and {second} make weights; 2nd: {third} and {fourth} make none."
+    if results["settings"]["data"] != "bundled" and FITTED & {first, second, third, fourth}:
         yield "stylometric and delta were fitted on the bundled authors, and depend on them."
     for name, (limit, share) in results["cut_by_encoders"].items():
         yield f"{name} reads {limit} tokens of a story; {share:.1%} of all are longer."
     yield "Usable: long enough, not cut, not repeating, on topic, and plausible to SFT."
     yield f"On topic: its prompt is among the nearest 29% of {results['pool']} (by chance: 29%)."
-    plausible = "not checked, for there is no SFT adapter."
     if results["plausible"]:
         low, high = results["plausible"]
-        plausible = (
-            f"{low} to {high} nats a token, by {results['training_stories']} training stories."
-        )
-    yield f"Plausible: {plausible}"
+        stories = results["training_stories"]
+        yield f"Plausible: {low} to {high} nats a token, by {stories} training stories."
+    else:
+        yield "Plausible: not checked, for there is no SFT adapter."
 
 
 def _row_notes(results: Mapping[str, Any]) -> Iterator[str]:
@@ -317,7 +313,7 @@ def _headline(results: Mapping[str, Any]) -> str:
 
 
 def show_table(results: Mapping[str, Any]) -> None:
-    """Print the results of `evaluate` with everything that must be said beside them."""
+    """Print the results of `evaluate`: table and notes."""
     print(_headline(results))
     for title, cells in _sections(results).items():
         print(f"\n{title}\n{cells.to_string()}")
