@@ -109,11 +109,7 @@ def train_pairs(
 
 
 def _dpo_trainer(profile: Profile, pairs: pd.DataFrame, folder: Path, sft: Path) -> Any:
-    """DDPOTrainer from the SFT adapter; the reference is a frozen copy of that adapter.
-
-    Its log-probs are computed once for all arms, or in the loop where `precompute_reference` is
-    off.
-    """
+    """DDPOTrainer from the SFT adapter; the reference is a frozen copy of that adapter."""
     import pandas as pd
     from trl import DPOConfig
 
@@ -127,7 +123,7 @@ def _dpo_trainer(profile: Profile, pairs: pd.DataFrame, folder: Path, sft: Path)
     args = trainer_arguments(DPOConfig, folder, profile, **options)
     data = to_dataset(pairs, pairs["weight"]).add_column("key", key.to_numpy())
     trainer = _make_trainer(DDPOTrainer, model, args, data, tokenizer)
-    if profile.precompute_reference:
+    if profile.precompute_reference:  # once for all arms; else in the loop
         number = str(model.dtype).removeprefix("torch.")
         add_reference(trainer, sft / f"reference-{profile.max_length}-{number}.csv")
     return trainer
@@ -198,7 +194,7 @@ def to_dataset(pairs: pd.DataFrame, weight: Sequence[float] | None = None) -> An
     """Pairs as a `datasets.Dataset` in TRL's conversational form, with a `weight` column.
 
     Args:
-        pairs: a frame of `make_pairs`; columns ref_chosen_logps and ref_rejected_logps are kept.
+        pairs: a frame of `make_pairs`.
         weight: one number a pair, in the order of the frame; None: 1 each (plain DPO).
 
     Raises:
@@ -215,9 +211,6 @@ def to_dataset(pairs: pd.DataFrame, weight: Sequence[float] | None = None) -> An
         "rejected": [as_messages("assistant", text) for text in pairs["rejected"]],
         "weight": weights.tolist(),
     }
-    for name in ("ref_chosen_logps", "ref_rejected_logps"):
-        if name in pairs:
-            columns[name] = pairs[name].tolist()
     return Dataset.from_dict(columns)
 
 
@@ -265,15 +258,12 @@ class _LastStepDone(Exception):
 
 
 class _GoOn(TrainerCallback):
-    """For a run that goes on: checkpoints as asked for now, and no step beyond the last.
-
-    transformers takes one more step where a run ended within an epoch.
-    """
+    """For a run that goes on: checkpoints as asked for now, and no step beyond the last."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         state.save_steps = args.save_steps
         if state.global_step >= state.max_steps:
-            raise _LastStepDone
+            raise _LastStepDone  # transformers takes one more where a run ended within an epoch
 
 
 def _train_and_save(

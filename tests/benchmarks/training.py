@@ -5,7 +5,7 @@ the machine falls on all alike. Peak memory comes from a fresh process per arm. 
 data/results/training.json; rows that this machine cannot run stay there as "not measured".
 
 Model FLOP utilisation is `plan.flops` without recomputing, times tokens a second, over the card's
-peak. On a CPU the peak is that of a matrix product in the same run.
+peak.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "65536")
 
 import argparse
 import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -33,7 +32,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 from training_arms import ARMS, ROWS, Bench, peak_memory, row_profile, write_model
 
 from ddpo_utils.evaluation.statistics import mean_interval
-from ddpo_utils.models.policy import default_device
 from ddpo_utils.settings import CourseError, data_dir, work_dir
 from ddpo_utils.storage.files import read_json, write_json
 from ddpo_utils.training.plan import architecture, flops, reference_ratio
@@ -51,19 +49,6 @@ def card_peak(name: str) -> float | None:
     words = set(name.replace("-", " ").split())
     found = [peak for card, peak in PEAKS.items() if set(card.split()) <= words]
     return 1e12 * found[0] if found and "MIG" not in words else None
-
-
-def matmul_peak(dtype: str) -> float:
-    """FLOP/s of a square matrix product in this type on this device, the best of ten."""
-    device, side = default_device(), 1024 if default_device() == "cpu" else 8192
-    a, b = (torch.ones(side, side, dtype=getattr(torch, dtype), device=device) for _ in range(2))
-    times = []
-    for _ in range(10):
-        (a @ b)[0, 0].item()
-        start = time.perf_counter()
-        (a @ b)[0, 0].item()
-        times.append(time.perf_counter() - start)
-    return 2 * side**3 / min(times)
 
 
 def fresh(function: Callable[..., Any], *args: Any) -> Any:
@@ -123,7 +108,7 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     fresh(write_model, row, folder)
     peaks = {arm: fresh(peak_memory, name, folder, arm) for arm in ARMS}
     bench = Bench(row, profile)
-    times, product = time_arms(bench, row.turns), matmul_peak(profile.dtype)
+    times = time_arms(bench, row.turns)
     card = card_peak(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
     model, tokens = architecture(profile), 2 * profile.max_length
     arms = {}
@@ -137,7 +122,6 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
             "tokens_a_second": round(tokens / seconds, 1),
             "model_flops_a_second": float(f"{rate:.4g}"),
             "model_flop_utilisation": round(rate / card, 4) if card else None,
-            "share_of_matmul": round(rate / product, 4),
             "peak_bytes": peaks[arm],
         }
     trained = [p.numel() for p in bench.trainer(True)[0].model.parameters() if p.requires_grad]
@@ -148,7 +132,7 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
         load=os.getloadavg()[0],
         parameters={"multiplied": model.multiplied, "trained": sum(trained)},
         turns=row.turns,
-        peak={"matmul_flops_a_second": float(f"{product:.4g}"), "card_flops_a_second": card},
+        card_flops_a_second=card,
         arms=arms,
         time=ratios(times, profile.gradient_checkpointing),
     )

@@ -148,7 +148,7 @@ def test_deviation_is_that_within_the_good_ones_alone() -> None:
     ],
 )
 def test_stories_without_pairs_are_refused(stories: pd.DataFrame) -> None:
-    with pytest.raises(ValueError, match="score|pair|index"):
+    with pytest.raises(ValueError, match=r"score|pair|index"):
         divpo_pairs(stories, none)
 
 

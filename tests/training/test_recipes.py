@@ -104,13 +104,6 @@ def test_pairs_whose_texts_repeat_are_kept(profile: Profile, sft: Path, tmp_path
     assert curve(first) == curve(second) and second["pairs"] == 2
 
 
-def test_too_few_pairs_are_found_before_anything_is_loaded(
-    profile: Profile, tmp_path: Path
-) -> None:
-    with pytest.raises(CourseError, match="1 pairs"):
-        train_pairs(profile, PAIRS[:1], None, tmp_path / "dpo", tmp_path / "none", DPO)
-
-
 def test_half_precision_is_for_cards_without_bf16(
     profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

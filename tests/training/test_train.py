@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -278,16 +277,6 @@ def test_a_fault_is_one_sentence(
 def test_a_run_that_never_began_may_have_other_settings(train: Command, tmp_path: Path) -> None:
     assert train(tmp_path / "out", "sft", lora_targets="nowhere") == 1
     assert train(tmp_path / "out", "sft", lora_targets="q_proj") == 0
-
-
-def test_a_tracker_gets_the_curve_where_it_is_installed(
-    train: Command, made: Path, place: Path, capsys: Any
-) -> None:
-    status = train(place / "tracked", "dpo", sft=made / "sft", report_to="tensorboard")
-    if find_spec("tensorboard"):
-        assert status == 0 and list((place / "tracked").rglob("events.out.tfevents*"))
-    else:
-        assert status == 1 and "tensorboard" in fault(capsys)
 
 
 def test_an_adapter_without_a_run_is_never_trained_over(
