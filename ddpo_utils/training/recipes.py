@@ -244,9 +244,9 @@ def _make_trainer(
         return trainer(
             model=model, args=args, train_dataset=data, processing_class=tokenizer, **options
         )
-    except torch.OutOfMemoryError:
-        raise
     except (ImportError, RuntimeError, ValueError) as error:
+        if "out of memory" in str(error):
+            raise
         raise CourseError(
             f"These settings make no trainer ({first_line(error)}): check lora_targets, and "
             "report_to, which names an installed tracker."

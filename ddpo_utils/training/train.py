@@ -79,14 +79,13 @@ def train_arms(
     """
     sft = sft or folder / "sft"
     parsed = {name: Arm.parse(name, profile.weights) for name in arms if name != "sft"}
-    needs_sft = not parsed or "sft" in arms
-    needs_sft = needs_sft or any(arm.starts_from_sft for arm in parsed.values())
+    from_sft = [arm for arm in parsed.values() if arm.starts_from_sft]
     if parsed:  # before SFT: a fault of scores or encoders is found now, not after hours
         with course_errors():
             pairs = make_pairs(stories, min_gap=profile.min_gap, seed=profile.seed)
         weights = arm_weights(stories, pairs, profile, list(parsed))
     records = {}
-    if needs_sft and not is_plain_adapter(sft):
+    if (from_sft or "sft" in arms or not arms) and not is_plain_adapter(sft):
         records["sft"] = train_sft(profile, stories, sft)
     watch = None
     if parsed and (is_plain_adapter(sft) or (sft / "run.json").is_file()):
