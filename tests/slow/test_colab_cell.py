@@ -1,4 +1,4 @@
-"""The notebooks' first cell on a clean Python that has only what Colab usually has: a simulation, not Colab itself."""
+"""The notebooks' first cell on a Python that has only what Colab usually has: a simulation."""
 
 from __future__ import annotations
 
@@ -12,27 +12,16 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from commands import ENVIRONMENT, NOTEBOOKS, ROOT, index, new_python, run_command
 from packaging.requirements import Requirement
-from test_whole import ENVIRONMENT, ROOT, carried_out
 
 from ddpo_utils.course.notebooks import ADDRESS
 
-# Colab has more, in versions of its own; what these need comes along.
-USUAL = [
-    "torch",
-    "numpy",
-    "pandas",
-    "scipy",
-    "scikit-learn",
-    "matplotlib",
-    "ipykernel",
-    "psutil",
-    "pyyaml",
-    "requests",
-    "tqdm",
-]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
-# The cell twice, as a reader who runs all cells again does; then every import of every notebook in the clone.
+__all__ = ["index"]  # the fixture
+pytestmark = pytest.mark.slow
+# Colab has more, in its own versions; what these need comes along.
+USUAL = "torch numpy pandas scipy scikit-learn matplotlib ipykernel psutil pyyaml requests tqdm"
+# The cell twice, as a reader who runs all cells again does; then every notebook's imports.
 READER = """
 import ast, glob, json, os, sys
 import google.colab
@@ -41,129 +30,89 @@ for _ in range(2):
     exec(cell, {})
     places.append(os.path.relpath(os.getcwd(), google.colab.CONTENT))
 for path in sorted(glob.glob("[0-9]*.ipynb")):
-    for source in ("".join(c["source"]) for c in json.load(open(path))["cells"] if c["cell_type"] == "code"):
-        found = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Import | ast.ImportFrom)]
-        exec(compile(ast.Module(found, []), path, "exec"), {})
+    for cell in json.load(open(path))["cells"]:
+        if cell["cell_type"] == "code":
+            nodes = ast.walk(ast.parse("".join(cell["source"])))
+            found = [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+            exec(compile(ast.Module(found, []), path, "exec"), {})
 import ddpo_utils, torch
 print(json.dumps({"places": places, "torch": torch.__file__, "ddpo_utils": ddpo_utils.__file__}))
 """
 
-pytestmark = pytest.mark.slow
+
+def first_cells() -> set[str]:
+    cells = set()
+    for path in NOTEBOOKS:
+        code = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+        cells.add(code[0].source)
+    return cells
 
 
-def first_cell() -> str:
-    return next(
-        cell.source for cell in nbformat.read(NOTEBOOKS[0], 4).cells if cell.cell_type == "code"
-    )
-
-
-def with_what_they_need(names: list[str]) -> set[str]:
-    """The installed packages among `names`, and all that they ask for."""
+def with_requirements(names: list[str]) -> set[str]:
+    """The installed packages among `names`, and all that they require."""
     found, waiting = set(), [*names]
     while waiting:
         name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
         if name in found:
             continue
         try:
-            asked = [Requirement(line) for line in distribution(name).requires or []]
+            requirements = [Requirement(line) for line in distribution(name).requires or []]
         except PackageNotFoundError:
             continue
         found.add(name)
-        waiting += [r.name for r in asked if not r.marker or r.marker.evaluate({"extra": ""})]
+        for requirement in requirements:
+            if not requirement.marker or requirement.marker.evaluate({"extra": ""}):
+                waiting.append(requirement.name)
     return found
 
 
-@pytest.fixture(scope="module")
-def index(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Skip where pip reaches no package index."""
-    probe = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--quiet",
-        "--dest",
-        str(tmp_path_factory.mktemp("p")),
-    ]
-    if subprocess.run([*probe, "hatchling"], capture_output=True, env=ENVIRONMENT).returncode:
-        pytest.skip("pip reaches no package index")
-
-
-@pytest.fixture(scope="module")
-def colab(index: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a bare clone, `content` (where Colab works), and `venv`, which sees USUAL and google.colab."""
-    base = tmp_path_factory.mktemp("colab")
-    carried_out("git", "clone", "--quiet", "--bare", ROOT, base / "remote.git")
-    (base / "content").mkdir()
-    usual = base / "usual"
+@pytest.fixture
+def colab(index: None, tmp_path: Path) -> Path:
+    """A folder with a bare clone, `content` (where Colab works), and a Python that sees USUAL."""
+    run_command("git", "clone", "--quiet", "--bare", ROOT, tmp_path / "remote.git")
+    (tmp_path / "content").mkdir()
+    usual = tmp_path / "usual"
     (usual / "google" / "colab").mkdir(parents=True)
-    (usual / "google" / "colab" / "__init__.py").write_text(
-        f"CONTENT = {str(base / 'content')!r}\n"
-    )
+    module = usual / "google" / "colab" / "__init__.py"
+    module.write_text(f"CONTENT = {str(tmp_path / 'content')!r}\n")
     site = Path(sysconfig.get_path("purelib"))
-    for name in with_what_they_need(USUAL):
-        for top in {file.parts[0] for file in distribution(name).files} - {
-            "..",
-            "__pycache__",
-            "google",
-        }:
-            if not (usual / top).exists():
-                (usual / top).symlink_to(site / top)
-    carried_out(sys.executable, "-m", "venv", base / "venv")
-    own = carried_out(
-        base / "venv/bin/python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"
-    ).strip()
-    (Path(own) / "usual.pth").write_text(str(usual))
-    return base
+    for name in with_requirements(USUAL.split()):
+        folders = {file.parts[0] for file in distribution(name).files}
+        for folder in folders - {"..", "__pycache__", "google"}:
+            if not (usual / folder).exists():
+                (usual / folder).symlink_to(site / folder)
+    new_python(tmp_path / "venv", usual)
+    return tmp_path
 
 
-@pytest.mark.skipif(
-    sys.platform == "win32", reason="Colab is Linux, and the simulation links folders"
-)
-def test_the_first_cell_makes_every_notebook_s_imports_work_and_keeps_torch(colab: Path) -> None:
-    cell = ADDRESS.sub(f'REPOSITORY = "file://{colab / "remote.git"}"', first_cell())
-    (colab / "content" / "cell.py").write_text(cell)
-    for start in ("first", "after a restart of the runtime, which keeps the files"):
-        lines = carried_out(
-            colab / "venv/bin/python", "-c", READER, cwd=colab / "content"
-        ).splitlines()
-        told = json.loads(lines[-1])
-        assert told["places"] == ["ddpo-course/notebooks"] * 2, (
-            start,
-            "run again, the cell goes elsewhere",
-        )
-    assert not (colab / "content/ddpo-course/notebooks/ddpo-course").exists(), (
-        "run again, it clones once more"
-    )
-    assert Path(told["ddpo_utils"]).is_relative_to(colab / "content/ddpo-course")
-    assert Path(told["torch"]).is_relative_to(colab / "usual"), (
-        "another torch was installed over Colab's"
-    )
+@pytest.mark.skipif(sys.platform == "win32", reason="Colab is Linux; the simulation links folders")
+def test_the_first_cell_makes_all_imports_work_and_keeps_torch(colab: Path) -> None:
+    (cell,) = first_cells()
+    cell = ADDRESS.sub(f'REPOSITORY = "file://{colab / "remote.git"}"', cell)
+    content, clone = colab / "content", colab / "content" / "ddpo-course"
+    (content / "cell.py").write_text(cell)
+    for _ in range(2):  # the second time as after a restart of the runtime, which keeps files
+        lines = run_command(colab / "venv/bin/python", "-c", READER, cwd=content).splitlines()
+        result = json.loads(lines[-1])
+        assert result["places"] == ["ddpo-course/notebooks"] * 2
+    assert not (clone / "notebooks" / "ddpo-course").exists()  # no second clone
+    assert Path(result["ddpo_utils"]).is_relative_to(clone)
+    assert Path(result["torch"]).is_relative_to(colab / "usual")
     assert not list((colab / "venv").rglob("site-packages/torch"))
 
 
 def test_without_an_address_the_cell_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "google" / "colab").mkdir(parents=True)
     (tmp_path / "google" / "colab" / "__init__.py").touch()
-    code = "import google.colab\n" + ADDRESS.sub('REPOSITORY = ""', first_cell())
-    options = {
-        "cwd": tmp_path,
-        "capture_output": True,
-        "text": True,
-        "env": ENVIRONMENT | {"PYTHONPATH": str(tmp_path)},
-    }
-    done = subprocess.run([sys.executable, "-c", code], **options)
+    (cell,) = first_cells()
+    code = "import google.colab\n" + ADDRESS.sub('REPOSITORY = ""', cell)
+    environment = ENVIRONMENT | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert done.returncode and "make colab" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_every_notebook_has_the_same_first_cell_and_elsewhere_it_does_nothing(
-    tmp_path: Path,
-) -> None:
-    cells = {
-        next(c.source for c in nbformat.read(path, 4).cells if c.cell_type == "code")
-        for path in NOTEBOOKS
-    }
-    assert len(cells) == 1
-    carried_out(sys.executable, "-c", cells.pop(), cwd=tmp_path)
+def test_elsewhere_the_first_cell_does_nothing(tmp_path: Path) -> None:
+    (cell,) = first_cells()
+    run_command(sys.executable, "-c", cell, cwd=tmp_path)
     assert not list(tmp_path.iterdir())
