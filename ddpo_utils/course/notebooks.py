@@ -34,12 +34,13 @@ __all__ = [
     "write_notebook",
 ]
 
-# No output of a kernel may depend on a bar; idle OpenMP threads must not spin on busy cores.
+# No output of a kernel may depend on bars or caches; idle OpenMP threads must not spin on busy cores.
 QUIET = {
     "TQDM_DISABLE": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "PYTHONWARNINGS": "ignore:minilm reads:UserWarning",  # only for texts that no cache holds
     "OMP_WAIT_POLICY": "PASSIVE",
     "GOMP_SPINCOUNT": "0",
 }

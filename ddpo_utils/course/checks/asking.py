@@ -18,15 +18,13 @@ def _deal(answer: Learner, n: int, seed: int) -> tuple[list[str], dict[str, str]
     returned = answer(prompts, SYSTEMS, seed)
     is_pair = isinstance(returned, (list, tuple)) and len(returned) == 2
     has_key = is_pair and isinstance(returned[1], dict) and np.iterable(returned[0])
-    need(
-        has_key, "Return two things: a list of prompts, and a dict of prompt and system on side A."
-    )
+    need(has_key, "Return two things: a list of prompts, and a dict with each one's side A.")
     order, key = list(returned[0]), returned[1]
     named = any(name in str(order) for name in SYSTEMS)
     need(not named, "Raters see the order, and yours names a system: only the key may.")
     complete = len(order) == n and all(prompt in order for prompt in prompts)
     need(complete, "The order must hold each prompt once; yours lacks one or has one twice.")
-    in_form = set(key) == set(prompts) and set(key.values()) <= set(SYSTEMS)
+    in_form = set(key) == set(prompts) and all(name in SYSTEMS for name in key.values())
     need(in_form, "The key must give the system on side A, one of the two, for each prompt.")
     first = list(key.values()).count(SYSTEMS[0])
     message = f"Of {n} comparisons {first} have {SYSTEMS[0]!r} on side A (seed {seed}):"

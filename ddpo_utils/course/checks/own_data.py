@@ -24,9 +24,7 @@ def most_pairs(answer: Learner) -> str:
         tied = np.unique(scores, return_counts=True)[1].max()
         count = f"For {case} you count {pairs:.0f} pairs"
         need(2 * pairs <= size, f"{count}: that takes more responses than there are.")
-        need(
-            pairs <= size - tied, f"{count}: each tied response needs a partner with another score."
-        )
+        need(pairs <= size - tied, f"{count}: each tied response needs an untied partner.")
         most = pairs == min(size // 2, size - tied)
         need(most, f"{count}, and more are possible: tied responses may be paired with others.")
     return "different scores, ties of two, three and five, equal scores, and a single response."

@@ -75,12 +75,10 @@ def _has_dots(function: Any) -> bool:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError):  # built-in functions have no source
         return False
-    in_indices = set()
-    for node in ast.walk(tree):
+    for node in list(ast.walk(tree)):
         if isinstance(node, ast.Subscript):
-            in_indices.update(map(id, ast.walk(node.slice)))
-    dots = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and node.value is ...]
-    return any(id(node) not in in_indices for node in dots)
+            node.slice = ast.Constant(0)  # dots in an index are code
+    return any(isinstance(node, ast.Constant) and node.value is ... for node in ast.walk(tree))
 
 
 def _describe(error: Exception, function: Any) -> str:
