@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import pytest
 import recorded_runs
 import rivals
 import style
+import torch
 import worlds
 from evaluated import POOL, THRESHOLDS
 
-from ddpo_utils.corpus.stories import load_prompts
+from ddpo_utils.corpus.stories import decisions, load_prompts
 from ddpo_utils.course import recorded
 from ddpo_utils.course.recorded import load_world, rules
 from ddpo_utils.evaluation.statistics import Interval
@@ -100,6 +102,31 @@ def test_rivals_are_recorded_and_read_beside_the_adapters(
     stories = stories[stories["source"].isin(asked)]
     table = rival_table(stories, THRESHOLDS, POOL, {"semantic": "wordllama"})
     assert table.loc["asked", "calls"] == 12
+
+
+def test_a_recorded_seed_is_kept(tmp_path: Path) -> None:
+    record = tmp_path / "results" / "seeds.json"
+    record.parent.mkdir()
+    record.write_text(json.dumps({"seeds": {"43": {}}}))
+    record.with_suffix(".jsonl").write_text('{"seed": 43}\n')
+    job = recorded_runs.Job(decisions(), load_prompts(), tmp_path / "work", tmp_path)
+    recorded_runs.record_seeds(job, [43])
+    assert json.loads(record.read_text()) == {"seeds": {"43": {}}}
+    assert not job.work.exists()
+
+
+def test_a_published_adapter_is_half_as_large(adapter_folder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    source = shutil.copytree(adapter_folder, tmp_path / "source")
+    (source / "run.json").write_text("{}")
+    recorded_runs.publish(source, tmp_path / "sft")
+    before = load_file(adapter_folder / "adapter_model.safetensors")
+    after = load_file(tmp_path / "sft" / "adapter_model.safetensors")
+    for name, tensor in before.items():
+        assert after[name].dtype == torch.bfloat16
+        assert torch.equal(after[name], tensor.to(torch.bfloat16))
+    assert (tmp_path / "sft" / "adapter_config.json").is_file()
 
 
 @pytest.mark.parametrize("seeds", [[], [901], [1, 902], [-1]])
