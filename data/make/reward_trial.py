@@ -17,13 +17,16 @@ from ddpo_utils.settings import data_dir, get_profile
 from ddpo_utils.storage.files import read_json, write_json
 
 
+COMMAND = "python data/make/reward_trial.py"
+
+
 def main() -> None:
     args = parser(__doc__).parse_args()
     work, data = folders(args, "recorded")
     fixed = decisions()
     settings = fixed["settings"] | (SMOKE_SETTINGS if args.smoke else {})
     record_reward(get_profile("laptop", **settings), fixed["reward_bound"], work / "reward")
-    record = read_json(work / "reward" / "reward.json")
+    record = read_json(work / "reward" / "reward.json") | {"command": COMMAND}
     stored = read_json(data_dir() / "results" / "reward.json")
     if record["scores"] == stored["scores"]:
         record["calibration"] = stored["calibration"]

@@ -16,12 +16,10 @@ import numpy as np
 
 from ..deviation import diversity
 from ..embeddings.encoders import load_encoder
-from ..models.policy import load_policy
-from ..models.sampling import sample_stories
 from ..settings import Profile, get_profile
 from ..storage.files import read_json
 from ..training.recipes import train_sft
-from ..training.train import train_arms
+from ..training.train import sample_adapter, train_arms
 from .grammar import DIMENSIONS, World, all_prompts, parse
 from .language_model import make_model
 
@@ -37,6 +35,7 @@ ARMS_OF_METHOD = {  # a method's settings serve all of its arms
     "orpo": ("orpo",),
     "dorpo": ("dorpo",),
 }
+NO_TRUNCATION = {"top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0}
 INVALID = -3.0  # quality of an invalid sample; one of the grammar's stories in seventy is worse
 COMPARED = 6  # valid samples of a prompt among which distinct modes are counted
 RESPONSES = 12  # a prompt
@@ -67,7 +66,7 @@ class Seed:
     def profile(self, **overrides: Any) -> Profile:
         """The settings of this world's runs."""
         model, data = str(self.folder / "model"), str(self.folder / "stories.jsonl")
-        settings = dict(self.settings) | overrides
+        settings = {**self.settings, **overrides}
         return get_profile("laptop", model=model, data=data, seed=self.seed, **settings)
 
     def stories(self, rho: float = 0.0, each: int = RESPONSES, prompts: int = 0) -> pd.DataFrame:
@@ -103,22 +102,11 @@ class Seed:
         """An adapter's samples on the test prompts, without truncation of the distribution."""
         import pandas as pd
 
-        profile = self.profile()
-        prompts = self.prompts[: self.sizes["test_prompts"]]
-        return sample_stories(
-            *load_policy(profile, adapter),
-            pd.DataFrame({"prompt_id": prompts, "prompt": prompts}),
-            self.folder / "samples" / f"{name}.jsonl",
-            self.sizes["samples"],
-            profile.max_new_tokens,
-            source=name,
-            batch_size=profile.sample_batch,
-            seed=self.seed,
-            temperature=temperature,
-            top_p=1.0,
-            top_k=0,
-            repetition_penalty=1.0,
-        )
+        texts = self.prompts[: self.sizes["test_prompts"]]
+        prompts = pd.DataFrame({"prompt_id": texts, "prompt": texts})
+        path, samples = self.folder / "samples" / f"{name}.jsonl", self.sizes["samples"]
+        decoding = NO_TRUNCATION | {"temperature": temperature}
+        return sample_adapter(self.profile(), adapter, prompts, path, samples, name, **decoding)
 
     def row(
         self, rho: float, arm: str, adapter: Path, temperature: float = 1.0, name: str = ""

@@ -123,6 +123,7 @@ def sample_adapter(
     path: Path,
     samples: int,
     source: str,
+    **decoding: float,
 ) -> pd.DataFrame:
     """Stories sampled from the profile's model with an adapter; see `sample_stories`."""
     model, tokenizer = load_policy(profile, adapter)
@@ -136,4 +137,5 @@ def sample_adapter(
         source,
         batch_size=profile.sample_batch,
         seed=profile.seed,
+        **decoding,
     )
