@@ -2,9 +2,9 @@
 
     python data/make/reward_trial.py      results/reward.json
 
-Every finished fold is kept in build/recorded/reward: call again to go on after an interruption. The
-stored record also holds a calibration, made by earlier code from the same scores; it is kept as long
-as the scores are the same.
+Every finished fold is kept in build/recorded/reward: after an interruption, call again. The stored
+record also holds a calibration, made by earlier code from the same scores; it is kept as long as
+the scores are the same.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from ddpo_utils.corpus.stories import decisions
 from ddpo_utils.evaluation.reward_trial import record_reward
 from ddpo_utils.settings import data_dir, get_profile
 from ddpo_utils.storage.files import read_json, write_json
-
 
 COMMAND = "python data/make/reward_trial.py"
 

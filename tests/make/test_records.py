@@ -33,7 +33,7 @@ from ddpo_utils.storage.files import read_json
 PROMPTS = pd.DataFrame(
     {"prompt_id": ["b", "a", "c"], "prompt": ["Sea.", "A clock 🙂 stops", "Nobody knows"]}
 )
-FAST = {"samples": 3, "max_new_tokens": 8, "batch_size": 4, "progress": False, "source": "tiny"}
+FAST = {"samples": 3, "max_new_tokens": 8, "batch_size": 4, "source": "tiny"}
 
 
 def local(tiny: tuple[Any, Any], path: Path, condition: str, **changes: Any) -> pd.DataFrame:
