@@ -4,7 +4,7 @@
 
 Every finished fold is kept in build/recorded/reward: after an interruption, call again. The stored
 record also holds a calibration, made by earlier code from the same scores; it is kept as long as
-the scores are the same.
+the accuracies are the same.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main() -> None:
     record_reward(get_profile("laptop", **settings), fixed["reward_bound"], work / "reward")
     record = read_json(work / "reward" / "reward.json") | {"command": COMMAND}
     stored = read_json(data_dir() / "results" / "reward.json")
-    if record["scores"] == stored["scores"]:
+    if record["accuracy"] == stored["accuracy"]:
         record["calibration"] = stored["calibration"]
     write_json(data / "results" / "reward.json", record)
 
