@@ -117,10 +117,8 @@ class Endpoint:
         return {name: value for name, value in values.items() if value is not None}
 
     def key(self) -> str:
-        """The key, from the environment; NO_KEY for a server that asks for none.
-
-        No message repeats the variable's name, which may be the key itself by mistake.
-        """
+        """The key, from the environment; NO_KEY for a server that asks for none."""
+        # no message repeats the variable's name, which may be the key itself by mistake
         name = self.key_variable or ("OPENAI_API_KEY" if self.of_openai else "")
         if not name:
             return NO_KEY
@@ -164,16 +162,16 @@ class Endpoint:
     def _fault(self, error: Exception, key: str) -> CourseError:
         """One sentence for a call that failed for good, without the key."""
         status = getattr(error, "status_code", None)
-        refusals = {  # some servers repeat parts of the key: their words are left out
+        words = " ".join(str(error).split())
+        words = words if key == NO_KEY else words.replace(key, "[key]")
+        reasons = {  # some servers repeat parts of the key: their words are left out
             401: "401: the key was refused; name the variable of this endpoint's key",
             403: f"403: this key may not use {self.model!r}",
             404: f"404: no model {self.model!r} at this address, which usually ends in /v1",
+            None: f"{words[:200].rstrip('.')}; does a server run there?",
         }
-        words = " ".join(str(error).split())
-        if key != NO_KEY:
-            words = words.replace(key, "[key]")
         host = urlsplit(self.base_url).netloc.rpartition("@")[2]
-        why = refusals.get(status, f"{type(error).__name__}, {words[:200].rstrip('.')}")
+        why = reasons.get(status, f"{type(error).__name__}, {words[:200].rstrip('.')}")
         return CourseError(
             f"{host} does not answer as asked, after the retries ({why}). What was received is "
             "stored; the same call again makes the missing ones."
@@ -239,8 +237,9 @@ class Endpoint:
             uncounted = sum(answer["prompt_tokens"] is None for answer in answers)
             repeats = sum(answer["repeats"] for answer in answers)
             use = _use(f"{len(answers)} calls used", (sent, received), self.prices)
-            print(f"{label}: {use}; {uncounted} calls came without a count.", flush=True)
-            print(f"{label}: calls were sent again {repeats} times after errors.", flush=True)
+            print(f"{label}: {use}.", flush=True)
+            if uncounted or repeats:
+                print(f"{uncounted} calls came without a count; {repeats} repeats after errors.")
 
 
 def _use(calls: str, tokens: Sequence[int], prices: Sequence[float] | None) -> str:
