@@ -1,1 +1,1 @@
-"""What the notebooks need: checks of exercises, figures, recorded results, and running the notebooks."""
+"""What the notebooks need: checks, figures, recorded results, running them, the doctor."""

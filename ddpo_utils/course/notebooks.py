@@ -34,7 +34,7 @@ __all__ = [
     "write_notebook",
 ]
 
-# No output of a kernel may depend on bars or caches; idle OpenMP threads must not spin on busy cores.
+# No output of a kernel may depend on bars or caches; idle threads must not spin on busy cores.
 QUIET = {
     "TQDM_DISABLE": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
