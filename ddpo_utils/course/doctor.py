@@ -24,6 +24,7 @@ RELATIVE = os.path.relpath(sys.executable)
 PYTHON = sys.executable if RELATIVE.startswith("..") else RELATIVE  # as it is typed in this folder
 INSTALL = f"{PYTHON} -m pip install -e '.[test]'"
 SMALLER = f"free memory, or take a smaller profile: {PYTHON} -m ddpo_utils run --profile smoke"
+EXTRAS = ("", "train", "notebooks")  # of pyproject.toml; `test` is for developers
 RESTORE = "git checkout -- data"
 CACHE_ROOM, BUILD_ROOM = GB, 3 * GB  # bytes of disk; all notebooks leave less in build/laptop
 LONGEST_STORY = 320  # tokens of the longest bundled story with its prompt, rounded up
@@ -139,21 +140,20 @@ def _packages() -> Iterator[Finding]:
     except PackageNotFoundError:
         yield Finding("packages", "ddpo-utils is not installed", INSTALL)
         return
+    seen = {"ddpo-utils"}  # its own extras repeat requirements
     for requirement in requirements:
-        marker = requirement.marker
-        extras = ("", "train", "notebooks")
-        wanted = not marker or any(marker.evaluate({"extra": extra}) for extra in extras)
-        if not wanted or requirement.name == "ddpo-utils":
+        name, marker = requirement.name, requirement.marker
+        needed = not marker or any(marker.evaluate({"extra": extra}) for extra in EXTRAS)
+        if not needed or name in seen:
             continue
+        seen.add(name)
         try:
-            installed = version(requirement.name)
+            installed = version(name)
+            fits = requirement.specifier.contains(installed, prereleases=True)
         except PackageNotFoundError:
-            installed = "absent"
-        fits = installed != "absent" and requirement.specifier.contains(installed, prereleases=True)
-        remedy = (
-            "" if fits else f"{PYTHON} -m pip install '{requirement.name}{requirement.specifier}'"
-        )
-        yield Finding(requirement.name, f"{installed} ({requirement.specifier})", remedy)
+            installed, fits = "absent", False
+        remedy = "" if fits else f"{PYTHON} -m pip install '{name}{requirement.specifier}'"
+        yield Finding(name, f"{installed} ({requirement.specifier})", remedy)
 
 
 def _torch() -> Iterator[Finding]:
