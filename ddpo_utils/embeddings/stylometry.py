@@ -1,16 +1,16 @@
-"""The two style encoders, which need no model: what is left of a text when its matter is masked or counted away.
+"""Two style encoders that need no model.
 
-    stylometric  character 2- to 4-grams of text whose content words are masked (Halvani's POSNoise idea)
+    stylometric  character 2- to 4-grams of text with masked content words (Halvani: POSNoise)
     delta        cosine Delta over the 150 commonest tokens (Burrows; Smith and Aldridge)
 
-Both are fitted once, on the training authors, and frozen in data/style.npz: style figures depend on the corpus they
-are centred on.
+Both are fitted once, on the training authors, and frozen in data/style.npz: style figures depend on
+the corpus that they are centred on.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
+from collections import Counter
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,23 +18,18 @@ from typing import Any
 import numpy as np
 
 from ..settings import data_dir
+from ..storage.files import file_digest
 
-__all__ = [
-    "DeltaEncoder",
-    "StylometricEncoder",
-    "fit_style",
-    "frozen_style",
-    "mask_content",
-    "unit_rows",
-]
+__all__ = ["DeltaEncoder", "StylometricEncoder", "fit_style", "frozen_style", "mask_content"]
 
-_TOKEN = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*|\d|[^\w\s]|\n")
+_TOKEN = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*|\d|[^\w\s]|\n")  # word, digit, sign, line end
+_GRAMS = {"analyzer": "char", "ngram_range": (2, 4), "lowercase": False}
 
 
 def unit_rows(rows: np.ndarray) -> np.ndarray:
     """(N, d) rows of any length as float32 unit rows."""
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    # A text without one known feature has no direction; a constant one keeps it a unit row, far from all others.
+    # A text without any known feature has no direction: a constant row is far from all others.
     rows = np.where(norms > 0, rows, 1.0)
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
@@ -43,19 +38,24 @@ def unit_rows(rows: np.ndarray) -> np.ndarray:
 def _function_words() -> frozenset[str]:
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
-    clipped = "don't can't won't isn't wasn't didn't i'm it's that's he's she's i've we're you're they're i'll i'd"
-    return ENGLISH_STOP_WORDS | frozenset(clipped.split())
+    negated = ["don't", "can't", "won't", "isn't", "wasn't", "didn't"]
+    clipped = ["i'm", "it's", "that's", "he's", "she's", "i've", "we're", "you're", "they're"]
+    return ENGLISH_STOP_WORDS.union(negated, clipped, ["i'll", "i'd"])
 
 
 def mask_content(text: str) -> str:
-    """The text's manner without its matter: function words, punctuation, line breaks and case stay, a content word
-    becomes x's for its length (up to 4 letters, up to 7, more) after its first letter's case, a digit 0."""
+    """The text's style without its content.
+
+    Function words, punctuation, line breaks and case stay. A content word becomes one to three x
+    for its length (up to 4 letters, up to 7, more), with an X before them if it is capitalised; a
+    digit becomes 0.
+    """
     out = []
     for token in _TOKEN.findall(text.replace("’", "'")):
         if token[0].isdigit():
             out.append("0")
         elif token[0].isalpha() and token.lower() not in _function_words():
-            shape = "x" * (1 + (len(token) > 4) + (len(token) > 7))
+            shape = "xxx"[: 1 + (len(token) > 4) + (len(token) > 7)]
             if token.isupper() and len(token) > 1:
                 shape = shape.upper()
             out.append("X" + shape if token[0].isupper() else shape)
@@ -65,7 +65,7 @@ def mask_content(text: str) -> str:
 
 
 class StylometricEncoder:
-    """Unit rows of centred TF-IDF over character 2- to 4-grams of masked text; `fit` freezes grams, idf, centre."""
+    """Unit rows of centred TF-IDF over character n-grams of masked text."""
 
     def __init__(self, grams: list[str], idf: np.ndarray, centre: np.ndarray):
         self.grams, self.idf, self.centre = grams, idf, centre
@@ -74,39 +74,25 @@ class StylometricEncoder:
     def _vectorizer(self) -> Any:
         from sklearn.feature_extraction.text import CountVectorizer
 
-        return CountVectorizer(
-            analyzer="char", ngram_range=(2, 4), lowercase=False, vocabulary=self.grams
-        )
+        return CountVectorizer(vocabulary=self.grams, **_GRAMS)
 
     @classmethod
     def fit(cls, texts: list[str], features: int = 3000) -> StylometricEncoder:
+        """The encoder with the grams, idf and centre of `texts`."""
         from sklearn.feature_extraction.text import TfidfVectorizer
 
-        tfidf = TfidfVectorizer(
-            analyzer="char",
-            ngram_range=(2, 4),
-            lowercase=False,
-            sublinear_tf=True,
-            min_df=3,
-            max_features=features,
-        ).fit([mask_content(t) for t in texts])
-        encoder = cls(
-            list(tfidf.get_feature_names_out()), tfidf.idf_.astype(np.float32), np.float32(0)
-        )
+        tfidf = TfidfVectorizer(sublinear_tf=True, min_df=3, max_features=features, **_GRAMS)
+        tfidf.fit([mask_content(text) for text in texts])
+        grams = tfidf.get_feature_names_out().tolist()
+        encoder = cls(grams, tfidf.idf_.astype(np.float32), np.float32(0))
         encoder.centre = encoder._tfidf(texts).mean(axis=0)
         return encoder
 
     def _tfidf(self, texts: list[str]) -> np.ndarray:
-        counts = (
-            self._vectorizer.transform([mask_content(t) for t in texts])
-            .toarray()
-            .astype(np.float32)
-        )
-        return (
-            unit_rows(np.log1p(counts) * self.idf)
-            if len(texts)
-            else np.zeros((0, len(self.grams)), np.float32)
-        )
+        if not texts:
+            return np.zeros((0, len(self.grams)), np.float32)
+        counts = self._vectorizer.transform([mask_content(text) for text in texts]).toarray()
+        return unit_rows(np.log1p(counts.astype(np.float32)) * self.idf)
 
     def encode(self, sentences: list[str], normalize_embeddings: bool = True) -> np.ndarray:
         """(N, d) float32 unit rows (always normalised)."""
@@ -121,9 +107,8 @@ class DeltaEncoder:
 
     @classmethod
     def fit(cls, texts: list[str], features: int = 150) -> DeltaEncoder:
-        from collections import Counter
-
-        counts = Counter(token for t in texts for token in _TOKEN.findall(t.lower()))
+        """The encoder with the commonest tokens of `texts`, and their means and deviations."""
+        counts = Counter(token for text in texts for token in _TOKEN.findall(text.lower()))
         commonest = sorted(counts, key=lambda token: (-counts[token], token))[:features]
         encoder = cls(commonest, np.float32(0), np.float32(1))
         rates = encoder._rates(texts)
@@ -131,13 +116,13 @@ class DeltaEncoder:
         return encoder
 
     def _rates(self, texts: list[str]) -> np.ndarray:
-        place = {token: i for i, token in enumerate(self.tokens)}
-        rates = np.zeros((len(texts), len(place)), np.float32)
+        columns = {token: i for i, token in enumerate(self.tokens)}
+        rates = np.zeros((len(texts), len(columns)), np.float32)
         for row, text in zip(rates, texts, strict=True):
             tokens = _TOKEN.findall(text.lower())
             for token in tokens:
-                if token in place:
-                    row[place[token]] += 1 / len(tokens)
+                if token in columns:
+                    row[columns[token]] += 1 / len(tokens)
         return rates
 
     def encode(self, sentences: list[str], normalize_embeddings: bool = True) -> np.ndarray:
@@ -148,7 +133,7 @@ class DeltaEncoder:
 def fit_style(
     texts: list[str], path: Path | None = None
 ) -> tuple[StylometricEncoder, DeltaEncoder]:
-    """Fit both style encoders on `texts`; with `path` freeze them there (data/style.npz, no pickles)."""
+    """Both style encoders, fitted on `texts`; with `path` also written there as an npz file."""
     style, delta = StylometricEncoder.fit(texts), DeltaEncoder.fit(texts)
     if path is not None:
         np.savez_compressed(
@@ -166,14 +151,9 @@ def fit_style(
 def frozen_style(name: str) -> tuple[StylometricEncoder | DeltaEncoder, str]:
     """The encoder `name` of data/style.npz, and a key that names this fit."""
     path = data_dir() / "style.npz"
-    return _frozen(name, path, path.stat().st_mtime_ns)
-
-
-@lru_cache(maxsize=4)  # a corpus asks for it at every shard
-def _frozen(name: str, path: Path, stamp: int) -> tuple[StylometricEncoder | DeltaEncoder, str]:
-    fit = np.load(path)
-    if name == "delta":
-        encoder = DeltaEncoder(fit["tokens"].tolist(), fit["mean"], fit["std"])
-    else:
-        encoder = StylometricEncoder(fit["grams"].tolist(), fit["idf"], fit["centre"])
-    return encoder, f"{name}-{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+    with np.load(path) as fit:
+        if name == "delta":
+            encoder = DeltaEncoder(fit["tokens"].tolist(), fit["mean"], fit["std"])
+        else:
+            encoder = StylometricEncoder(fit["grams"].tolist(), fit["idf"], fit["centre"])
+    return encoder, f"{name}-{file_digest(path)}"

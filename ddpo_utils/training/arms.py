@@ -21,7 +21,7 @@ import numpy as np
 from ..corpus.stories import development_prompts
 from ..corpus.writing_prompts import stories_of
 from ..deviation import deviation_weights
-from ..embeddings.corpus_cache import embed_corpus
+from ..embeddings.encoders import embed_corpus
 from ..models.policy import load_tokenizer
 from ..pairs import shuffled_weights
 from ..settings import METHODS, CourseError, Profile, weight_kinds, work_dir

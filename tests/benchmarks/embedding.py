@@ -22,7 +22,7 @@ import torch
 from keep import keep
 
 from ddpo_utils import deviation_weights, load_stories
-from ddpo_utils.embeddings.corpus_cache import _number_type, embed_corpus
+from ddpo_utils.embeddings.encoders import _number_type, embed_corpus
 
 TURNS = 3
 
@@ -54,9 +54,7 @@ def main() -> None:
 
     def at_once(name: str, half: bool) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            rows[name] = np.array(
-                embed_corpus(texts, "minilm", Path(folder), half, 1, progress=False)
-            )
+            rows[name] = np.array(embed_corpus(texts, "minilm", Path(folder), half, progress=False))
 
     arms = {
         "prompt by prompt": prompt_by_prompt,
@@ -66,7 +64,7 @@ def main() -> None:
     model.encode(texts[:24], show_progress_bar=False)
     with tempfile.TemporaryDirectory() as folder:  # loads both models
         for half in (True, False):
-            embed_corpus(texts[:24], "minilm", Path(folder), half, 1, progress=False)
+            embed_corpus(texts[:24], "minilm", Path(folder), half, progress=False)
     number_type = str(_number_type(True)).removeprefix("torch.")
     print(
         f"{len(texts)} stories, {torch.get_num_threads()} threads; half is {number_type} on this processor"

@@ -1,0 +1,149 @@
+"""Rows of numbers by text, kept on disk: what one process has encoded no other encodes again."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sqlite3
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from ..settings import CourseError, cache_dir, progress_bar
+from ..storage.files import text_key
+
+__all__ = ["CachedEncoder"]
+
+BLOCK = 256  # texts encoded between two writes: what a killed run loses
+QUERY = 1000  # keys a query asks for
+
+
+# Keys of texts, their rows (n, d), and the tokens (n,) at which each was cut; 0: it was read whole.
+_Part = tuple[list[str], np.ndarray, np.ndarray]
+
+
+class CachedEncoder:
+    """An encoder that keeps its rows by text in one SQLite file: each text is encoded once.
+
+    Several processes may use the file at once. A file that is damaged or cannot be written costs
+    time, never a result: a warning is given, and the texts are encoded anyway.
+
+    Args:
+        encoder: `encode(texts)` gives (n, d) rows. One that cuts long texts has `token_counts` and
+            `limit` too; `block` is the number of texts that it takes at once.
+        key: names what the rows depend on; part of the file's name.
+        folder: where the file lies; None: `embeddings` in the cache.
+        dtype: number type of the rows, float32 or float16.
+    """
+
+    def __init__(
+        self, encoder: Any, key: str, folder: Path | None = None, dtype: DTypeLike = np.float32
+    ):
+        self.encoder, self.dtype = encoder, np.dtype(dtype)
+        self.key = re.sub(r"[^A-Za-z0-9._-]", "_", key)
+        self.path = (folder or cache_dir() / "embeddings") / f"{self.key}-{self.dtype}.sqlite"
+
+    def encode(
+        self, sentences: Sequence[str], normalize_embeddings: bool = True, progress: bool = True
+    ) -> np.ndarray:
+        """(N, d) rows in the order of the texts, from the file where it has them.
+
+        A warning gives the number of texts that the encoder cut. `normalize_embeddings` is there
+        for callers of sentence-transformers: the encoder decides.
+
+        Raises:
+            CourseError: an item is no text, or the encoder cannot be loaded.
+        """
+        sentences = list(sentences)
+        for i, text in enumerate(sentences):
+            if not isinstance(text, str):
+                raise CourseError(f"Text {i} is {text!r}, not a text: leave it out.")
+        if not sentences:
+            return np.asarray(self.encoder.encode([]), self.dtype)
+        keys = [text_key(text) for text in sentences]
+        texts = dict(zip(keys, sentences, strict=True))
+        places = {key: i for i, key in enumerate(texts)}
+        rows, limits = None, np.zeros(len(texts), int)
+        for part_keys, part_rows, part_limits in self._parts(texts, progress):
+            if rows is None:
+                rows = np.empty((len(texts), part_rows.shape[1]), self.dtype)
+            index = [places[key] for key in part_keys]
+            rows[index], limits[index] = part_rows, part_limits
+        cut = np.count_nonzero(limits)
+        if cut and os.environ.get("RANK", "0") == "0":  # the first of several processes
+            warnings.warn(
+                f"{self.key} reads {limits.max()} tokens: {cut} of {len(texts)} texts are cut.",
+                stacklevel=2,
+            )
+        return rows if len(texts) == len(keys) else rows[[places[key] for key in keys]]
+
+    def _parts(self, texts: dict[str, str], progress: bool) -> Iterator[_Part]:
+        """The rows of all texts: first those of the file, then the missing ones, block by block."""
+        missing = dict(texts)
+        for part in self._read(list(texts)):
+            for key in part[0]:
+                del missing[key]
+            yield part
+        # Longest first: texts of one length share a batch, and memory runs out at once or never.
+        order = sorted(missing, key=lambda key: -len(missing[key]))
+        block = getattr(self.encoder, "block", BLOCK)
+        starts = range(0, len(order), block)
+        shown = progress and len(starts) > 1
+        for start in progress_bar(starts, shown, desc=f"embedding, {self.key}", leave=False):
+            keys = order[start : start + block]
+            batch = [missing[key] for key in keys]
+            rows = np.asarray(self.encoder.encode(batch), self.dtype)
+            limits = self._limits(batch)
+            self._write(keys, rows, limits)
+            yield keys, rows, limits
+
+    def _limits(self, texts: list[str]) -> np.ndarray:
+        limit = getattr(self.encoder, "limit", None)
+        if limit is None:
+            return np.zeros(len(texts), int)
+        return np.where(self.encoder.token_counts(texts) > limit, limit, 0).astype(int)
+
+    def _connect(self) -> sqlite3.Connection:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        file = sqlite3.connect(self.path, timeout=60)
+        file.execute(
+            "CREATE TABLE IF NOT EXISTS rows (text TEXT PRIMARY KEY, row BLOB, cut INTEGER)"
+        )
+        return file
+
+    def _read(self, keys: list[str]) -> Iterator[_Part]:
+        """What the file has of the keys."""
+        query = "SELECT * FROM rows WHERE text IN (SELECT value FROM json_each(?))"
+        try:
+            with closing(self._connect()) as file:
+                for start in range(0, len(keys), QUERY):
+                    asked = json.dumps(keys[start : start + QUERY])
+                    found = file.execute(query, [asked]).fetchall()
+                    if found:
+                        held, rows, limits = zip(*found, strict=True)
+                        numbers = np.frombuffer(b"".join(rows), self.dtype)
+                        yield list(held), numbers.reshape(len(held), -1), np.array(limits)
+        except (sqlite3.Error, OSError) as error:
+            self._warn(error)
+
+    def _write(self, keys: list[str], rows: np.ndarray, limits: np.ndarray) -> None:
+        blobs = [row.tobytes() for row in rows]
+        try:
+            with closing(self._connect()) as file, file:
+                records = zip(keys, blobs, limits.tolist(), strict=True)
+                file.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?, ?)", records)
+        except (sqlite3.Error, OSError) as error:
+            self._warn(error)
+
+    def _warn(self, error: Exception) -> None:
+        warnings.warn(
+            f"The cache {self.path} cannot be used ({error}): delete it, free space there or set "
+            "DDPO_CACHE; the texts are encoded without it.",
+            stacklevel=2,
+        )

@@ -1,0 +1,224 @@
+"""A text is encoded once: kills, later texts, several processes, cut texts, full disks, damage."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from faults import refusal
+
+from ddpo_utils import load_encoder, load_stories
+from ddpo_utils.embeddings import cache, encoders
+from ddpo_utils.embeddings.cache import CachedEncoder
+from ddpo_utils.embeddings.encoders import embed_corpus
+
+CHILD = """
+import sys
+from pathlib import Path
+from ddpo_utils import load_stories
+from ddpo_utils.embeddings import cache, encoders
+from ddpo_utils.embeddings.encoders import embed_corpus
+cache.BLOCK = 8
+embed_corpus(load_stories()["text"], "stylometric", Path(sys.argv[1]))
+"""
+
+
+class Counting:
+    """Encodes a text by its characters, keeps what it was asked, and cuts at 20 characters."""
+
+    limit = 20
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    def token_counts(self, texts: list[str]) -> np.ndarray:
+        return np.array([len(text) for text in texts])
+
+    def encode(self, texts: list[str], normalize_embeddings: bool = True) -> np.ndarray:
+        self.asked.append(list(texts))
+        rows = np.full((len(texts), 8), 0.5, np.float32)
+        for row, text in zip(rows, texts, strict=True):
+            row += np.bincount([ord(character) % 8 for character in text], minlength=8)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., CachedEncoder]:
+    """Makes a new CachedEncoder of one file, with blocks of 4 texts."""
+    monkeypatch.setattr(cache, "BLOCK", 4)
+
+    def make(key: str = "key", dtype: type = np.float32) -> CachedEncoder:
+        return CachedEncoder(Counting(), key, tmp_path / "rows", dtype)
+
+    return make
+
+
+def held(folder: Path) -> int:
+    """How many rows the only file of a folder holds."""
+    import sqlite3
+
+    paths = list(folder.glob("*.sqlite"))
+    if not paths:
+        return 0
+    try:
+        with sqlite3.connect(paths[0]) as file:
+            return file.execute("SELECT COUNT(*) FROM rows").fetchone()[0]
+    except sqlite3.OperationalError:  # not made yet
+        return 0
+
+
+def test_each_text_is_encoded_once_and_longest_first(cached):
+    texts = ["dd" * 4, "a", "ccc", "a", "bb", "eeeee", "c\ud83d", "ff" * 9]
+    first, plain = cached(), Counting().encode(texts)
+    rows = first.encode(texts)
+    assert first.encoder.asked == [["ff" * 9, "d" * 8, "eeeee", "ccc"], ["bb", "c\ud83d", "a"]]
+    assert np.array_equal(rows, plain) and rows.dtype == np.float32
+    second = cached()
+    assert np.array_equal(second.encode(texts[::-1]), plain[::-1]) and second.encoder.asked == []
+    rows[:] = 0  # what a caller does to its rows is not written back
+    assert np.array_equal(second.encode(["late", "a"])[1:], plain[1:2])
+    assert second.encoder.asked == [["late"]]
+    assert second.encode([]).shape == (0, 8)
+    for other in (cached("other"), cached(dtype=np.float16)):
+        assert np.allclose(other.encode(["ccc"]), plain[2:3], atol=1e-3)
+        assert other.encoder.asked == [["ccc"]] and other.encode(["ccc"]).dtype == other.dtype
+
+
+def test_more_texts_than_a_query_holds_are_looked_up(cached, monkeypatch):
+    monkeypatch.setattr(cache, "QUERY", 10)
+    texts = [str(i) for i in range(21)]
+    rows, second = cached().encode(texts), cached()
+    assert np.array_equal(second.encode(texts), rows) and second.encoder.asked == []
+
+
+def test_what_was_finished_before_a_fault_is_kept(cached, monkeypatch):
+    texts = ["x" * n for n in range(1, 13)]
+    broken = cached()
+    encode = broken.encoder.encode
+    answers = iter([encode(texts[8:][::-1]), encode(texts[4:8][::-1])])
+    monkeypatch.setattr(broken.encoder, "encode", lambda part: next(answers))
+    with pytest.raises(RuntimeError):  # the third block
+        broken.encode(texts)
+    again = cached()
+    assert np.array_equal(again.encode(texts), encode(texts))
+    assert again.encoder.asked == [texts[3::-1]]
+
+
+def test_cut_texts_are_counted_once_whether_encoded_or_read(cached):
+    texts = ["x" * 30, "short", "y" * 40, "x" * 30, "z" * 20]
+    for _ in range(2):
+        with pytest.warns(UserWarning) as caught:
+            cached().encode(texts)
+        (message,) = [str(warning.message) for warning in caught]
+        assert "20 tokens" in message and "2 of 4 texts" in message
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cached().encode(["short", "z" * 20])
+
+
+@pytest.mark.parametrize("damage", [b"no database at all" * 100, b"", None])
+def test_a_damaged_file_costs_a_warning_and_no_result(cached, damage):
+    texts = ["a", "b", "c"]
+    cached().encode(texts)
+    path = cached().path
+    path.write_bytes(path.read_bytes()[:5000] if damage is None else damage)
+    again = cached()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert np.array_equal(again.encode(texts), Counting().encode(texts))
+    assert again.encoder.asked == [texts]
+    named = [str(path) in str(warning.message) for warning in caught]
+    assert all(named) and bool(named) == (damage != b"")  # an empty file is a new database
+
+
+def test_a_full_disk_costs_a_warning_and_no_result(cached, monkeypatch):
+    cached().encode(["old"])
+    full, connect = cached(), CachedEncoder._connect
+
+    def limited(self: CachedEncoder):
+        file = connect(self)
+        file.execute("PRAGMA max_page_count = 3")  # SQLite's own error of a full disk
+        return file
+
+    monkeypatch.setattr(CachedEncoder, "_connect", limited)
+    texts = ["old", *(str(i) for i in range(100))]
+    with pytest.warns(UserWarning, match="full"):
+        assert np.array_equal(full.encode(texts), Counting().encode(texts))
+    monkeypatch.undo()
+    after = cached()
+    after.encode(["old"])
+    assert after.encoder.asked == []
+
+
+def test_a_folder_that_cannot_be_written_costs_a_warning_and_no_result(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.warns(UserWarning, match="DDPO_CACHE"):
+        rows = embed_corpus(["a", "b"], "delta", tmp_path / "file", half=False)
+    assert np.array_equal(rows, load_encoder("delta").encoder.encode(["a", "b"]))
+
+
+def test_what_is_no_text_is_refused_by_its_place(cached):
+    assert "Text 1 is nan" in refusal(cached().encode, ["a", float("nan")])
+
+
+@pytest.mark.parametrize("name", ["minilm", "wordllama", "stylometric", "delta"])
+@pytest.mark.parametrize("half", [True, False])
+def test_a_corpus_has_the_encoder_s_rows_in_the_order_of_the_texts(tmp_path, name, half, capfd):
+    texts = [*load_stories()["text"][:12], "", "🙂 half a pair \ud83d"]
+    texts += [texts[3], texts[0]]
+    rows = embed_corpus(texts, name, tmp_path, half=half)
+    assert rows.dtype == (np.float16 if half else np.float32)
+    plain = load_encoder(name).encoder.encode(texts)
+    assert np.allclose(np.linalg.norm(rows.astype(float), axis=1), 1, atol=1e-3 if half else 1e-6)
+    cosines = rows.astype(np.float32) @ rows.astype(np.float32).T
+    assert np.allclose(cosines, plain @ plain.T, atol=1e-2 if half else 1e-5)
+    assert np.array_equal(rows[3], rows[14]) and np.array_equal(rows[0], rows[15])
+    assert embed_corpus([], name, tmp_path, half=half).shape == (0, rows.shape[1])
+    assert capfd.readouterr().err == ""  # the tests run with TQDM_DISABLE=1
+
+
+def start(folder: Path) -> subprocess.Popen:
+    """embed_corpus of the stories, in blocks of 8, in another process."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-c", CHILD, str(folder)], env=environment)
+
+
+def wait_for(rows: int, folder: Path) -> None:
+    end = time.monotonic() + 120
+    while held(folder) < rows:
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.01)
+
+
+def test_a_killed_run_goes_on_and_the_living_take_over(tmp_path):
+    """Two processes on one folder, as two ranks: the second waits until the first is killed."""
+    runs = [start(tmp_path)]
+    wait_for(20, tmp_path)
+    runs.append(start(tmp_path))
+    runs[0].kill()
+    runs[0].wait()
+    kept = held(tmp_path)
+    assert 20 <= kept < 720
+    assert runs[1].wait(timeout=300) == 0 and held(tmp_path) == 720
+    texts = load_stories()["text"].tolist()
+    rows = embed_corpus(texts, "stylometric", tmp_path)
+    plain = load_encoder("stylometric").encoder.encode(texts)
+    assert np.allclose(rows, plain, atol=1e-3)
+
+
+def test_of_several_processes_one_encodes(tmp_path, monkeypatch):
+    """The second process waits for the first, then finds every row."""
+    other = start(tmp_path)
+    wait_for(2, tmp_path)
+    encoder, key = encoders.frozen_style("stylometric")
+    monkeypatch.setattr(encoders, "frozen_style", lambda name: (Counting(), key))
+    rows = embed_corpus(load_stories()["text"], "stylometric", tmp_path)
+    assert other.wait(timeout=60) == 0
+    assert rows.shape[1] == len(encoder.grams)  # no row is Counting's, which has 8 columns
