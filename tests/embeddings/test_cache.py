@@ -23,7 +23,7 @@ CHILD = """
 import sys
 from pathlib import Path
 from ddpo_utils import load_stories
-from ddpo_utils.embeddings import cache, encoders
+from ddpo_utils.embeddings import cache
 from ddpo_utils.embeddings.encoders import embed_corpus
 cache.BLOCK = 8
 embed_corpus(load_stories()["text"], "stylometric", Path(sys.argv[1]))

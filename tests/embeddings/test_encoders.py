@@ -9,13 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from faults import refusal
 from safetensors.torch import load_file, save_file
 
 from ddpo_utils import load_encoder, load_stories
-from ddpo_utils.embeddings import encoders, stylometry
-from ddpo_utils.embeddings.encoders import SentenceModel
+from ddpo_utils.embeddings import stylometry
 from ddpo_utils.embeddings.stylometry import (
     DeltaEncoder,
     StylometricEncoder,
@@ -161,17 +159,6 @@ def test_an_encoder_whose_rows_are_no_numbers_is_refused(tmp_path, model_folder)
     tensors["encoder.layer.0.intermediate.dense.weight"] *= math.nan
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     assert str(folder) in refusal(load_encoder(str(folder)).encode, ["a"])
-
-
-def test_several_devices_give_the_rows_of_one(model_folder, monkeypatch):
-    """Two processes of sentence-transformers; the CPU stands in for each GPU."""
-    monkeypatch.setattr(encoders, "_gpus", lambda: ["cpu", "cpu"])
-    monkeypatch.setattr(encoders, "POOLED", 2)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    several = SentenceModel(str(model_folder), dtype=torch.bfloat16).encode(TEXTS)
-    monkeypatch.setattr(encoders, "POOLED", 100)
-    one = SentenceModel(str(model_folder), dtype=torch.bfloat16).encode(TEXTS)
-    assert is_unit(several) and np.allclose(several, one, atol=0.02)
 
 
 def test_a_model_of_the_hub_is_known_by_its_commit(tmp_path, model_folder, monkeypatch):
