@@ -89,10 +89,8 @@ def _read(data: str | Path | pd.DataFrame) -> tuple[pd.DataFrame, str]:
         return pd.DataFrame(read_jsonl(path)), path.name
     try:
         frame = pd.read_csv(path, encoding="utf-8-sig", dtype={"prompt": str, "text": str})
-    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or no CSV
-        raise CourseError(
-            f"{path} cannot be read as CSV in UTF-8 ({type(error).__name__})."
-        ) from None
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or not CSV
+        raise CourseError(f"{path} cannot be read as CSV ({type(error).__name__}).") from None
     return frame, path.name
 
 
