@@ -189,7 +189,9 @@ def _draw(
     fits, drawn = np.zeros(len(rows), dtype=bool), np.ones(len(rows), dtype=bool)
     starts = range(0, len(rows), BATCH)
     for start in progress_bar(starts, desc="lengths", unit=" stories", unit_scale=BATCH):
-        part = rows[start : start + BATCH]
+        part = slice(start, start + BATCH)  # a slice copies nothing
+        if prompts:
+            part = rows[part]
         fits[part] = _token_counts(stories.iloc[part], tokenizer) <= max_length
         usable = np.unique(turn[fits]) if prompts else []
         if len(usable) > prompts > 0:  # one more than asked for: a batch may end within a post
