@@ -28,12 +28,7 @@ from ddpo_utils.storage.files import read_json, write_json
 
 pytest_plugins = ["evaluation_fixtures"]
 
-ENCODERS = {
-    "semantic": "minilm",
-    "style": "stylometric",
-    "semantic, 2nd": "wordllama",
-    "style, 2nd": "delta",
-}
+ENCODERS = dict(zip(MEASURES, ("minilm", "stylometric", "wordllama", "delta"), strict=True))
 
 
 # -- figures ---------------------------------------------------------------------------------------
