@@ -1,7 +1,8 @@
 """Time and memory to prepare r/writingPrompts: python tests/benchmarks/writing_prompts.py [posts]
 
 Writes invented posts (default: 84,000 with 420,000 responses of 400 words in the median), loads
-them in a fresh process with SmolLM2's tokenizer, and makes the pairs.
+them in a fresh process with SmolLM2's tokenizer, and makes the pairs. Target for 420,000: 12
+minutes of the processor and 6 GB.
 """
 
 from __future__ import annotations

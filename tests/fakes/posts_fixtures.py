@@ -1,5 +1,7 @@
-"""What the tests of r/writingPrompts share: a tokenizer, and the file of awkward posts, as it is and loaded. A test
-module asks for them by `pytest_plugins = ["posts_fixtures"]`."""
+"""Fixtures of r/writingPrompts: a tokenizer, and the awkward posts as a file and loaded.
+
+A test module asks for them by `pytest_plugins = ["posts_fixtures"]`.
+"""
 
 from __future__ import annotations
 
