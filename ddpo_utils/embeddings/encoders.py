@@ -28,11 +28,9 @@ from .stylometry import fit_style, frozen_style, mask_content, unit_rows
 
 __all__ = ["embed_corpus", "fit_style", "load_encoder", "mask_content"]
 
-# Tokens of a batch times bytes of a number: a CPU is fastest while a batch stays in its cache
-# (tests/benchmarks/embedding.py), a GPU with many tokens at once.
+# Tokens of a batch times bytes of a number: a CPU is fastest while a batch stays in its cache.
 BATCH_BYTES = {"cpu": 2**13, "cuda": 2**17}
-POOLED = 5_000  # with so many texts it pays to start a process on each GPU
-POOL_BLOCK = 50_000
+POOLED, POOL_BLOCK = 5_000, 50_000  # texts for which a process on each GPU pays, and their block
 
 
 @lru_cache(maxsize=16)  # a file is read again only when its size or time has changed

@@ -136,15 +136,9 @@ def fit_style(
     """Both style encoders, fitted on `texts`; with `path` also written there as an npz file."""
     style, delta = StylometricEncoder.fit(texts), DeltaEncoder.fit(texts)
     if path is not None:
-        np.savez_compressed(
-            path,
-            grams=np.array(style.grams),
-            idf=style.idf,
-            centre=style.centre,
-            tokens=np.array(delta.tokens),
-            mean=delta.mean,
-            std=delta.std,
-        )
+        fit = {"grams": np.array(style.grams), "idf": style.idf, "centre": style.centre}
+        fit |= {"tokens": np.array(delta.tokens), "mean": delta.mean, "std": delta.std}
+        np.savez_compressed(path, **fit)
     return style, delta
 
 
