@@ -212,7 +212,9 @@ def test_the_table_is_sorted_by_the_rule(record):
     assert table["auc"].iloc[0] == Interval(*record["measures"][table.index[0]]["auc"])
 
 
-def test_a_small_record_is_whole_and_names_what_made_it(tmp_path):
+def test_a_small_record_is_whole_and_names_what_made_it(tmp_path, monkeypatch):
+    threshold = {"cosine": 0.5, "chosen_on": [], "tested_on": []}
+    monkeypatch.setattr(measures, "distinct_threshold", lambda sets: threshold)
     few = {name: MEASURES[name] for name in ("distance, Delta", "compression ratio")}
     measures.record_measures(tmp_path, draws=1, measures=few)
     record = read_json(tmp_path / "results" / "measures.json")
