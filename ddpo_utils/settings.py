@@ -20,7 +20,6 @@ __all__ = [
     "data_dir",
     "get_profile",
     "progress_bar",
-    "progress_hidden",
     "weight_kinds",
     "work_dir",
 ]
@@ -272,13 +271,10 @@ def work_dir(profile: Profile | str) -> Path:
     return path
 
 
-def progress_hidden() -> bool:
-    """Whether TQDM_DISABLE hides all bars; tqdm's bar for notebooks ignores the variable."""
-    return os.environ.get("TQDM_DISABLE", "") not in ("", "0")
-
-
 def progress_bar(items: Iterable[Any] | None = None, shown: bool = True, **options: Any) -> Any:
     """tqdm's bar over `items`; none unless `shown`, none under TQDM_DISABLE=1."""
     from tqdm.auto import tqdm
 
-    return tqdm(items, disable=not shown or progress_hidden(), **options)
+    # tqdm's bar for notebooks ignores the variable
+    hidden = os.environ.get("TQDM_DISABLE", "") not in ("", "0")
+    return tqdm(items, disable=hidden or not shown, **options)

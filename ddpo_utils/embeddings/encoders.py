@@ -128,11 +128,10 @@ class SentenceModel:
     def encode(self, sentences: Sequence[str], normalize_embeddings: bool = True) -> np.ndarray:
         """(N, d) float32 unit rows; a text is read up to `limit` tokens."""
         texts = _printable(sentences) or ["."]  # an empty list has a width too
-        model = self.load()
+        model, gpus = self.load(), _gpus()
         device = model.device
         longest = min(self.token_counts([max(texts, key=len)])[0], self.limit)
         tokens = BATCH_BYTES.get(device.type, BATCH_BYTES["cpu"]) // self.dtype.itemsize
-        gpus = _gpus()
         pooled = len(gpus) > 1 and len(texts) > POOLED
         rows = model.encode(
             texts,
@@ -143,9 +142,7 @@ class SentenceModel:
         )
         model.to(device)  # sentence-transformers leaves it on the CPU after several processes
         if not np.isfinite(rows).all():
-            raise CourseError(
-                f"{self.source} gives rows that are no numbers: name another encoder."
-            )
+            raise CourseError(f"The rows of {self.source} are no numbers: name another encoder.")
         return unit_rows(rows[: len(sentences)])
 
 
@@ -168,7 +165,7 @@ class _WordLlama:
         return unit_rows(np.asarray(self._model.embed(_printable(sentences))))
 
 
-# One model a process, however often its encoder is asked for.
+# One model a process, however often its encoder is asked for
 _sentence_model = lru_cache(maxsize=4)(SentenceModel)
 _word_llama = lru_cache(maxsize=1)(_WordLlama)
 
