@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -62,16 +64,10 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Cac
 
 def held(folder: Path) -> int:
     """How many rows the only file of a folder holds."""
-    import sqlite3
-
-    paths = list(folder.glob("*.sqlite"))
-    if not paths:
-        return 0
-    try:
-        with sqlite3.connect(paths[0]) as file:
+    for path in folder.glob("*.sqlite"):
+        with suppress(sqlite3.OperationalError), sqlite3.connect(path) as file:  # no table yet
             return file.execute("SELECT COUNT(*) FROM rows").fetchone()[0]
-    except sqlite3.OperationalError:  # not made yet
-        return 0
+    return 0
 
 
 def test_each_text_is_encoded_once_and_longest_first(cached):
@@ -171,7 +167,7 @@ def test_what_is_no_text_is_refused_by_its_place(cached):
 @pytest.mark.parametrize("name", ["minilm", "wordllama", "stylometric", "delta"])
 @pytest.mark.parametrize("half", [True, False])
 def test_a_corpus_has_the_encoder_s_rows_in_the_order_of_the_texts(tmp_path, name, half, capfd):
-    texts = [*load_stories()["text"][:12], "", "🙂 half a pair \ud83d"]
+    texts = [*load_stories()["text"][:4], "", "🙂 half a pair \ud83d"]
     texts += [texts[3], texts[0]]
     rows = embed_corpus(texts, name, tmp_path, half=half)
     assert rows.dtype == (np.float16 if half else np.float32)
@@ -179,7 +175,7 @@ def test_a_corpus_has_the_encoder_s_rows_in_the_order_of_the_texts(tmp_path, nam
     assert np.allclose(np.linalg.norm(rows.astype(float), axis=1), 1, atol=1e-3 if half else 1e-6)
     cosines = rows.astype(np.float32) @ rows.astype(np.float32).T
     assert np.allclose(cosines, plain @ plain.T, atol=1e-2 if half else 1e-5)
-    assert np.array_equal(rows[3], rows[14]) and np.array_equal(rows[0], rows[15])
+    assert np.array_equal(rows[3], rows[6]) and np.array_equal(rows[0], rows[7])
     assert embed_corpus([], name, tmp_path, half=half).shape == (0, rows.shape[1])
     assert capfd.readouterr().err == ""  # the tests run with TQDM_DISABLE=1
 
