@@ -69,7 +69,7 @@ def build_contrasts(draws: int, seed: int) -> Sets:
     assistant = stories[stories["source"] == "assistant"].groupby("prompt_id")["text"]
     corpus = np.array([word for text in stories["text"] for word in words(text)])
     names = ("authors", "assistant", *CONTRASTS)
-    sets: Sets = {name: {prompt: [] for prompt in authors.index} for name in names}
+    sets: Sets = {name: {} for name in names}
     for prompt in authors.index:
         four_of_six = combinations(assistant.get_group(prompt), SIZE)
         sets["assistant"][prompt] = [list(four) for four in four_of_six]
@@ -78,11 +78,9 @@ def build_contrasts(draws: int, seed: int) -> Sets:
             nonsense[writer] = " ".join(rng.choice(corpus, len(words(text))))
         for _ in range(draws):
             for name, texts in _draw(rng, authors, prompt, nonsense).items():
-                sets[name][prompt].append(texts)
+                sets[name].setdefault(prompt, []).append(texts)
     for (kind, prompt), group in load_contrasts().sort_values("n").groupby(["kind", "prompt_id"]):
         sets[kind][prompt] = [group["text"].tolist()]
-    for name, by_prompt in sets.items():
-        sets[name] = {prompt: made for prompt, made in by_prompt.items() if made}
     return sets
 
 

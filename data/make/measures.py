@@ -41,7 +41,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +122,9 @@ def measure_sets(measure: Measure, sets: Sets) -> dict[str, dict[str, np.ndarray
         rows = dict(zip(texts, load_encoder(measure.encoder).encode(texts), strict=True))
 
     def value(four: list[str]) -> float:
-        given = np.stack([rows[text] for text in four]) if measure.encoder else four
-        return measure.sign * measure.score(given)
+        if measure.encoder:
+            return measure.sign * measure.score(np.stack([rows[text] for text in four]))
+        return measure.sign * measure.score(four)
 
     values: dict[str, dict[str, np.ndarray]] = {}
     for name, by_prompt in sets.items():
@@ -141,7 +142,8 @@ def separation(
     Args:
         authors, assistant: for each prompt, in the same order, the values of its sets.
     """
-    above = np.array([[_share_above(a, b) for b in assistant] for a in authors])
+    shares = [_share_above(a, b) for a, b in product(authors, assistant)]
+    above = np.array(shares).reshape(len(authors), len(assistant))
     gaps = np.array([a.mean() - b.mean() for a, b in zip(authors, assistant, strict=True)])
 
     def auc(drawn: np.ndarray) -> float:
@@ -234,9 +236,8 @@ def measure_row(measure: Measure, sets: Sets, without: Sequence[str] = ()) -> di
     def means(name: str, of_prompts: list[str]) -> np.ndarray:
         return np.array([values[name][prompt].mean() for prompt in of_prompts])
 
-    authors, assistant = (
-        [values[name][prompt] for prompt in prompts["authors"]] for name in ("authors", "assistant")
-    )
+    authors = [values["authors"][prompt] for prompt in prompts["authors"]]
+    assistant = [values["assistant"][prompt] for prompt in prompts["authors"]]
     auc, paired = separation(authors, assistant)
     answers = {}
     for name in CONTRASTS:
