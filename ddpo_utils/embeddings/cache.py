@@ -81,7 +81,9 @@ class CachedEncoder:
                 f"{self.key} reads {limits.max()} tokens: {cut} of {len(texts)} texts are cut.",
                 stacklevel=2,
             )
-        return rows if len(texts) == len(keys) else rows[[places[key] for key in keys]]
+        if len(texts) == len(keys):
+            return rows
+        return rows[[places[key] for key in keys]]
 
     def _parts(self, texts: dict[str, str], progress: bool) -> Iterator[_Part]:
         """The rows of all texts: first those of the file, then the missing ones, block by block."""
