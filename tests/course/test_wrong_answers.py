@@ -19,20 +19,12 @@ CHANGED = {
         ("distance[np.triu_indices(len(e), 1)]", "distance[0, 1:]", "not neighbours only"),
     ],
     "interval_over_prompts": [
-        (" / np.sqrt(len(gaps))", "", "far too wide"),
+        (" / np.sqrt(len(gaps))", "", "+145%"),
         ("student.ppf(0.975, len(gaps) - 1)", "1.96", "-24%"),
         ("a.mean(axis=1) - b.mean(axis=1)", "b.mean(axis=1) - a.mean(axis=1)", "second source"),
         ("gaps.mean() - half, gaps.mean() + half", "gaps.mean() + half, 0", "in the middle"),
-        (
-            "gaps.std(ddof=1) / np.sqrt(len(gaps))",
-            "np.sqrt(a.var() / a.size + b.var() / b.size)",
-            "what is the unit",
-        ),
-        (
-            "gaps.std(ddof=1)",
-            "np.sqrt(a.mean(axis=1).var() + b.mean(axis=1).var())",
-            "within each prompt",
-        ),
+        ("gaps.std(ddof=1)", "np.sqrt(a.var() / a.size + b.var() / b.size)", "what is the unit"),
+        ("gaps.std(ddof=1)", "np.sqrt(a.mean(1).var() + b.mean(1).var())", "within each prompt"),
     ],
     "tokens_per_usable": [
         ("earlier += story", "pass", "row of six"),
@@ -52,11 +44,7 @@ CHANGED = {
     "weights_with_floor": [
         ("floor * np.ones(len(delta)) + (1 - floor) * delta", "np.maximum(delta, floor)", "sum"),
         ("(1 - floor) * delta", "(1 - floor)", "floor itself"),
-        (
-            "(1 - floor) * delta",
-            "(1 - floor) * len(delta) * delta**2 / (delta**2).sum()",
-            "spacing",
-        ),
+        ("* delta", "* len(delta) * delta**2 / (delta**2).sum()", "spacing"),
     ],
     "weights_or_ones": [
         ("above.max() < 1e-6", "False", "NaN"),
@@ -72,11 +60,7 @@ CHANGED = {
         ("won.mean(),", "weight.mean(),", "won no pair"),
         ("won.mean(),", "won.sum(),", "mean weight of the winners"),
         ("won.sum() ** 2 / (won**2).sum()", "len(chosen) - won.var()", "Doubling"),
-        (
-            "won.sum() ** 2 / (won**2).sum()",
-            "len(won) / (1 + won.std() / won.mean())",
-            "one winner",
-        ),
+        ("won.sum() ** 2 / (won**2).sum()", "len(won) / (1 + won.std() / won.mean())", "If one"),
         ("won.sum() ** 2 / (won**2).sum()", "(won > 0).sum()", "formula"),
     ],
     "loss_of_a_pair": [
@@ -111,8 +95,7 @@ CHANGED = {
     ],
     "shuffle_within": [
         ("weight[rng.permutation(own)]", "rng.choice(weight[own], len(own))", "each of them once"),
-        ("weight[rng.permutation(own)]", "weight[own][::-1]", "the same deal"),
-        ("weight[rng.permutation(own)]", "weight[own]", "no weight moved"),
+        ("weight[rng.permutation(own)]", "weight[own][::-1]", "reached"),
         ("weight[rng.permutation(own)]", "np.roll(weight[own], rng.integers(1, 3))", "reached"),
         ("np.unique(prompt_id)", "[prompt_id]", "another prompt"),
     ],
@@ -123,7 +106,7 @@ CHANGED = {
         (".to_numpy()", ".sort_values().to_numpy()", "another pair's"),
         ('weight_of.loc[pairs["chosen_row"]]', "weight_of.iloc[: len(pairs)]", "`chosen_row`"),
         (".reset_index(drop=True)", ".reset_index(drop=True).iloc[1:]", "are lost"),
-        ("return pairs.assign(", "return dict(", "column `weight`"),
+        ("return pairs.assign(", "return dict(", "docstring"),
     ],
     "lora_numbers": [
         ("r * n_in + r * n_out", "r * n_in * n_out", "40,000"),
@@ -141,10 +124,10 @@ CHANGED = {
         ("np.mean(shares)", "2 * np.mean(shares) - 1", "-1"),
     ],
     "nearest_control": [
-        ('key[0] == "dpo"', 'key[0] != "ddpo"', "yours is shuffled"),
+        ('key[0] == "dpo"', 'key[0] != "ddpo"', "yours is ('shuffled', 28)"),
         ("min(away", "max(away", "another one"),
         ("last_step = max", "last_step = min", "another one"),
-        ("key=away.get)", "key=away.get)[1]", "key of kl"),
+        ("key=away.get)", "key=away.get)[1]", "docstring"),
     ],
     "justified_verdict": [
         (".low > 0", ".mean > 0", "lower end"),
@@ -154,9 +137,7 @@ CHANGED = {
         ("> -margin", "> 0", "a few fewer"),
         ("if not holds]", "if not holds][:1]", "lacks a condition"),
         ("if not holds]", "if not all(met.values())]", "names a condition that is met"),
-        ("if not holds]", "if holds]", "no reason against"),
         ('"usable stories":', '"usable":', "out of this list"),
-        ("return all(met.values()), ", "return ", "two things"),
     ],
     "log_odds_ratio": [
         (".mean().exp()", ".sum().exp()", "Repeated tokens"),
@@ -191,13 +172,13 @@ CHANGED = {
         (" and p != q", "", "'dpo' is not in your list"),
         (">=", ">", "'b' is in your list"),
         ("p[0] >= q[0] and p[1] >= q[1] and p != q", "sum(p) > sum(q)", "'dpo' is not in"),
-        ("    return [", "    return 1 or [", "list of names"),
+        ("    return [", "    return [1] or [", "out of points"),
     ],
     "decide": [
         ("-margin if", "0 if", "not 0"),
         ('"fails" if high < bound else "open"', '"fails"', "both sides"),
         ('"below":', '"under":', "which side"),
-        ('"holds" if', "True if", '"holds", "fails" or "open"'),
+        ('"holds" if', "True if", "You answer True"),
     ],
     "deal_sides": [
         ("systems[place % 2]", "systems[rng.integers(2)]", "must be half"),
@@ -208,11 +189,10 @@ CHANGED = {
             "list of prompts",
         ),
         ("default_rng(seed)", "default_rng()", "The same seed"),
-        ("default_rng(seed)", "default_rng(0)", "Every seed"),
+        ("default_rng(seed)", "default_rng(0)", "by the seed"),
         ("rng.permutation(len(prompts))", "range(len(prompts))", "one order"),
         ("rng.permutation(len(prompts))", "rng.integers(0, 2, len(prompts))", "each prompt once"),
-        ("return order, {", "return systems, {", "names a system"),
-        ("return order, {", "return {", "two things"),
+        ("return order, {", "return [*order, *systems], {", "nothing else"),
         ("cards[card] for", "card for", "give the system"),
     ],
     "effective_labels": [
@@ -234,7 +214,7 @@ CHANGED = {
         ("2 * votes.count(system) > len(votes)", "votes.count(system)", "count comparisons"),
         ("2 * one_side", "one_side", "about one side"),
         ("min(1, 2 * one_side)", "2 * one_side", "as even as"),
-        ("range(min(ahead, behind) + 1)", "range(min(ahead, behind))", "belongs to"),
+        ("range(min(ahead, behind) + 1)", "range(min(ahead, behind))", "all more uneven ones"),
         ("range(min(ahead, behind) + 1)", "[min(ahead, behind)]", "all more uneven ones"),
         ("/ 2**n", "/ 2**len(items)", "leaves ties out"),
         ("min(1, 2 * one_side)", "min(1, 2 * one_side) if n else 0.0", "Ties alone"),

@@ -3,7 +3,7 @@
     check("weights_of_four", weights_of_four)       prints "Right: ..." or "Not yet: ..."
 
 A check tries several inputs. It names the property that fails and never the right value. It raises
-nothing, so a notebook runs on past an unsolved exercise. It needs numpy and torch alone.
+nothing, so a notebook runs on past an unsolved exercise.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from ...settings import CourseError
 from .tools import EXERCISES, Learner, NotYet, Outcome
 
 __all__ = ["check", "exercises"]
+
+FORM = "Your function does not return what the starter's docstring says: compare the two."
 
 
 def exercises() -> list[str]:
@@ -42,5 +44,7 @@ def check(name: str, answer: Any) -> Outcome:
         outcome = Outcome(True, f"Right: {EXERCISES[name](Learner(answer))}")
     except NotYet as fault:
         outcome = Outcome(False, f"Not yet: {fault}")
+    except (AttributeError, KeyError, TypeError, ValueError):  # a check reads the returned value
+        outcome = Outcome(False, f"Not yet: {FORM}")
     print(outcome.message)
     return outcome

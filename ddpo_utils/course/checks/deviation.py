@@ -7,7 +7,12 @@ import numpy as np
 from .tools import Learner, agree, exercise, near, need
 
 ON_PAPER = np.array(
-    [[0, 0.1, 0.3, 0.8], [0.1, 0, 0.5, 0.9], [0.3, 0.5, 0, 1.0], [0.8, 0.9, 1.0, 0]]
+    [
+        [0, 0.1, 0.3, 0.8],
+        [0.1, 0, 0.5, 0.9],
+        [0.3, 0.5, 0, 1.0],
+        [0.8, 0.9, 1.0, 0],
+    ]
 )
 
 
@@ -17,7 +22,8 @@ def _weights(raw: np.ndarray) -> np.ndarray:
 
 
 def _distances(k: int, seed: int) -> np.ndarray:
-    half = np.triu(np.random.default_rng(seed).uniform(0.2, 1.1, (k, k)), 1)
+    rng = np.random.default_rng(seed)
+    half = np.triu(rng.uniform(0.2, 1.1, (k, k)), 1)
     return half + half.T
 
 
@@ -31,46 +37,53 @@ def weights_of_four(answer: Learner) -> str:
         need(ordered, "The response farthest from *all* others must weigh most, the nearest least.")
         agree(weights.min(), 0, "The commonest response must weigh 0: what does min-max do?")
         agree(weights.sum(), k, f"The weights of {k} responses must sum to {k}.")
-        right = near(weights, _weights(raw))
-        need(right, "The spacing is wrong: stretch the mean distance to all others by min-max.")
+        message = "The spacing is wrong: stretch the mean distance to all others by min-max."
+        agree(weights, _weights(raw), message)
     tested = "two sets of four responses and one of seven"
     return f"{tested}; the commonest weighs 0, and the sum is their number."
 
 
 @exercise
 def weights_with_floor(answer: Learner) -> str:
-    sets = (ON_PAPER, _distances(6, 3), _distances(7, 4), _distances(4, 5))
-    for distances, floor in zip(sets, (0.2, 0.5, 0.0, 1.0), strict=True):
+    cases = {
+        0.2: ON_PAPER,
+        0.5: _distances(6, 3),
+        0.0: _distances(7, 4),
+        1.0: _distances(4, 5),
+    }
+    for floor, distances in cases.items():
         delta = _weights(distances.sum(axis=1))
         k = len(delta)
         weights = answer.numbers(k, delta, floor)
         agree(weights.sum(), k, f"With a floor of {floor} the weights must still sum to {k}.")
         agree(weights.min(), floor, f"The smallest weight must be the floor itself, {floor}.")
-        right = near(weights, np.interp(delta, [0, delta.max()], [floor, weights.max()]))
-        need(right, "The spacing is wrong: all gaps between weights must shrink by one factor.")
+        stretched = np.interp(delta, [0, delta.max()], [floor, weights.max()])
+        message = "The spacing is wrong: all gaps between weights must shrink by one factor."
+        agree(weights, stretched, message)
     return "four sets with floors of 0, 0.2, 0.5 and 1; the sum stays, and so does the order."
 
 
 @exercise
 def weights_or_ones(answer: Learner) -> str:
     ties = {
-        "two equal raw values": np.array([0.5, 0.5]),
-        "two raw values that differ by rounding": np.array([0.5, 0.5 + 1e-7]),
-        "A A B B, equal but for rounding": np.array([0.4, 0.4, 0.4 + 6e-8, 0.4 + 6e-8]),
-        "a single response": np.array([0.0]),
+        "two equal raw values": [0.5, 0.5],
+        "two raw values that differ by rounding": [0.5, 0.5 + 1e-7],
+        "A A B B, equal but for rounding": [0.4, 0.4, 0.4 + 6e-8, 0.4 + 6e-8],
+        "a single response": [0.0],
     }
     for case, raw in ties.items():
         with np.errstate(all="ignore"):
-            weights = answer.numbers(len(raw), raw)
+            weights = answer.numbers(len(raw), np.array(raw))
         message = f"For {case} nobody is known to be rarer: all count alike, and the sum stays K."
-        agree(weights, np.ones(len(raw)), message)
-    narrow, repeated = [0.5, 0.501, 0.5004], [0.30, 0.30, 0.42, 0.55, 0.42]
-    for raw in (np.array(narrow), np.array(repeated), _distances(6, 6).mean(axis=1)):
+        agree(weights, 1, message)
+    narrow = np.array([0.5, 0.501, 0.5004])
+    repeated = np.array([0.30, 0.30, 0.42, 0.55, 0.42])
+    for raw in (narrow, repeated, _distances(6, 6).mean(axis=1)):
         weights = answer.numbers(len(raw), raw)
         need(not near(weights, 1), f"A range of {np.ptp(raw):.3g} is no tie: rounding is far less.")
         agree(weights.sum(), len(raw), f"Without a tie {len(raw)} weights must sum to {len(raw)}.")
-        right = near(weights, _weights(raw), 1e-4)
-        need(right, "Without a tie the weights must be those of section 1; yours are not.")
+        message = "Without a tie the weights must be those of section 1; yours are not."
+        agree(weights, _weights(raw), message, tolerance=1e-4)
     tested = "four ties, rounded and exact, get weights of 1"
     return f"{tested}; three real ranges, the smallest 0.001, get their weights."
 
@@ -82,16 +95,17 @@ def of_winners(answer: Learner) -> str:
     agree(effective, 4, "Four pairs of equal weight are worth four pairs.")
     weight = np.random.default_rng(7).uniform(0.1, 3, 10)
     mean, effective = answer.numbers(2, weight, chosen)
-    others_changed = np.where(np.isin(np.arange(10), chosen), weight, weight + 5)
-    same = near(answer.numbers(2, others_changed, chosen), (mean, effective))
-    need(same, "Your result reads weights of responses that won no pair; the loss never does.")
+    others_changed = weight + 5
+    others_changed[chosen] = weight[chosen]
+    message = "Your result reads weights of responses that won no pair; the loss never does."
+    need(near(answer.numbers(2, others_changed, chosen), (mean, effective)), message)
     won = weight[chosen]
-    need(near(mean, won.mean()), "The first number must be the mean weight of the winners.")
+    agree(mean, won.mean(), "The first number must be the mean weight of the winners.")
     _, doubled = answer.numbers(2, 2 * weight, chosen)
     message = "Doubling all weights changes no pair's share, so the effective pairs must stay."
     agree(doubled / effective, 1, message, " times the number")
-    _, single = answer.numbers(2, 3.0 * (np.arange(10) == 8), chosen)
+    _, single = answer.numbers(2, np.eye(10)[8], chosen)
     agree(single, 1, "If one winner has all the weight, one pair is effective.")
-    right = near(effective, won.sum() ** 2 / (won**2).sum())
-    need(right, "The simple cases are right, random weights are not: compare with the formula.")
+    message = "The simple cases are right, random weights are not: compare with the formula."
+    agree(effective, won.sum() ** 2 / (won**2).sum(), message)
     return "equal, random and one-sided weights; the losers' are not read."

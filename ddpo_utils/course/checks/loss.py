@@ -13,68 +13,72 @@ from .tools import Learner, agree, exercise, near, need
 
 @exercise
 def loss_of_a_pair(answer: Learner) -> str:
-    start = "Before training, policy and reference are equal: the loss is ln 2 for every beta."
+    message = "Before training, policy and reference are equal: the loss is ln 2 for every beta."
     for winner, loser, beta in ((0.5, 0.5, 1.0), (0.2, 0.05, 0.1), (0.01, 0.3, 5.0)):
-        agree(answer.number(winner, loser, winner, loser, beta), math.log(2), start)
-    before, after = (answer.number(winner, 0.1, 0.2, 0.1, 1.0) for winner in (0.2, 0.4))
+        agree(answer.number(winner, loser, winner, loser, beta), math.log(2), message)
+    before = answer.number(0.2, 0.1, 0.2, 0.1, 1.0)
+    after = answer.number(0.4, 0.1, 0.2, 0.1, 1.0)
     need(after < before, "The winner became likelier and your loss did not fall: check the signs.")
     on_paper = answer.number(3 / 4, 1 / 4, 1 / 2, 1 / 2, 1.0)
     agree(on_paper, math.log(4 / 3), "The pair worked out above is wrong: repeat steps 1 to 3.")
     for *probabilities, beta in ((0.3, 0.02, 0.1, 0.05, 0.5), (0.01, 0.2, 0.3, 0.1, 0.1)):
-        logps = torch.tensor(probabilities, dtype=torch.float64).log()
-        right = pair_losses(logps[0] - logps[2], logps[1] - logps[3], beta).item()
-        right = near(answer.number(*probabilities, beta), right)
-        need(right, f"Wrong with beta {beta}: beta multiplies the whole margin and nothing else.")
+        policy_w, policy_l, ref_w, ref_l = torch.tensor(probabilities, dtype=torch.float64).log()
+        right = pair_losses(policy_w - ref_w, policy_l - ref_l, beta)
+        message = f"Wrong with beta {beta}: beta multiplies the whole margin and nothing else."
+        agree(answer.number(*probabilities, beta), right, message)
     return "the start at ln 2, the pair on paper, and betas from 0.1 to 5."
 
 
 @exercise
 def response_mask(answer: Learner) -> str:
-    padded = [[1, 1, 1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0, 0, 0]]
+    padded = torch.ones(3, 8, dtype=torch.long)
+    padded[0, 6:] = 0
+    padded[2, 3:] = 0
     cases = {
-        "one text without padding": (torch.ones(1, 6, dtype=torch.long), [3]),
+        "one text without padding": (padded[:1, :6], [3]),
         "two prompts of different lengths": (torch.ones(2, 7, dtype=torch.long), [2, 5]),
-        "a batch with padding at the end": (torch.tensor(padded), [3, 6, 1]),
+        "a batch with padding at the end": (padded, [3, 6, 1]),
     }
     for case, (attention, lengths) in cases.items():
         n_prompt = torch.tensor(lengths)
         rows, tokens = attention.shape
-        mask = answer(attention, n_prompt)
-        shape = tuple(getattr(mask, "shape", ()))
-        wanted = f"{(rows, tokens - 1)}, for nothing predicts the first token"
-        fits = shape == (rows, tokens - 1)
-        need(fits, f"The mask must have the shape {wanted}; yours has {shape}.")
-        mask = answer.numbers(shape, attention, n_prompt)
+        mask = answer.numbers((rows, tokens - 1), attention, n_prompt)
         need(np.isin(mask, (0, 1)).all(), "A mask holds True and False, or 1 and 0.")
-        place = torch.arange(1, tokens).expand(rows, tokens - 1)
-        prompt, padding = (place < n_prompt[:, None]).numpy(), (attention[:, 1:] == 0).numpy()
+        place = np.arange(1, tokens)  # of the predicted tokens: nothing predicts the first
+        prompt = place < np.array(lengths)[:, None]
+        padding = attention[:, 1:].numpy() == 0
         need(not mask[prompt].any(), f"In {case} your mask counts a token of the prompt.")
         need(not mask[padding].any(), f"In {case} your mask counts padding.")
-        missing = ~prompt & ~padding & (mask == 0)
-        row = int(missing.any(axis=1).argmax())
-        end = "first" if missing[row, lengths[row] - 1] else "last"
-        need(not missing.any(), f"In {case} your mask leaves out the {end} token of a response.")
+        for row, length in zip(mask, lengths, strict=True):
+            message = f"In {case} your mask leaves out the first token of a response."
+            need(row[length - 1], message)
+        response = ~prompt & ~padding
+        need(mask[response].all(), f"In {case} your mask leaves out the last token of a response.")
     return "one text, two prompts of different lengths, and a batch with padding."
 
 
 @exercise
 def ddpo_by_hand(answer: Learner) -> str:
     generator = torch.Generator().manual_seed(0)
-    logps = [20 * torch.randn(6, generator=generator, dtype=torch.float64) - 100 for _ in range(4)]
-    ones, beta = torch.ones(6, dtype=torch.float64), 0.1
-    losses = pair_losses(logps[0] - logps[2], logps[1] - logps[3], beta)
-    plain = answer.number(*logps, ones, beta)
-    ratio = plain / float(losses.mean())
-    agree(ratio, 1, "With weights of 1 DDPO is DPO, a mean over pairs.", " times that")
-    ratio = answer.number(*logps, 3 * ones, beta) / plain
-    agree(ratio, 3, "Weights of 3 give 3 times the loss: a plain product.", " times the loss")
-    first, last = ones.clone(), ones.clone()
-    first[0], last[5] = 4.0, 4.0
-    moved = near(answer.number(*logps, first, beta), answer.number(*logps, last, beta))
-    need(not moved, "I moved a large weight to another pair and your loss did not change.")
-    weight = torch.tensor([0.0, 0.3, 1.0, 0.5, 2.7, 4.0], dtype=torch.float64)
-    right = near(answer.number(*logps, weight, beta), (weight * losses).mean())
-    need(right, "Unequal weights are wrong: weight each loss, divide by the number of pairs.")
+    logps = 20 * torch.randn(4, 6, generator=generator, dtype=torch.float64) - 100
+    policy_w, policy_l, ref_w, ref_l = logps
+    losses = pair_losses(policy_w - ref_w, policy_l - ref_l, 0.1)
+    ones = torch.ones_like(losses)
+
+    def loss(weight: torch.Tensor) -> float:
+        return answer.number(*logps, weight, 0.1)
+
+    plain = loss(ones)
+    message = "With weights of 1 DDPO is DPO, a mean over pairs."
+    agree(plain / losses.mean(), 1, message, " times that")
+    message = "Weights of 3 give 3 times the loss: a plain product."
+    agree(loss(3 * ones) / plain, 3, message, " times the loss")
+    first = torch.tensor([4.0, 1.0, 1.0, 1.0, 1.0, 1.0])
+    message = "I moved a large weight to another pair and your loss did not change."
+    need(not near(loss(first), loss(first.flip(0))), message)
+    weight = torch.tensor([0.0, 0.3, 1.0, 0.5, 2.7, 4.0])
+    message = "Unequal weights are wrong: weight each loss, divide by the number of pairs."
+    agree(loss(weight), (weight * losses).mean(), message)
     tested = "six pairs with weights of 1 and of 3, with one large weight"
     return f"{tested}, and with six different ones."
 

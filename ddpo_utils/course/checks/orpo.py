@@ -10,6 +10,10 @@ import torch.nn.functional as F
 from ...losses import log_odds
 from .tools import Learner, agree, exercise, near, need
 
+NLL = torch.tensor([30.0, 45.0, 8.0])
+TOKENS = torch.tensor([10.0, 30.0, 5.0])
+ONES = torch.ones(3)
+
 
 def _logs(*probabilities: float) -> torch.Tensor:
     return torch.tensor(probabilities, dtype=torch.float64).log()
@@ -17,60 +21,71 @@ def _logs(*probabilities: float) -> torch.Tensor:
 
 @exercise
 def log_odds_ratio(answer: Learner) -> str:
-    chosen, rejected = _logs(9 / 10, 5 / 8), _logs(1 / 2, 1 / 2, 1 / 4, 1 / 16)
+    chosen = _logs(9 / 10, 5 / 8)
+    rejected = _logs(1 / 2, 1 / 2, 1 / 4, 1 / 16)
     agree(answer.number(chosen, chosen), 0, "A response against itself has the log odds ratio 0.")
     on_paper = answer.number(chosen, rejected)
-    same = near(answer.number(chosen.repeat(2), rejected), on_paper)
-    need(same, "Repeated tokens changed your ratio: how does the number of tokens enter?")
-    swapped = near(answer.number(rejected, chosen), -on_paper)
-    need(swapped, "With chosen and rejected swapped the ratio must only change its sign.")
+    repeated = answer.number(chosen.repeat(2), rejected)
+    message = "Repeated tokens changed your ratio: how does the number of tokens enter?"
+    need(near(repeated, on_paper), message)
+    swapped = answer.number(rejected, chosen)
+    message = "With chosen and rejected swapped the ratio must only change its sign."
+    need(near(swapped, -on_paper), message)
     need(on_paper > 0, "The chosen response has the better odds, and your ratio is below 0.")
     message = "The responses on paper are wrong: repeat steps 2 to 4. Return the log of the odds."
     agree(on_paper, math.log(9), message)
-    certain, unlikely = _logs(0.999, 0.998), _logs(0.02, 0.01, 0.03)
+    certain = _logs(0.999, 0.998)
+    unlikely = _logs(0.02, 0.01, 0.03)
     right = log_odds(certain.mean()) - log_odds(unlikely.mean())
     message = "The responses on paper are right, one with nearly certain tokens is not."
-    need(near(answer.number(certain, unlikely), right), message)
+    agree(answer.number(certain, unlikely), right, message)
     return "the responses on paper, changed over and repeated, and one that is nearly certain."
 
 
 @exercise
 def pooled_likelihood(answer: Learner) -> str:
-    nll, tokens = torch.tensor([30.0, 45.0, 8.0]), torch.tensor([10.0, 30.0, 5.0])
-    plain = answer.number(nll, tokens, torch.ones(3))
-    ratio = plain * float(tokens.sum() / nll.sum())
-    agree(ratio, 1, "Weights of 1 give ORPO's pooled NLL: every token counts alike.", " times that")
-    ratio = answer.number(nll, tokens, torch.full((3,), 3.0)) / plain
-    agree(ratio, 3, "Weights of 3 must give three times as much.", " times as much")
-    first, second = torch.tensor([2.0, 0.5, 0.5]), torch.tensor([0.5, 2.0, 0.5])
-    moved = near(answer.number(nll, tokens, first), answer.number(nll, tokens, second))
-    need(not moved, "I moved a large weight to another pair and your result did not change.")
+    plain = answer.number(NLL, TOKENS, ONES)
+    message = "Weights of 1 give ORPO's pooled NLL: every token counts alike."
+    agree(plain / (NLL.sum() / TOKENS.sum()), 1, message, " times that")
+    thrice = answer.number(NLL, TOKENS, 3 * ONES)
+    agree(thrice / plain, 3, "Weights of 3 must give three times as much.", " times as much")
+    first = answer.number(NLL, TOKENS, torch.tensor([2.0, 0.5, 0.5]))
+    second = answer.number(NLL, TOKENS, torch.tensor([0.5, 2.0, 0.5]))
+    message = "I moved a large weight to another pair and your result did not change."
+    need(not near(first, second), message)
     weight = torch.tensor([2.0, 0.0, 0.5])
-    right = (weight * nll).sum() / tokens.sum()
+    right = (weight * NLL).sum() / TOKENS.sum()
     message = "Equal weights are right, unequal ones are not: which tokens does a weight multiply?"
-    need(near(answer.number(nll, tokens, weight), right), message)
+    agree(answer.number(NLL, TOKENS, weight), right, message)
     return "weights of 1 and 3, and weights that change places."
 
 
 @exercise
 def dorpo_by_hand(answer: Learner) -> str:
-    log_ratio, nll = torch.tensor([2.0, -1.0, 0.3]), torch.tensor([30.0, 45.0, 8.0])
-    tokens, ones, lam = torch.tensor([10.0, 30.0, 5.0]), torch.ones(3), 0.25
-    plain = answer.number(log_ratio, nll, tokens, ones, lam)
-    right = nll.sum() / tokens.sum() - lam * F.logsigmoid(log_ratio).mean()
-    agree(plain, right, "With weights of 1 DORPO is ORPO: pooled NLL plus lambda times a mean.")
-    penalty, penalty_twice = (
-        answer.number(log_ratio, torch.zeros(3), tokens, weight, lam) for weight in (ones, 2 * ones)
-    )
-    twice = answer.number(log_ratio, nll, tokens, 2 * ones, lam)
-    ratio = (twice - penalty_twice) / (plain - penalty)
-    agree(ratio, 2, "Weights of 2 must double the part from the likelihood.", " times that part")
-    heavy = answer.number(log_ratio, torch.zeros(3), tokens, 4 * ones, lam)
-    shifted = answer.number(4 * log_ratio, torch.zeros(3), tokens, ones, lam)
+    log_ratio = torch.tensor([2.0, -1.0, 0.3])
+    lam = 0.25
+
+    def right(weight: torch.Tensor) -> torch.Tensor:
+        penalty = -F.logsigmoid(weight * log_ratio).mean()
+        return (weight * NLL).sum() / TOKENS.sum() + lam * penalty
+
+    def loss(weight: torch.Tensor) -> float:
+        return answer.number(log_ratio, NLL, TOKENS, weight, lam)
+
+    def penalty(log_ratio: torch.Tensor, weight: torch.Tensor) -> float:
+        return answer.number(log_ratio, 0 * NLL, TOKENS, weight, lam)
+
+    message = "With weights of 1 DORPO is ORPO: pooled NLL plus lambda times a mean."
+    agree(loss(ONES), right(ONES), message)
+    likelihood = loss(ONES) - penalty(log_ratio, ONES)
+    doubled = loss(2 * ONES) - penalty(log_ratio, 2 * ONES)
+    message = "Weights of 2 must double the part from the likelihood."
+    agree(doubled / likelihood, 2, message, " times that part")
+    heavy = penalty(log_ratio, 4 * ONES)
+    shifted = penalty(4 * log_ratio, ONES)
     message = "Weight 4 with LO = 2 pays the penalty of weight 1 with LO = 8:"
     need(near(heavy, shifted), f"{message} on which side of the sigmoid is the weight?")
     weight = torch.tensor([0.0, 2.0, 0.5])
-    right = (weight * nll).sum() / tokens.sum() - lam * F.logsigmoid(weight * log_ratio).mean()
     message = "Equal weights are right, unequal ones are not: each pair has its own weight."
-    need(near(answer.number(log_ratio, nll, tokens, weight, lam), right), message)
+    agree(loss(weight), right(weight), message)
     return "weights of 1, 2 and 4, and a batch of unequal ones."
