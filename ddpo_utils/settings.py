@@ -84,6 +84,7 @@ class Profile:
     dtype: str = _setting(
         "auto",
         "number type: float32, bfloat16, float16; auto: by a short timing (CPU) or the card (GPU)",
+        pattern="^(auto|float32|bfloat16|float16)$",
     )
     attention: str = _setting("sdpa", "transformers' name of the attention code")
     quantize: bool = _setting(False, "QLoRA: the frozen weights in 4 bits")

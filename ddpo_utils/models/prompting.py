@@ -53,27 +53,23 @@ _PROBABILITY_PART = re.compile(r"<probability\b.*", re.S | re.I)
 _REASONING = re.compile(r"\A\s*<think>.*?(?:</think>|\Z)", re.S)  # some servers leave it in
 
 
-def check_condition(condition: str, samples: int) -> None:
-    """CourseError where the condition is unknown or no sample is asked for."""
+def check_prompts(prompts: pd.DataFrame, samples: int = 1, condition: str = "plain") -> None:
+    """CourseError unless each prompt is a text with a unique prompt_id, and samples are wanted."""
     if condition not in CONDITIONS or samples < 1:
         raise CourseError(
             f"Sampling takes one of {', '.join(CONDITIONS)} and at least one sample a prompt; got "
             f"{condition!r} and {samples}."
         )
-
-
-def check_prompts(prompts: pd.DataFrame) -> None:
-    """CourseError unless there are prompts, each a text with a prompt_id of its own."""
     if not len(prompts) or not {"prompt_id", "prompt"} <= set(prompts):
         raise CourseError("Sampling needs prompts, with prompt_id and prompt.")
     known = set()
-    for number, row in enumerate(prompts[["prompt_id", "prompt"]].values.tolist(), 1):
-        prompt_id, prompt = row
-        valid = isinstance(prompt_id, (str, int)) and isinstance(prompt, str) and prompt.strip()
-        if not valid or prompt_id in known:
+    rows = prompts[["prompt_id", "prompt"]].values.tolist()
+    for number, (prompt_id, prompt) in enumerate(rows, 1):
+        has_text = isinstance(prompt, str) and prompt.strip()
+        if not has_text or not isinstance(prompt_id, (str, int)) or prompt_id in known:
             raise CourseError(
                 f"Prompt {number} has the prompt_id {prompt_id!r} and the prompt {prompt!r:.40}: "
-                "it needs a prompt_id of its own (text or whole number) and a text."
+                "it needs a unique prompt_id (text or whole number) and a text."
             )
         known.add(prompt_id)
 
@@ -86,8 +82,8 @@ def read_prompts(path: str | Path) -> pd.DataFrame:
     """
     import pandas as pd
 
-    rows = [(row.get("prompt_id"), row.get("prompt")) for row in read_jsonl(path)]
-    prompts = pd.DataFrame(rows, columns=["prompt_id", "prompt"], dtype=object)
+    columns = ["prompt_id", "prompt"]
+    prompts = pd.DataFrame(read_jsonl(path), columns=columns, dtype=object)
     try:
         check_prompts(prompts)
     except CourseError as error:
@@ -98,23 +94,20 @@ def read_prompts(path: str | Path) -> pd.DataFrame:
 def request(prompt: str, condition: str, k: int = 4, earlier: Sequence[str] = ()) -> str:
     """The user's text of one call.
 
-    Args:
-        prompt: what a story is asked for.
-        condition: one of CONDITIONS.
-        k: how many stories one verbalised call asks for.
-        earlier: the stories that an iterative call must differ from.
+    A verbalised call asks for `k` stories, an iterative one for a story far from the `earlier`.
     """
     if condition == "verbalised":
         return f"{prompt}\n\n{SEVERAL.format(k=k)}"
     if condition == "iterative" and earlier:
-        pieces = "\n\n".join(f"Piece {number}:\n{text}" for number, text in enumerate(earlier, 1))
-        return f"{prompt}\n\n{pieces}\n\n{FAR}"
+        pieces = [f"Piece {number}:\n{text}" for number, text in enumerate(earlier, 1)]
+        return "\n\n".join([prompt, *pieces, FAR])
     return prompt
 
 
 def chat(text: str, condition: str) -> list[dict[str, str]]:
     """The messages of one call to an endpoint, for the user's text of `request`."""
-    system = TELLER if condition == "verbalised" else SYSTEM  # SYSTEM asks for one piece alone
+    # SYSTEM asks for one piece alone
+    system = TELLER if condition == "verbalised" else SYSTEM
     return as_messages("system", system) + as_messages("user", text)
 
 
@@ -141,16 +134,20 @@ def stories(answer: str, finished: bool, condition: str, k: int = 4) -> list[dic
         return [{"text": answer.strip(), "finished": finished}]
     found = []
     for block in _RESPONSE.finditer(answer):
-        inner = _TEXT.search(block[1])
-        text = (inner[1] if inner else _PROBABILITY_PART.sub("", block[1])).strip()
-        if not text:
+        content = block[1]
+        inner = _TEXT.search(content)
+        text = inner[1] if inner else _PROBABILITY_PART.sub("", content)
+        if not text.strip():
             continue
-        closed = bool(block[2] or (inner and inner[2]))
-        whole = finished or closed or block.end() < len(answer)
-        probability = _probability(block[1])
-        found.append(
-            {"text": text, "finished": whole, "probability": probability, "unreadable": False}
-        )
+        closed = block[2] or (inner and inner[2])
+        followed = block.end() < len(answer)
+        story = {
+            "text": text.strip(),
+            "finished": bool(finished or closed or followed),
+            "probability": _probability(content),
+            "unreadable": False,
+        }
+        found.append(story)
     missing = {"text": "", "finished": finished, "probability": None, "unreadable": True}
     return (found + [missing] * k)[:k]
 
@@ -159,5 +156,7 @@ def _probability(block: str) -> float | None:
     number = _PROBABILITY.search(block)
     if not number:
         return None
-    value = float(number[1]) / (100 if number[2] else 1)
+    value = float(number[1])
+    if number[2]:  # a percent sign
+        value /= 100
     return value if value <= 1 else None

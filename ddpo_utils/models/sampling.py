@@ -13,13 +13,12 @@ import torch
 from ..settings import CourseError, progress_bar
 from ..storage.answers import AnswerStore
 from ..storage.files import read_jsonl
-from .prompting import check_condition, check_prompts, render
+from .prompting import check_prompts, render
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["DECODING", "complete", "fingerprint", "read_samples", "sample_stories"]
-
 
 BATCHING = {"batch_size": 24, "seed": 42, "rank": 0, "ranks": 1}
 # Source: arXiv 2503.17126, section 4
@@ -30,17 +29,18 @@ def fingerprint(model: Any, plan: list[Any]) -> str:
     """Short digest of a model's weights and of everything else that its answers depend on.
 
     Weights are summed as the integers that their bits are: exact on every device. Frozen weights
-    are left out of a model with adapters, which its name stands for.
+    of a model with adapters are left out: its name identifies them.
     """
     integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    digest = hashlib.sha256(json.dumps(plan, ensure_ascii=False, sort_keys=True).encode())
-    name = str(getattr(model, "name_or_path", "")).rsplit("/", 1)[-1]
-    digest.update(f"{name}{model.dtype}".encode())
+    facts = json.dumps(plan, ensure_ascii=False, sort_keys=True)
+    model_name = str(getattr(model, "name_or_path", "")).rsplit("/", 1)[-1]
+    facts += f"{model_name}{model.dtype}"
     for name, parameter in model.named_parameters():
         if "lora_" in name or parameter.requires_grad:
             bits = parameter.detach().view(integers[parameter.element_size()])
-            digest.update(f"{name} {bits.sum(dtype=torch.int64).item()}".encode())
-    return digest.hexdigest()[:16]
+            total = bits.sum(dtype=torch.int64).item()
+            facts += f"{name} {total}"
+    return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
 
 def complete(
@@ -54,24 +54,34 @@ def complete(
         model, tokenizer: of `policy.load_policy`.
         max_new_tokens: longest answer in tokens.
         settings: of the model's `generate`.
+
+    Raises:
+        CourseError: the batch does not fit the GPU's memory.
     """
     texts = render(tokenizer, prompts)
     inputs = tokenizer(
         texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
     ).to(next(model.parameters()).device)
-    settings = {"pad_token_id": tokenizer.pad_token_id, **settings}
-    with torch.no_grad():
-        out = model.generate(**inputs, max_new_tokens=max_new_tokens, **settings)
-    new = out[:, inputs["input_ids"].shape[1] :]
+    settings |= {"pad_token_id": tokenizer.pad_token_id, "max_new_tokens": max_new_tokens}
+    try:
+        with torch.no_grad():
+            out = model.generate(**inputs, **settings)
+    except torch.OutOfMemoryError:
+        raise CourseError(
+            f"{len(texts)} sequences of up to {max_new_tokens} new tokens do not fit the GPU's "
+            "memory: lower the batch (sample_batch, for new samples in a new file)."
+        ) from None
     stops = model.generation_config.eos_token_id
-    stops = stops if isinstance(stops, list) else [stops]
-    ends = torch.isin(new, torch.tensor(stops, device=new.device))
-    finished = ends.any(1)
-    lengths = torch.where(finished, ends.float().argmax(1), new.shape[1]).tolist()
-    return [
-        (tokenizer.decode(tokens[:length], skip_special_tokens=True).strip(), length, ended)
-        for tokens, length, ended in zip(new, lengths, finished.tolist(), strict=True)
-    ]
+    if not isinstance(stops, list):
+        stops = [stops]
+    prompt_length = inputs["input_ids"].shape[1]
+    answers = []
+    for tokens in out[:, prompt_length:].tolist():
+        ends = [position for position, token in enumerate(tokens) if token in stops]
+        length = ends[0] if ends else len(tokens)
+        text = tokenizer.decode(tokens[:length], skip_special_tokens=True)
+        answers.append((text.strip(), length, bool(ends)))
+    return answers
 
 
 def sample_stories(
@@ -82,7 +92,6 @@ def sample_stories(
     samples: int = 4,
     max_new_tokens: int = 2048,
     source: str = "model",
-    progress: bool = True,
     **settings: float,
 ) -> pd.DataFrame:
     """Sample `samples` responses to every prompt, and append them to `path` batch by batch.
@@ -95,8 +104,7 @@ def sample_stories(
         model, tokenizer: of `policy.load_policy`; prompts go through the chat template.
         prompts: a frame with `prompt_id` (each once) and `prompt`. In order of length, longest
             first, batches hold little padding, and memory runs out at once or never.
-        path: JSONL file; a record has prompt_id, prompt, sample, source, text, tokens, finished
-            (False: cut at the limit), run.
+        path: JSONL file; `finished` is False in a record that was cut at the limit.
         samples: responses per prompt.
         max_new_tokens: longest response in tokens.
         source: name of the model in the records.
@@ -112,14 +120,16 @@ def sample_stories(
     """
     import pandas as pd
 
-    check_condition("plain", samples)
-    check_prompts(prompts)
+    check_prompts(prompts, samples)
     settings = {**BATCHING, **DECODING, **settings}
     size, seed, rank, ranks = (settings.pop(name) for name in BATCHING)
-    texts = dict(zip(prompts["prompt_id"].tolist(), prompts["prompt"].tolist(), strict=True))
+    texts = dict(prompts[["prompt_id", "prompt"]].values.tolist())
     keys = [(prompt_id, number) for prompt_id in texts for number in range(samples)]
-    batches = [keys[start : start + size] for start in range(0, len(keys), size)]
-    batch_of = {key: batch for batch in batches for key in batch}
+    batches, batch_of = [], {}
+    for start in range(0, len(keys), size):
+        batch = keys[start : start + size]
+        batches.append(batch)
+        batch_of |= dict.fromkeys(batch, batch)
     work = [(prompt_id, texts[prompt_id], number) for prompt_id, number in keys]
     run = fingerprint(model, [work, settings, max_new_tokens, size, seed])
     was_training = model.training
@@ -127,25 +137,25 @@ def sample_stories(
     with AnswerStore(path, run, texts, batch_of.__getitem__, rank) as store:
         share = range(rank, len(batches), ranks)
         missing = [number for number in share if batches[number][0] not in store.records]
-        shown = progress and rank == 0
-        for number in progress_bar(missing, shown, desc=f"sampling {source}", leave=False):
+        for number in progress_bar(missing, rank == 0, desc=f"sampling {source}", leave=False):
             batch = batches[number]
+            batch_prompts = [texts[prompt_id] for prompt_id, _ in batch]
             _seed_batch(seed, number)
-            asked = [texts[prompt_id] for prompt_id, _ in batch]
-            try:
-                answers = complete(
-                    model, tokenizer, asked, max_new_tokens, do_sample=True, **settings
-                )
-            except torch.OutOfMemoryError:
-                raise CourseError(
-                    f"{len(batch)} sequences of up to {max_new_tokens} new tokens do not fit the "
-                    "GPU's memory: lower sample_batch and name another file."
-                ) from None
+            answers = complete(
+                model, tokenizer, batch_prompts, max_new_tokens, do_sample=True, **settings
+            )
             records = []
-            for (prompt_id, sample), answer in zip(batch, answers, strict=True):
-                record = {"prompt_id": prompt_id, "prompt": texts[prompt_id], "sample": sample}
-                answered = dict(zip(("text", "tokens", "finished"), answer, strict=True))
-                records.append({**record, "source": source, **answered})
+            for (prompt_id, sample), (text, tokens, finished) in zip(batch, answers, strict=True):
+                record = {
+                    "prompt_id": prompt_id,
+                    "prompt": texts[prompt_id],
+                    "sample": sample,
+                    "source": source,
+                    "text": text,
+                    "tokens": tokens,
+                    "finished": finished,
+                }
+                records.append(record)
             store.add(records)
         found = store.join(keys)
     model.train(was_training)
@@ -167,5 +177,7 @@ def read_samples(paths: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    paths = [paths] if isinstance(paths, (str, Path)) else paths
-    return pd.concat([pd.DataFrame(read_jsonl(path)) for path in paths], ignore_index=True)
+    if isinstance(paths, (str, Path)):
+        paths = [paths]
+    frames = [pd.DataFrame(read_jsonl(path)) for path in paths]
+    return pd.concat(frames, ignore_index=True)

@@ -28,22 +28,26 @@ def _batches(
     device = next(model.parameters()).device
     for start in range(0, len(stories), BATCH):
         part = stories.iloc[start : start + BATCH]
-        heads = render(tokenizer, part["prompt"])
-        tails = [text + tokenizer.eos_token for text in part["text"]]
-        texts = [head + tail for head, tail in zip(heads, tails, strict=True)]
-        lengths = [len(tokenizer(head, add_special_tokens=False)["input_ids"]) for head in heads]
+        prompts = render(tokenizer, part["prompt"])
+        texts, prompt_lengths = [], []
+        for prompt, story in zip(prompts, part["text"], strict=True):
+            texts.append(prompt + story + tokenizer.eos_token)
+            tokens = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+            prompt_lengths.append(len(tokens))
         inputs = tokenizer(
             texts, return_tensors="pt", padding=True, padding_side="right", add_special_tokens=False
         ).to(device)
-        position = torch.arange(inputs["input_ids"].shape[1] - 1, device=device)
-        in_story = position >= torch.tensor(lengths, device=device)[:, None] - 1
-        yield inputs, in_story & inputs["attention_mask"][:, 1:].bool()
+        not_padding = inputs["attention_mask"][:, 1:].bool()
+        positions = torch.arange(not_padding.shape[1], device=device)
+        first = torch.tensor(prompt_lengths, device=device) - 1  # predicts the story's first token
+        yield inputs, not_padding & (positions >= first[:, None])
 
 
 def _story_logps(model: Any, inputs: Any, mask: torch.Tensor) -> torch.Tensor:
     """Log-probs (N, vocabulary) of the next token at the N masked positions."""
     with torch.no_grad():
-        return model(**inputs).logits[:, :-1][mask].float().log_softmax(-1)
+        logits = model(**inputs).logits[:, :-1]
+    return logits[mask].float().log_softmax(-1)
 
 
 def mean_logps(model: Any, tokenizer: Any, stories: pd.DataFrame) -> np.ndarray:
@@ -52,20 +56,18 @@ def mean_logps(model: Any, tokenizer: Any, stories: pd.DataFrame) -> np.ndarray:
     Args:
         stories: a frame with `prompt` and `text`.
     """
-    values = []
+    means = []
     for inputs, mask in _batches(model, tokenizer, stories):
         tokens = inputs["input_ids"][:, 1:][mask]
-        logps = _story_logps(model, inputs, mask).gather(1, tokens[:, None])[:, 0]
-        values += [part.mean().item() for part in logps.split(mask.sum(1).tolist())]
-    return np.array(values)
+        logps = _story_logps(model, inputs, mask)
+        token_logps = logps.gather(1, tokens[:, None])[:, 0]
+        lengths = mask.sum(1).tolist()
+        for story_logps in token_logps.split(lengths):
+            means.append(story_logps.mean().item())
+    return np.array(means)
 
 
-def token_kl(
-    model: Any,
-    tokenizer: Any,
-    samples: pd.DataFrame,
-    adapters: tuple[str, str] = ("default", "ref"),
-) -> np.ndarray:
+def token_kl(model: Any, tokenizer: Any, samples: pd.DataFrame) -> np.ndarray:
     """KL(policy || reference) of each story in nats, summed over its tokens; (N,).
 
     The divergences of the next-token distributions are exact. Along stories sampled from the policy
@@ -73,19 +75,22 @@ def token_kl(
     measures how far the policy moved there.
 
     Args:
-        model: a PeftModel that carries both adapters.
+        model: a PeftModel with the adapters "default" (policy) and "ref".
         samples: a frame with `prompt` and `text`.
-        adapters: names of policy and reference.
     """
-    values, active, training = [], model.active_adapter, model.training
+    active, training = model.active_adapter, model.training
     model.eval()
+    divergences = []
     for inputs, mask in _batches(model, tokenizer, samples):
-        logps = []
-        for name in adapters:
-            model.set_adapter(name)
-            logps.append(_story_logps(model, inputs, mask))
-        kl = (logps[0].exp() * (logps[0] - logps[1])).sum(-1)
-        values += [part.sum().item() for part in kl.split(mask.sum(1).tolist())]
+        model.set_adapter("default")
+        policy_logps = _story_logps(model, inputs, mask)
+        model.set_adapter("ref")
+        reference_logps = _story_logps(model, inputs, mask)
+        logratios = policy_logps - reference_logps
+        token_divergences = (policy_logps.exp() * logratios).sum(-1)
+        lengths = mask.sum(1).tolist()
+        for story_divergences in token_divergences.split(lengths):
+            divergences.append(story_divergences.sum().item())
     model.set_adapter(active)
     model.train(training)
-    return np.array(values)
+    return np.array(divergences)

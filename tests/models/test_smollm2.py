@@ -24,16 +24,15 @@ def leftovers(cache: Path) -> list[str]:
     return sorted(p.name for p in (cache / "models").iterdir() if not p.name.endswith(".lock"))
 
 
-def fake_fetch(scratch: Path, out: Path) -> None:
-    (scratch / "download.whl").write_text("half")
-    out.mkdir()
-    (out / "config.json").write_text("{}")
-    (out / "complete").touch()
+def fake_fetch(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "complete").touch()
 
 
 def fail_with(error: BaseException):
-    def fetch(scratch: Path, out: Path) -> None:
-        fake_fetch(scratch, out)
+    def fetch(folder: Path) -> None:
+        fake_fetch(folder)
         raise error
 
     return fetch
@@ -90,7 +89,7 @@ def test_what_a_killed_process_left_is_removed(monkeypatch, tmp_path):
     models = tmp_path / "models"
     (models / "SmolLM2-135M-Instruct").mkdir(parents=True)  # without its mark of completeness
     (models / "SmolLM2-135M-Instruct" / "model.safetensors").write_text("half")
-    (models / "SmolLM2-135M-Instruct.part-x1").mkdir()
+    (models / "SmolLM2-135M-Instruct.7.part").mkdir()
     (models / "another model").mkdir()
     monkeypatch.setattr(smollm2, "_fetch_into", fake_fetch)
     assert sorted(p.name for p in fetch_smollm2(tmp_path).iterdir()) == ["complete", "config.json"]
@@ -141,11 +140,11 @@ def test_a_cache_that_cannot_be_made_is_one_sentence(tmp_path):
 
 
 def fetch_in_a_process(cache: str, queue: multiprocessing.Queue) -> None:
-    def slow(scratch: Path, out: Path) -> None:
+    def slow(folder: Path) -> None:
         with (Path(cache) / "fetches").open("a") as log:
             log.write("x")
         time.sleep(0.5)
-        fake_fetch(scratch, out)
+        fake_fetch(folder)
 
     smollm2._fetch_into = slow
     queue.put((fetch_smollm2(Path(cache)) / "complete").is_file())
