@@ -34,7 +34,6 @@ QUESTIONS = {
     "best": "Which one of all these stories is the most interesting, of the highest quality?",
 }
 UNDECIDED = "undecided"  # shown as "Hard to decide"
-LONG = 150  # words; raters tire where stories are longer
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Comparisons:
     """What raters see.
 
     Attributes:
-        id: hash of the items; ratings and key carry it.
+        id: hash of the items; ratings and key hold it.
         shown: "whole", or "summaries" where long stories are shown as summaries of their plots.
         items: dicts of item ("c01"), prompt, A and B (lists of equally many stories).
     """
@@ -55,8 +54,9 @@ class Comparisons:
         """The answers that a question ("diverse" or "best") takes."""
         if question == "diverse":
             return ["A", "B", UNDECIDED]
-        numbers = range(1, len(self.items[0]["A"]) + 1)
-        return [f"{side}{n}" for side in "AB" for n in numbers] + [UNDECIDED]
+        per_side = len(self.items[0]["A"])
+        stories = [f"{side}{n + 1}" for side in "AB" for n in range(per_side)]
+        return [*stories, UNDECIDED]
 
 
 def _identity(items: Any) -> str:
@@ -64,22 +64,23 @@ def _identity(items: Any) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
-def _common_prompts(a: pd.DataFrame, b: pd.DataFrame, per_side: int) -> dict[Any, str]:
-    """prompt_id -> text of the prompts that both frames answer, in the order of `a`."""
-    for frame in (a, b):
-        if missing := {"prompt_id", "prompt", "text"} - set(frame):
-            raise CourseError(f"The stories to compare lack the column {min(missing)}.")
-    found = [f.groupby("prompt_id", sort=False)["prompt"].agg(["first", "size"]) for f in (a, b)]
-    both = found[0].join(found[1], how="inner", rsuffix="_b")
-    if both.empty:
+def _common_prompts(a: pd.DataFrame, b: pd.DataFrame, per_side: int) -> list[tuple[Any, ...]]:
+    """(prompt_id, the prompt's text, the stories of a and of b) for each prompt of both."""
+    stories_of_b = dict(list(b.groupby("prompt_id", sort=False)))
+    common = []
+    for prompt_id, stories in a.groupby("prompt_id", sort=False):
+        if prompt_id not in stories_of_b:
+            continue
+        both = [stories, stories_of_b[prompt_id]]
+        text, other_text = (stories["prompt"].iloc[0] for stories in both)
+        if text != other_text or min(map(len, both)) < per_side:
+            raise CourseError(
+                f"Prompt {prompt_id} has two texts, or a system has less than {per_side} stories."
+            )
+        common.append((prompt_id, text, both))
+    if not common:
         raise CourseError("The two systems answer no prompt in common: compare the same prompts.")
-    few = both[["size", "size_b"]].min(axis=1) < per_side
-    faulty = few | (both["first"] != both["first_b"])
-    if faulty.any():
-        raise CourseError(
-            f"Prompt {faulty.idxmax()} has two texts, or fewer than {per_side} stories of a system."
-        )
-    return both["first"].to_dict()
+    return common
 
 
 def build_comparisons(
@@ -92,12 +93,12 @@ def build_comparisons(
 ) -> tuple[Comparisons, dict[str, Any]]:
     """One comparison for each prompt that both systems answered, in random order, and the key.
 
-    Each system is on side A in half of the comparisons (one more or less where their number is
-    odd), so that a rater who always takes one side favours neither.
+    Each system is on side A in half of the comparisons, so that a rater who always takes one side
+    favours neither.
 
     Args:
-        a, b: stories: frames with prompt_id, prompt, text and, if wanted, sample (named in the key)
-            and summarised (bool: the text is a summary; raters are told that some are).
+        a, b: stories: frames with prompt_id, prompt, text and, optionally, sample (for the key) and
+            summarised (bool: the text is a summary).
         systems: their names, which raters never see.
         per_side: stories of a set, drawn at random where a prompt has more.
         prompts: how many comparisons, drawn at random; None: all common prompts.
@@ -113,30 +114,30 @@ def build_comparisons(
             "Stories a side and prompts start at 1, the seed at 0; "
             f"got {per_side}, {prompts} and {seed}."
         )
-    texts = _common_prompts(a, b, per_side)
+    common = _common_prompts(a, b, per_side)
     rng = np.random.default_rng(seed)
-    order = [list(texts)[place] for place in rng.permutation(len(texts))][:prompts]
-    first_on_a = rng.permutation(np.arange(len(order)) % 2 == 0)
+    order = rng.permutation(len(common))[:prompts]
+    system_on_a = rng.permutation(np.arange(len(order)) % 2)
     digits = max(2, len(str(len(order))))
     items, key = [], {}
-    for number, prompt_id in enumerate(order):
-        name = f"c{number + 1:0{digits}}"
-        item = {"item": name, "prompt": texts[prompt_id]}
-        places = {"prompt_id": prompt_id, "A": systems[0], "B": systems[1], "samples": {}}
-        frames = [a, b]
-        if not first_on_a[number]:
-            frames = [b, a]
-            places |= {"A": systems[1], "B": systems[0]}
-        for side, frame in zip("AB", frames, strict=True):
-            stories = frame[frame["prompt_id"] == prompt_id]
-            stories = stories.iloc[rng.permutation(len(stories))[:per_side]]
-            item[side] = [text.strip() or "(no text)" for text in stories["text"]]
-            places["samples"][side] = [int(n) for n in stories.get("sample", stories.index)]
+    for number, (place, on_a) in enumerate(zip(order, system_on_a, strict=True), 1):
+        prompt_id, prompt, stories = common[place]
+        name = f"c{number:0{digits}}"
+        item = {"item": name, "prompt": prompt}
+        entry = {"prompt_id": prompt_id}
+        samples = {}
+        for side, system in (("A", on_a), ("B", 1 - on_a)):
+            drawn_rows = rng.permutation(len(stories[system]))[:per_side]
+            drawn = stories[system].iloc[drawn_rows]
+            item[side] = [text.strip() or "(no text)" for text in drawn["text"]]
+            entry[side] = systems[system]
+            samples[side] = drawn.get("sample", drawn.index).astype(int).tolist()
         items.append(item)
-        key[name] = places
+        key[name] = entry | {"samples": samples}
     shown = "whole"
-    if any("summarised" in frame and frame["summarised"].any() for frame in (a, b)):
-        shown = "summaries"
+    for frame in (a, b):
+        if "summarised" in frame and frame["summarised"].any():
+            shown = "summaries"
     comparisons = Comparisons(_identity(items), shown, items)
     return comparisons, {"comparisons": comparisons.id, "systems": list(systems), "items": key}
 
@@ -175,23 +176,25 @@ def _read_system(where: str) -> pd.DataFrame:
     from ..corpus.stories import load_prompts
 
     path, source = where, ""
-    if not Path(where).exists() and ":" in where:
+    if ":" in where and not Path(where).exists():
         path, _, source = where.rpartition(":")
     stories = read_samples(path)
     if not {"prompt_id", "text"} <= set(stories):
         raise CourseError(f"{path} holds no samples: each line needs prompt_id and text.")
-    sources = sorted(set(stories["source"])) if "source" in stories else []
-    if source not in sources and (source or len(sources) > 1):
-        raise CourseError(
-            f"{where}: name one source, as in {path}:SOURCE, of {', '.join(sources)}."
-        )
-    if source:
-        stories = stories[stories["source"] == source]
+    if "source" not in stories:
+        stories = stories.assign(source="")
+    sources = sorted(stories["source"].unique())
+    if len(sources) == 1 and not source:
+        source = sources[0]
+    if source not in sources:
+        names = ", ".join(sources)
+        raise CourseError(f"{where}: name one source, as in {path}:SOURCE, of {names}.")
+    stories = stories[stories["source"] == source]
     if "sample" in stories and stories.duplicated(["prompt_id", "sample"]).any():
         raise CourseError(f"{where} holds samples of several runs: give each run its own file.")
     if "prompt" not in stories:  # as in the recorded samples, of the course's test prompts
-        known = load_prompts().set_index("prompt_id")["prompt"]
-        stories = stories.assign(prompt=stories["prompt_id"].map(known))
+        texts = load_prompts().set_index("prompt_id")["prompt"]
+        stories = stories.assign(prompt=stories["prompt_id"].map(texts))
     if stories["prompt"].isna().any():
         raise CourseError(f"{path} lacks texts of prompts: each line needs the field prompt.")
     return stories.reset_index(drop=True)
@@ -220,16 +223,12 @@ def compare(
     path = write_comparisons(folder, comparisons, key)
     page = write_page(comparisons, path.with_suffix(".html"))
     place = Path(os.path.relpath(folder))
-    (place / "ratings").mkdir(exist_ok=True)
-    common = a["prompt_id"][a["prompt_id"].isin(b["prompt_id"])].nunique()
+    ratings = place / "ratings"
+    ratings.mkdir(exist_ok=True)
     print(
-        f"{len(comparisons.items)} comparisons, of {common} prompts that both answered: "
-        f"{os.path.relpath(page)} for any browser, and comparisons.json beside it for notebooks.\n"
+        f"{len(comparisons.items)} comparisons: {os.path.relpath(page)} for any browser, and "
+        "comparisons.json beside it for notebooks.\n"
         f"Send the page to raters; keep {place / 'key.json'}, which names the systems, from them.\n"
-        f"Put what they send back into {place / 'ratings'}; "
-        f"`python -m ddpo_utils ratings {place}` makes the table."
+        f"Put what they send back into {ratings}; `python -m ddpo_utils ratings {place}` makes the "
+        "table."
     )
-    texts = [text for item in comparisons.items for text in item["A"] + item["B"]]
-    long = sum(len(text.split()) > LONG for text in texts)
-    if long and comparisons.shown == "whole":
-        print(f"{long} of {len(texts)} stories have more than {LONG} words: better summarise them.")

@@ -1,7 +1,7 @@
 """A language model as a further rater of blind comparisons, never counted as a person.
 
 A judge may favour what it reads first (Zheng et al., arXiv 2306.05685, section 3.3), so it is asked
-twice, with the sets in either order; `ratings.read_labels` makes one label of the two answers.
+twice, in both orders of the sets; `ratings.read_labels` makes one label of the two answers.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ def judge_request(item: dict[str, Any], order: str, shown: str = "whole") -> str
 def read_answer(text: str, finished: bool, order: str, comparisons: Comparisons) -> dict[str, str]:
     """The judge's answers to "diverse" and "best", in the file's letters.
 
-    A question's line must hold its name, a colon and one allowed answer, in either case, with
+    A question's line holds its name, a colon and one allowed answer, in upper or lower case, with
     nothing but Markdown's marks or a full stop around it. No such line, two that differ, or a last
-    line that a limit may have cut, are "unreadable": a failure of the judge, and no opinion.
+    line that a limit may have cut, are "unreadable".
     """
     lines = text.splitlines()
     if not finished:
@@ -71,13 +71,17 @@ def read_answer(text: str, finished: bool, order: str, comparisons: Comparisons)
     answers = {}
     for question in QUESTIONS:
         pattern = rf"[\s*_`-]*{question}[\s*_`]*:[\s*_`]*(.*?)[\s*_`]*\.?[\s*_`]*"
-        found = (re.fullmatch(pattern, line, re.IGNORECASE) for line in lines)
-        choices = {match[1].upper() for match in found if match}
+        choices = set()
+        for line in lines:
+            if match := re.fullmatch(pattern, line, re.IGNORECASE):
+                choices.add(match[1].upper())
         choice = choices.pop() if len(choices) == 1 else ""
         answer = sides.get(choice[:1], "?") + choice[1:]
         if choice == UNDECIDED.upper():
             answer = UNDECIDED
-        answers[question] = answer if answer in comparisons.allowed(question) else UNREADABLE
+        if answer not in comparisons.allowed(question):
+            answer = UNREADABLE
+        answers[question] = answer
     return answers
 
 
@@ -110,13 +114,14 @@ def judge(
     requests = [judge_request(item, order, comparisons.shown) for item, order in asked]
     records = get_answers(requests, path.with_suffix(".jsonl"), model, max_tokens)
     answers = []
+    unreadable = 0
     for (item, order), record in zip(asked, records, strict=True):
-        read = read_answer(record["text"], record["finished"], order, comparisons)
-        place = {"item": item["item"], "order": order}
-        answers.append(place | read | {"comment": "", "seconds": None})
+        choices = read_answer(record["text"], record["finished"], order, comparisons)
+        unreadable += UNREADABLE in choices.values()
+        answer = {"item": item["item"], "order": order, **choices}
+        answers.append(answer | {"comment": "", "seconds": None})
     ratings = {"comparisons": comparisons.id, "rater": rater, "kind": "model", "answers": answers}
     write_json(path, ratings)
-    unreadable = sum(UNREADABLE in answer.values() for answer in answers)
     print(
         f"{rater}: {len(answers)} answers to {len(comparisons.items)} comparisons; {unreadable} "
         "could not be read."
@@ -125,7 +130,7 @@ def judge(
 
 
 def consistency(ratings: dict[str, Any]) -> pd.DataFrame:
-    """Whether the answers of a judge's ratings outlast the change of order, or follow the place.
+    """Whether a judge gives the same answer in both orders, or follows the place.
 
     Returns:
         One row for "diverse", "best" (the set that holds the best story, which the win rates count)
@@ -133,24 +138,28 @@ def consistency(ratings: dict[str, Any]) -> pd.DataFrame:
         answer in both orders; an unreadable one agrees with nothing), decided (answers that name a
         set), first (share of those that name the set shown first, NaN without any), unreadable.
     """
-    answers = pd.DataFrame(ratings["answers"]).reindex(columns=["item", "order", *QUESTIONS])
-    rows = []
+    answers = pd.DataFrame(ratings["answers"])
+    if "order" not in answers:
+        raise CourseError("Consistency needs a judge's answers to each item in both orders.")
+    rows = {}
     for row, question in (("diverse", "diverse"), ("best", "best"), ("best story", "best")):
-        named = answers.pivot(index="item", columns="order", values=question)
-        named = named.reindex(columns=ORDERS).dropna()
-        if named.empty:
-            raise CourseError("Consistency needs a judge's answers to an item in both orders.")
-        side = named.apply(lambda column: column.str[0])
-        names_side = side.isin(["A", "B"])
+        choices = answers.pivot(index="item", columns="order", values=question).dropna()
+        sides = choices.apply(lambda column: column.str[0])
+        decided = sides.isin(["A", "B"])
         if row == "best":
-            named = named.mask(names_side, side)
-        agree = (named["AB"] == named["BA"]) & (named["AB"] != UNREADABLE)
-        first = (side["AB"] == "A").sum() + (side["BA"] == "B").sum()
-        decided, unreadable = names_side.to_numpy().sum(), (named == UNREADABLE).to_numpy().sum()
-        share = first / decided if decided else float("nan")
-        rows.append((row, len(named), agree.mean(), decided, share, unreadable))
-    columns = ["question", "items", "agree", "decided", "first", "unreadable"]
-    return pd.DataFrame(rows, columns=columns).set_index("question")
+            choices = choices.mask(decided, sides)
+        same = choices["AB"] == choices["BA"]
+        readable = choices["AB"] != UNREADABLE
+        first = (sides["AB"] == "A").sum() + (sides["BA"] == "B").sum()
+        named = decided.to_numpy().sum()
+        rows[row] = {
+            "items": len(choices),
+            "agree": (same & readable).mean(),
+            "decided": named,
+            "first": first / named if named else float("nan"),
+            "unreadable": (choices == UNREADABLE).to_numpy().sum(),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("question")
 
 
 def judge_file(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from ..settings import CourseError
@@ -26,15 +25,18 @@ class ForeignRatings(CourseError):
 
 def _check(answer: dict[str, Any], comparisons: Comparisons, kind: str, path: Path) -> None:
     """Raise CourseError if this is no answer to these comparisons."""
-    if answer["item"] not in {item["item"] for item in comparisons.items}:
-        raise CourseError(f"{path}: there is no comparison {answer['item']!r}.")
+    item = answer["item"]
+    if item not in {shown["item"] for shown in comparisons.items}:
+        raise CourseError(f"{path}: there is no comparison {item!r}.")
     for question in QUESTIONS:
         allowed = comparisons.allowed(question)
         if kind == "model":
             allowed.append(UNREADABLE)
         if answer[question] not in allowed:
-            wrong = f"{path}: {answer[question]!r} answers the question {question!r}"
-            raise CourseError(f"{wrong} of {answer['item']}; take one of {', '.join(allowed)}.")
+            raise CourseError(
+                f"{path}: {answer[question]!r} is no answer to {question!r} of {item}; take one of "
+                f"{', '.join(allowed)}."
+            )
 
 
 def read_ratings(path: str | Path, comparisons: Comparisons) -> dict[str, Any]:
@@ -50,17 +52,16 @@ def read_ratings(path: str | Path, comparisons: Comparisons) -> dict[str, Any]:
     """
     content = read_json(path)
     try:
-        rated, rater, kind = content["comparisons"], content["rater"], content["kind"]
-        answered = [(answer["item"], answer.get("order")) for answer in content["answers"]]
-        if not isinstance(rater, str) or kind not in ("person", "model"):
+        answers = content["answers"]
+        if not isinstance(content["rater"], str) or content["kind"] not in ("person", "model"):
             raise TypeError
-        if rated != comparisons.id:
-            raise ForeignRatings(f"{path} rates other comparisons ({rated}) than {comparisons.id}.")
-        for answer in content["answers"]:
-            _check(answer, comparisons, kind, Path(path))
+        if content["comparisons"] != comparisons.id:
+            raise ForeignRatings(f"{path} rates other comparisons than {comparisons.id}.")
+        for answer in answers:
+            _check(answer, comparisons, content["kind"], Path(path))
     except (LookupError, TypeError):
         raise CourseError(f"{path} holds no ratings: name a file that a rater made.") from None
-    if len(set(answered)) < len(answered):
+    if len({(answer["item"], answer.get("order")) for answer in answers}) < len(answers):
         raise CourseError(f"{path} answers a comparison twice: keep the answer that counts.")
     return content
 
@@ -68,17 +69,21 @@ def read_ratings(path: str | Path, comparisons: Comparisons) -> dict[str, Any]:
 class Ratings:
     """The answers of one person to some comparisons, on the disk after each answer.
 
-    They are in the file `<rater>.json` of the folder, or in the page's download there. CourseError
-    if the name has no letter or digit, or the file is a model's; as `read_ratings`.
+    They are in the file `<rater>.json` of the folder, or in the page's download there. Raises
+    CourseError if the name has no letter or digit, or the file is a model's; as `read_ratings`.
     """
 
     def __init__(self, folder: str | Path, comparisons: Comparisons, rater: str):
-        name = re.sub(r"[^\w-]+", "-", rater.strip()).strip("-").lower()
+        name = re.sub(r"[^\w-]+", "-", rater).strip("-").lower()
         if not name:
             raise CourseError(f"A rater's name has at least one letter or digit; got {rater!r}.")
-        download = Path(folder) / f"{name}-{comparisons.id[:6]}.json"
-        self.path = download if download.exists() else Path(folder) / f"{name}.json"
-        self.comparisons, self.rater = comparisons, rater
+        folder = Path(folder)
+        self.path = folder / f"{name}.json"
+        download = folder / f"{name}-{comparisons.id[:6]}.json"
+        if download.exists():
+            self.path = download
+        self.comparisons = comparisons
+        self.rater = rater
         self.answers: list[dict[str, Any]] = []
         self._load()
 
@@ -97,7 +102,7 @@ class Ratings:
     def save(
         self, item: str, diverse: str, best: str, comment: str = "", seconds: float | None = None
     ) -> None:
-        """Store one answer, on the disk at return; it replaces an earlier one to that item."""
+        """Store one answer on the disk; it replaces an earlier one to that item."""
         answer = {"item": item, "diverse": diverse, "best": best}
         _check(answer, self.comparisons, "person", self.path)
         self._load()
@@ -117,36 +122,44 @@ class Ratings:
     @property
     def waiting(self) -> list[str]:
         """The comparisons without an answer, in order."""
-        done = {answer["item"] for answer in self.answers}
-        return [item["item"] for item in self.comparisons.items if item["item"] not in done]
+        answered = {answer["item"] for answer in self.answers}
+        names = [item["item"] for item in self.comparisons.items]
+        return [name for name in names if name not in answered]
 
 
 def _label(sides: dict[str, Any], answers: list[dict[str, Any]], path: Path) -> dict[str, Any]:
     """One rater's label of one item: of one answer, or of a judge's answers in both orders."""
     if {answer.get("order") for answer in answers} not in ({None}, {"AB", "BA"}):
         raise CourseError(f"{path} answers {answers[0]['item']} in one order only: judge again.")
-    label = {"prompt_id": sides["prompt_id"]}
+    label = {}
     for question in QUESTIONS:
-        named, places = set(), ""
+        named = set()
+        places = ""
         for answer in answers:
             side = answer[question][0]  # of "A", "B4", "undecided" or "unreadable"
-            named.add(sides[side] if side in "AB" else answer[question])
             if side in "AB":
-                places += "A" if answer.get("order", "AB")[0] == side else "B"
-        label[question] = named.pop() if len(named) == 1 else UNDECIDED
-        if UNREADABLE in (answer[question] for answer in answers):
+                first_side = answer.get("order", "AB")[0]
+                places += "A" if side == first_side else "B"
+                named.add(sides[side])
+            else:
+                named.add(answer[question])
+        if UNREADABLE in named:
             label[question] = None
+        elif len(named) == 1:
+            label[question] = named.pop()
+        else:
+            label[question] = UNDECIDED
         label[f"{question}_at"] = places
-    seconds = [answer.get("seconds") for answer in answers]
-    return label | {"seconds": np.nan if None in seconds else float(sum(seconds))}
+    return label
 
 
-def _labels(paths: Sequence[Path], comparisons: Comparisons, key: dict[str, Any]) -> pd.DataFrame:
+def _labels(paths: Iterable[Path], comparisons: Comparisons, key: dict[str, Any]) -> pd.DataFrame:
     """The labels of several files, as `read_labels`; foreign files are named and left out."""
     if key["comparisons"] != comparisons.id:
         raise CourseError("The key is of other comparisons: take the one written with these.")
-    rows, files = [], {}
-    for path in paths:
+    rows = []
+    files: dict[str, Path] = {}
+    for path in sorted(paths):
         try:
             content = read_ratings(path, comparisons)
         except ForeignRatings as fault:
@@ -160,15 +173,16 @@ def _labels(paths: Sequence[Path], comparisons: Comparisons, key: dict[str, Any]
         for answer in content["answers"]:
             by_item[answer["item"]].append(answer)
         for item, answers in by_item.items():
-            row = {"item": item, "rater": content["rater"], "kind": content["kind"]}
-            rows.append(row | _label(key["items"][item], answers, path))
-    answer_columns = ["diverse", "diverse_at", "best", "best_at", "seconds"]
-    return pd.DataFrame(rows, columns=["item", "prompt_id", "rater", "kind", *answer_columns])
+            sides = key["items"][item]
+            label = _label(sides, answers, path)
+            label |= {"item": item, "prompt_id": sides["prompt_id"]}
+            label |= {"rater": content["rater"], "kind": content["kind"]}
+            rows.append(label)
+    columns = ["item", "prompt_id", "rater", "kind", "diverse", "diverse_at", "best", "best_at"]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def read_labels(
-    path: str | Path, comparisons: Comparisons, key: dict[str, Any], mixed: bool = False
-) -> pd.DataFrame:
+def read_labels(path: str | Path, comparisons: Comparisons, key: dict[str, Any]) -> pd.DataFrame:
     """One row a (rater, item), with the system's name in place of the side.
 
     A judge that was asked in both orders has one label an item: the system that it named in both,
@@ -177,28 +191,35 @@ def read_labels(
     Args:
         path: a ratings file, or a folder of them (every .json in it). A file that rates other
             comparisons is named and left out.
-        mixed: True allows people and language models in one frame, told apart by `kind`.
 
     Returns:
         item, prompt_id, rater, kind ("person" or "model"), diverse and best (a system's name,
         "undecided" or None), diverse_at and best_at (the place taken: "A" or "B", "" if none; of a
-        judge one letter an order, "A" for the place shown first), seconds (NaN if unknown).
+        judge one letter an order, "A" for the place shown first).
+
+    Raises:
+        CourseError: there are no labels, or both people's and language models'; as `read_ratings`.
     """
     path = Path(path)
-    labels = _labels(sorted(path.glob("*.json")) if path.is_dir() else [path], comparisons, key)
+    paths = [path]
+    if path.is_dir():
+        paths = path.glob("*.json")
+    labels = _labels(paths, comparisons, key)
     if labels.empty:
         raise CourseError(f"There are no labels in {path} yet: rate a comparison first.")
-    if labels["kind"].nunique() > 1 and not mixed:
-        raise CourseError("People and language models rated: read them apart, or with mixed=True.")
+    if labels["kind"].nunique() > 1:
+        raise CourseError("People and language models rated: their labels are not to be mixed.")
     return labels
 
 
 def read_study(folder: str | Path) -> tuple[pd.DataFrame, tuple[str, str]]:
     """The labels in a folder that `compare` wrote, people's and models', and its two systems.
 
-    As `read_labels(..., mixed=True)`, but without a row, and no error, if there are no labels.
+    As `read_labels`, but people and models may both have rated, told apart by `kind`, and a study
+    without labels gives a frame without rows.
     """
-    comparisons = read_comparisons(Path(folder) / "for_raters" / "comparisons.json")
-    key = read_key(Path(folder) / "key.json", comparisons)
-    labels = _labels(sorted(Path(folder).glob("ratings/*.json")), comparisons, key)
+    folder = Path(folder)
+    comparisons = read_comparisons(folder / "for_raters" / "comparisons.json")
+    key = read_key(folder / "key.json", comparisons)
+    labels = _labels(folder.glob("ratings/*.json"), comparisons, key)
     return labels, tuple(key["systems"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -21,13 +22,15 @@ INSTRUCTION = (
 )
 
 
-def _fault(summary: str, finished: bool, story: str) -> str:
+def _fault(summary: dict[str, Any], story: str) -> str:
     """What is wrong with a summary, "" if nothing is."""
-    if not summary:
+    if not summary["text"]:
         return "empty"
-    if not finished:
+    if not summary["finished"]:
         return "cut"
-    return "as long as the story" if len(summary.split()) >= len(story.split()) else ""
+    if len(summary["text"].split()) >= len(story.split()):
+        return "as long as the story"
+    return ""
 
 
 def summarise(
@@ -59,8 +62,7 @@ def summarise(
         return result
     requests = [f"{INSTRUCTION}\n\nThe story:\n\n{story}" for story in stories]
     records = get_answers(requests, path, model, max_tokens)
-    answered = list(zip(stories, records, strict=True))
-    faults = [_fault(record["text"], record["finished"], story) for story, record in answered]
+    faults = [_fault(record, story) for record, story in zip(records, stories, strict=True)]
     result.loc[long, "summary_fault"] = faults
     result.loc[long, "summarised"] = [not fault for fault in faults]
     result.loc[long, "text"] = [record["text"] for record in records]

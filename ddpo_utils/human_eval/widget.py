@@ -34,14 +34,16 @@ class RatingWidget(VBox):
     """
 
     def __init__(self, comparisons: Comparisons, folder: str | Path, rater: str):
-        self.comparisons, self.ratings = comparisons, Ratings(folder, comparisons, rater)
+        self.comparisons = comparisons
+        self.ratings = Ratings(folder, comparisons, rater)
         self.item: dict[str, Any] | None = None
-        self._drafts: dict[str, dict[str, Any]] = {}  # item -> what was on the screen before undo
+        self._drafts: dict[str, Any] = {}  # item -> what was on the screen before undo
         self._since = time.monotonic()
 
-        style = files(__package__).joinpath("rating_widget.css").read_text(encoding="utf-8")
         wide = Layout(width="auto")
-        self.heading, self.prompt, self.message = HTML(), HTML(), HTML()
+        self.heading = HTML()
+        self.prompt = HTML()
+        self.message = HTML()
         self.progress = IntProgress(max=len(comparisons.items), layout=wide)
         self.progress.tabbable = False  # it gets the focus of a new comparison; Tab skips it
         self.sides = {side: HTML(layout=Layout(flex="1 1 340px")) for side in "AB"}
@@ -55,15 +57,16 @@ class RatingWidget(VBox):
         self.next.on_click(self._next)
         self.undo.on_click(self._undo)
 
-        hint = "Every answer is saved at once. After a restart, run this cell again to go on."
-        if comparisons.shown == "summaries":
-            hint = f"Each text is a summary of a longer story. {hint}"
-        columns = Layout(flex_flow="row wrap", grid_gap="0 32px")
+        style = files(__package__).joinpath("rating_widget.css").read_text(encoding="utf-8")
         self._top = [HTML(f"<style>{style}</style>"), self.heading, self.progress]
+        columns = Layout(flex_flow="row wrap", grid_gap="0 32px")
         self._task = [self.prompt, HBox(list(self.sides.values()), layout=columns)]
         for number, (question, text) in enumerate(QUESTIONS.items(), 1):
             title = HTML(f"<h4>{number}. {escape(text)}</h4>")
             self._task.append(VBox([title, self.questions[question]]))
+        hint = "Every answer is saved at once. After a restart, run this cell again to go on."
+        if comparisons.shown == "summaries":
+            hint = f"Each text is a summary of a longer story. {hint}"
         buttons = HBox([self.next, self.undo, self.message])
         self._task += [self.comment, buttons, HTML(f'<p class="ddpo-quiet">{hint}</p>')]
         super().__init__()
@@ -77,7 +80,8 @@ class RatingWidget(VBox):
 
     def _choice(self, question: str) -> ToggleButtons:
         labels = {"A": "Set A", "B": "Set B", UNDECIDED: "Hard to decide"}
-        options = [(labels.get(a, a), a) for a in self.comparisons.allowed(question)]
+        answers = self.comparisons.allowed(question)
+        options = [(labels.get(answer, answer), answer) for answer in answers]
         choice = ToggleButtons(options=options, value=None, style={"button_width": "auto"})
         choice.observe(lambda change: self._say(""), "value")
         return choice
@@ -94,24 +98,29 @@ class RatingWidget(VBox):
             self._say(f"Not saved ({error}): correct that, then press the button again.")
 
     def _shown_answer(self) -> dict[str, Any]:
-        chosen = {question: choice.value for question, choice in self.questions.items()}
-        seconds = round(time.monotonic() - self._since, 1)
-        return chosen | {"comment": self.comment.value.strip(), "seconds": seconds}
+        answer = {question: choice.value for question, choice in self.questions.items()}
+        answer["comment"] = self.comment.value.strip()
+        answer["seconds"] = round(time.monotonic() - self._since, 1)
+        return answer
 
     def _next(self, button: Button) -> None:
         """Save the answer, or say what is missing."""
         answer = self._shown_answer()
-        missing = [str(n) for n, question in enumerate(QUESTIONS, 1) if answer[question] is None]
+        missing = []
+        for number, question in enumerate(QUESTIONS, 1):
+            if answer[question] is None:
+                missing.append(str(number))
         if missing:
             self._say(f'Please answer question {" and ".join(missing)}, perhaps "Hard to decide".')
             return
+        name = self.item["item"]
         with self._errors_shown():
-            self.ratings.save(self.item["item"], **answer)
-            self._drafts.pop(self.item["item"], None)
+            self.ratings.save(name, **answer)
+            self._drafts.pop(name, None)
             self._go_on()
 
     def _undo(self, button: Button) -> None:
-        """Take the last answer back and show it; what is on the screen waits for its turn."""
+        """Take the last answer back and show it; what is on the screen is kept as a draft."""
         with self._errors_shown():
             last = self.ratings.undo()
             if last is None:
@@ -125,7 +134,9 @@ class RatingWidget(VBox):
         """Show one comparison, by default the first without an answer, or the end."""
         waiting = self.ratings.waiting
         items = {item["item"]: item for item in self.comparisons.items}
-        self.item = items.get(name or next(iter(waiting), None))
+        if name is None and waiting:
+            name = waiting[0]
+        self.item = items.get(name)
         self.progress.value = len(items) - len(waiting)
         self.undo.disabled = not self.ratings.answers
         if self.item is None:
@@ -137,7 +148,8 @@ class RatingWidget(VBox):
 
     def _show_item(self, item: dict[str, Any]) -> None:
         rater = f'<span class="ddpo-quiet">· {escape(self.ratings.rater)}</span>'
-        place = f"Comparison {self.progress.value + 1} of {self.progress.max}"
+        number = self.progress.value + 1
+        place = f"Comparison {number} of {self.progress.max}"
         self.heading.value = f"<h3>{place} {rater}</h3>"
         self.prompt.value = f'<div class="ddpo-prompt"><h4>Prompt</h4>{_text(item["prompt"])}</div>'
         for side, column in self.sides.items():

@@ -1,4 +1,4 @@
-"""What the labels say: win rates, sign tests, agreement, lean to a place, models beside people.
+"""What the labels say: win rates, sign tests, agreement, position bias, models beside people.
 
 The unit is the prompt: the intervals cover other prompts, not other raters.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,12 +35,12 @@ __all__ = [
 ]
 
 
-def _share(labels: pd.DataFrame, hits: Any) -> Interval | None:
+def _share(labels: pd.DataFrame, hits: pd.Series) -> Interval | None:
     """Share of hits among labels, clustered by prompt; None without labels."""
     if labels.empty:
         return None
-    hits = labels.assign(hit=np.asarray(hits, dtype=float)).groupby("prompt_id")["hit"]
-    return share_interval(hits.sum(), hits.count())
+    by_prompt = hits.groupby(labels["prompt_id"])
+    return share_interval(by_prompt.sum(), by_prompt.count())
 
 
 def win_rates(labels: pd.DataFrame, question: str, systems: Sequence[str]) -> pd.DataFrame:
@@ -65,8 +64,10 @@ def win_rates(labels: pd.DataFrame, question: str, systems: Sequence[str]) -> pd
 
 def majority(labels: pd.DataFrame, question: str) -> pd.Series:
     """item -> the system that more than half of the item's labels name, else "undecided"."""
-    shares = labels.groupby("item")[question].value_counts(normalize=True).unstack(fill_value=0)
-    return shares.idxmax(axis=1).where(shares.max(axis=1) > 0.5, UNDECIDED)
+    by_item = labels.groupby("item")[question]
+    shares = by_item.value_counts(normalize=True).unstack(fill_value=0)
+    most_named = shares.idxmax(axis=1)
+    return most_named.where(shares.max(axis=1) > 0.5, UNDECIDED)
 
 
 def item_test(labels: pd.DataFrame, question: str, systems: Sequence[str]) -> SignTest:
@@ -74,12 +75,13 @@ def item_test(labels: pd.DataFrame, question: str, systems: Sequence[str]) -> Si
 
     Items are taken as independent: `build_comparisons` makes one of a prompt.
     """
-    named = majority(labels, question)
-    wins, losses = (int((named == system).sum()) for system in systems)
-    return sign_test(wins, losses, len(named) - wins - losses)
+    winners = majority(labels, question)
+    wins = int((winners == systems[0]).sum())
+    losses = int((winners == systems[1]).sum())
+    return sign_test(wins, losses, ties=len(winners) - wins - losses)
 
 
-def agreement(labels: pd.DataFrame, question: str, draws: int = 1000) -> Interval | None:
+def agreement(labels: pd.DataFrame, question: str) -> Interval | None:
     """Krippendorff's nominal alpha of the raters, with a bootstrap interval over prompts.
 
     1: they always agree; 0: as often as by chance. Items with one label do not count. None where it
@@ -89,22 +91,28 @@ def agreement(labels: pd.DataFrame, question: str, draws: int = 1000) -> Interva
     Source: Krippendorff, Computing Krippendorff's Alpha-Reliability (2011), section C.
     """
     labels = labels.dropna(subset=[question])
-    paired = labels[labels.groupby("item")["rater"].transform("size") > 1]
+    labels_of_item = labels.groupby("item")["rater"].transform("size")
+    paired = labels[labels_of_item > 1]
     if paired[question].nunique() < 2 or paired["prompt_id"].nunique() < 2:
         return None
-    # Disagreement within items is a sum over items, so a draw adds the sums of its prompts.
-    counts = paired.groupby(["prompt_id", "item"])[question].value_counts().unstack(fill_value=0)
+    by_item = paired.groupby(["prompt_id", "item"])[question]
+    counts = by_item.value_counts().unstack(fill_value=0)
     raters = counts.sum(axis=1)
-    disagreeing_pairs = (raters**2 - (counts**2).sum(axis=1)) / (raters - 1)
-    observed = disagreeing_pairs.groupby("prompt_id").sum().to_numpy()
+    # Disagreement within items is a sum over items, so a draw adds the sums of its prompts.
+    agreeing_pairs = (counts**2).sum(axis=1)
+    disagreement = (raters**2 - agreeing_pairs) / (raters - 1)
+    observed = disagreement.groupby("prompt_id").sum().to_numpy()
     counts = counts.groupby("prompt_id").sum().to_numpy()
 
     def alpha(drawn: np.ndarray) -> float:
-        named = counts[drawn].sum(axis=0)
-        expected = (named.sum() ** 2 - (named**2).sum()) / (named.sum() - 1)
-        return 1 - observed[drawn].sum() / expected if expected else np.nan
+        totals = counts[drawn].sum(axis=0)
+        n = totals.sum()
+        expected = (n**2 - (totals**2).sum()) / (n - 1)
+        if not expected:
+            return np.nan
+        return 1 - observed[drawn].sum() / expected
 
-    return bootstrap_interval(alpha, len(counts), draws)
+    return bootstrap_interval(alpha, len(counts))
 
 
 def position_bias(labels: pd.DataFrame) -> pd.DataFrame:
@@ -114,34 +122,38 @@ def position_bias(labels: pd.DataFrame) -> pd.DataFrame:
         One row for each question and rater, and for "all people" and "all models": question, rater,
         decided (answers; a judge has one an order), first (Interval of the share, None if none).
     """
-    everybody = labels["kind"].map({"person": "all people", "model": "all models"})
-    labels = pd.concat([labels, labels.assign(rater=everybody)])
+    all_raters = labels["kind"].map({"person": "all people", "model": "all models"})
+    labels = pd.concat([labels, labels.assign(rater=all_raters)])
     rows = []
     for question in QUESTIONS:
-        for rater, given in labels.groupby("rater", sort=False):
-            places = given.assign(place=given[f"{question}_at"].map(list)).explode("place")
-            decided = places.dropna(subset=["place"])
+        # One row an answer: a judge's "AB" in place of "A" holds one place for each order.
+        places = labels[f"{question}_at"].map(list)
+        answers = labels.assign(place=places).explode("place", ignore_index=True)
+        for rater, given in answers.groupby("rater", sort=False):
+            decided = given.dropna(subset=["place"])
             first = _share(decided, decided["place"] == "A")
             rows.append((question, rater, len(decided), first))
     return pd.DataFrame(rows, columns=["question", "rater", "decided", "first"])
 
 
 def judge_agreement(labels: pd.DataFrame) -> pd.DataFrame:
-    """How far each language model labels items as the majority of people does.
+    """How often each language model labels items as the majority of people does.
 
     Returns:
         One row for each question and judge: question, judge, items (that both labelled), same
         (Interval of the share with the same label), alpha (of judge and majority, or None).
     """
-    people, models = (labels[labels["kind"] == kind] for kind in ("person", "model"))
+    people = labels[labels["kind"] == "person"]
+    models = labels[labels["kind"] == "model"]
     rows = []
     for question in QUESTIONS:
-        named = majority(people, question)
-        common = models[models["item"].isin(named.index) & models[question].notna()]
+        winners = majority(people, question)
+        common = models[models["item"].isin(winners.index)]
+        common = common.dropna(subset=[question])
         for judge, given in common.groupby("rater", sort=False):
-            theirs = given.assign(rater="people", **{question: given["item"].map(named)})
-            same = _share(given, given[question] == theirs[question])
-            alpha = agreement(pd.concat([given.assign(rater="judge"), theirs]), question)
+            people_say = given.assign(rater="people", **{question: given["item"].map(winners)})
+            same = _share(given, given[question] == people_say[question])
+            alpha = agreement(pd.concat([given, people_say]), question)
             rows.append((question, judge, len(given), same, alpha))
     return pd.DataFrame(rows, columns=["question", "judge", "items", "same", "alpha"])
 
@@ -160,19 +172,28 @@ def rating_table(labels: pd.DataFrame, systems: Sequence[str]) -> pd.DataFrame:
         for kind, answers in labels.groupby("kind", sort=False):
             given = answers.dropna(subset=[question])
             raters = answers["rater"].nunique()
-            row = {"question": question, "raters": f"{raters} {nouns[kind][raters > 1]}"}
-            for name, share in win_rates(given, question, systems)["share"].items():
-                row[name if name == UNDECIDED else f"{name} wins"] = share
-            row["sign test"] = item_test(given, question, systems)
-            row["alpha"] = agreement(given, question) or "not defined"
-            row |= {"items": given["item"].nunique(), "prompts": given["prompt_id"].nunique()}
-            row |= {"labels": len(given), "unreadable": len(answers) - len(given)}
-            rows.append(row)
+            noun = nouns[kind][raters > 1]
+            shares = win_rates(given, question, systems)["share"]
+            rows.append(
+                {
+                    "question": question,
+                    "raters": f"{raters} {noun}",
+                    f"{systems[0]} wins": shares[systems[0]],
+                    f"{systems[1]} wins": shares[systems[1]],
+                    UNDECIDED: shares[UNDECIDED],
+                    "sign test": item_test(given, question, systems),
+                    "alpha": agreement(given, question) or "not defined",
+                    "items": given["item"].nunique(),
+                    "prompts": given["prompt_id"].nunique(),
+                    "labels": len(given),
+                    "unreadable": len(answers) - len(given),
+                }
+            )
     return pd.DataFrame(rows)
 
 
 def show_ratings(folder: str | Path) -> None:
-    """Print win rates, sign tests, lean to a place, models beside people; of a study's folder."""
+    """Print win rates, sign tests, position bias and models beside people, of a study's folder."""
     labels, systems = read_study(folder)
     if labels.empty:
         place = os.path.relpath(Path(folder, "ratings"))

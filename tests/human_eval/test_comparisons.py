@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-import pytest
+import pandas as pd
 from study import BUILT, KEY, ONE, SYSTEMS, TWO, build, stories
 
 from ddpo_utils.cli import main
@@ -63,35 +62,27 @@ def test_files_keep_the_key_apart(tmp_path: Path) -> None:
     assert [entry.name for entry in path.parent.iterdir()] == ["comparisons.json"]
     assert read_comparisons(path) == BUILT
     assert read_key(tmp_path / "key.json", BUILT) == KEY
-    content = json.loads(path.read_text())
-    assert content.keys() == {"id", "shown", "items"}
 
 
 def test_the_command_makes_page_comparisons_and_key(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
-    both = [stories(name).assign(source=name) for name in SYSTEMS]
-    both[0].to_json("one.jsonl", orient="records", lines=True)
-    both[1].to_json("both.jsonl", orient="records", lines=True)
-    with open("both.jsonl", "a", encoding="utf-8") as file:
-        file.write(both[0].to_json(orient="records", lines=True))
+    one, two = (stories(name).assign(source=name) for name in SYSTEMS)
+    one.to_json("one.jsonl", orient="records", lines=True)
+    pd.concat([two, one]).to_json("both.jsonl", orient="records", lines=True)
     given = ["compare", "one.jsonl", "both.jsonl:two", "--names", "ddpo", "dpo"]
     given += ["--prompts", "2", "--per-side", "3", "--output", "made"]
     assert main(given) == 0
-    printed = capsys.readouterr().out
-    assert "2 comparisons, of 6 prompts" in printed
-    assert "for_raters" in printed and "key.json" in printed and "ratings made" in printed
-    files = {path.relative_to("made").as_posix() for path in Path("made").rglob("*.*")}
-    names = {"comparisons.html", "comparisons.json"}
-    assert files == {"key.json"} | {f"for_raters/{name}" for name in names}
-    assert Path("made/ratings").is_dir()
-    comparisons = read_comparisons("made/for_raters/comparisons.json")
+    made = {path.relative_to("made").as_posix() for path in Path("made").rglob("*")}
+    page, file = "for_raters/comparisons.html", "for_raters/comparisons.json"
+    assert made == {"key.json", "ratings", "for_raters", page, file}
+    comparisons = read_comparisons(f"made/{file}")
+    assert [len(item["A"]) for item in comparisons.items] == [3, 3]
     key = read_key("made/key.json", comparisons)
     assert key["systems"] == ["ddpo", "dpo"]
     for item in comparisons.items:
-        systems = {"ddpo": "one", "dpo": "two"}
         for side in "AB":
-            system = systems[key["items"][item["item"]][side]]
-            assert {text.split()[0] for text in item[side]} == {system}
+            system = {"ddpo": ONE, "dpo": TWO}[key["items"][item["item"]][side]]
+            assert all(text.startswith(system) for text in item[side])
     assert main(given) == 0  # the same again
     assert main([*given, "--seed", "1"]) == 1
     assert "comparisons.json" in capsys.readouterr().err
@@ -103,16 +94,3 @@ def test_the_recorded_samples_get_their_prompts_from_the_course(tmp_path: Path) 
     items = read_comparisons(tmp_path / "for_raters" / "comparisons.json").items
     assert len(items) == 10
     assert all(item["prompt"] for item in items)
-
-
-@pytest.mark.parametrize(
-    ("words", "summarised", "named"), [(9, False, False), (200, False, True), (200, True, False)]
-)
-def test_long_stories_are_named_unless_they_are_summaries(
-    words, summarised, named, tmp_path, capsys
-) -> None:
-    long = stories(TWO, text=" word" * words).assign(summarised=summarised)
-    stories(ONE).to_json(tmp_path / "a.jsonl", orient="records", lines=True)
-    long.to_json(tmp_path / "b.jsonl", orient="records", lines=True)
-    compare([str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")], SYSTEMS, tmp_path)
-    assert ("24 of 48 stories" in capsys.readouterr().out) == named

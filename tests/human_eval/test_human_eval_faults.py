@@ -40,8 +40,8 @@ def lines(name: str, *rows: Any) -> str:
     return name
 
 
-def ratings(change: dict[str, Any]) -> Any:
-    return read_ratings(lines("a.json", RATINGS | change), BUILT)
+def ratings(**changes: Any) -> Any:
+    return read_ratings(lines("a.json", RATINGS | changes), BUILT)
 
 
 def samples(name: str, **columns: Any) -> str:
@@ -49,13 +49,12 @@ def samples(name: str, **columns: Any) -> str:
     return lines(name, *rows)
 
 
-def edited(change: dict[str, Any]) -> Path:
-    """A ratings file with one answer that was changed."""
-    path = rate(Path("ratings"), "ann", [ONE] * 6)
-    content = json.loads(path.read_text())
-    content["answers"][0] |= change
-    path.write_text(json.dumps(content))
-    return path
+def answered(**change: str) -> Any:
+    return ratings(answers=[ANSWER | change])
+
+
+def ann() -> Path:
+    return rate(Path("ratings"), "ann", [ONE] * 6)
 
 
 def model(*answers: tuple[str, ...]) -> Path:
@@ -79,7 +78,7 @@ def both_by_ann() -> Path:
 
 
 def people_and_models() -> Path:
-    write_model(edited({}).with_name("m.json"), [("c01", "A", "A1")])
+    write_model(ann().with_name("m.json"), [("c01", "A", "A1")])
     return Path("ratings")
 
 
@@ -111,31 +110,31 @@ FAULTS: dict[str, tuple[Callable[[], Any], str]] = {
     "the key of others": (lambda: read_key(key_file(OTHER, OTHER_KEY), BUILT), "key.json"),
     "other comparisons there": (lambda: [key_file(), key_file(OTHER)], "comparisons.json"),
     # ratings
-    "no rater": (lambda: ratings({"rater": None}), "a.json"),
-    "no answers": (lambda: ratings({"answers": [3]}), "a.json"),
-    "an unknown kind": (lambda: ratings({"kind": "cat"}), "a.json"),
-    "an unknown item": (lambda: read_ratings(edited({"item": "c99"}), BUILT), "c99"),
-    "an unknown answer": (lambda: read_ratings(edited({"best": "A5"}), BUILT), "A5"),
-    "a person's unreadable": (lambda: read_ratings(edited({"best": "unreadable"}), BUILT), "best"),
-    "an item twice": (lambda: read_ratings(edited({"item": "c02"}), BUILT), "ann.json"),
-    "another study's": (lambda: read_ratings(edited({}), OTHER), "ann.json"),
+    "no rater": (lambda: ratings(rater=None), "a.json"),
+    "no answers": (lambda: ratings(answers=[3]), "a.json"),
+    "an unknown kind": (lambda: ratings(kind="cat"), "a.json"),
+    "an unknown item": (lambda: answered(item="c99"), "c99"),
+    "an unknown answer": (lambda: answered(best="A5"), "A5"),
+    "a person's unreadable": (lambda: answered(best="unreadable"), "best"),
+    "an item twice": (lambda: ratings(answers=[ANSWER, ANSWER]), "a.json"),
+    "another study's": (lambda: ratings(comparisons=OTHER.id), "a.json"),
     "a name without letters": (lambda: Ratings(".", BUILT, " . "), " . "),
     "a model's file": (lambda: Ratings(model().parent, BUILT, "m"), "m.json"),
     # labels
     "no labels": (lambda: read_labels(".", BUILT, KEY), "labels"),
-    "labels with another key": (lambda: read_labels(edited({}), BUILT, OTHER_KEY), "key"),
+    "labels with another key": (lambda: read_labels(ann(), BUILT, OTHER_KEY), "key"),
     "people and models": (lambda: read_labels(people_and_models(), BUILT, KEY), "mixed"),
     "two files of a rater": (lambda: read_labels(both_by_ann(), BUILT, KEY), "ann"),
     "one order": (lambda: read_labels(model(("c02", "A", "A1", "BA")), BUILT, KEY), "c02"),
     "an unknown system": (
-        lambda: win_rates(read_labels(edited({}), BUILT, KEY), "best", ("ones", "two")),
+        lambda: win_rates(read_labels(ann(), BUILT, KEY), "best", ("ones", "two")),
         "one",
     ),
     "a folder without a study": (lambda: read_study("."), "comparisons.json"),
     "a study without ratings": (lambda: show_ratings(key_file().parent), "ratings"),
     # judges
     "a judge's ending": (lambda: judge(BUILT, "m.jsonl", MODEL), "m.jsonl"),
-    "a person's file": (lambda: judge(BUILT, edited({}), MODEL), "ann"),
+    "a person's file": (lambda: judge(BUILT, ann(), MODEL), "ann"),
     "another judge's file": (lambda: judge(BUILT, model().rename("n.json"), OTHER_MODEL), "m"),
     "a judge of the key": (lambda: judge_file(key_file(), None, MODEL), "key.json"),
     "one order of a judge": (lambda: consistency({"answers": [ANSWER]}), "both orders"),

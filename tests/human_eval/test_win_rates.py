@@ -68,7 +68,6 @@ def test_win_rates_count_labels_and_their_intervals_prompts() -> None:
     share = win_rates(two_a_prompt, "diverse", SYSTEMS).loc[ONE, "share"]
     assert share == share_interval([6, 2, 4], [6] * 3)
     unread = win_rates(frame({"x": "1?", "y": "??"}), "best", SYSTEMS)
-    assert means(unread["share"])[ONE] == 1
     assert (unread["labels"] == 1).all()
 
 
@@ -98,13 +97,13 @@ def slow_alpha(labels: pd.DataFrame) -> float:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_alpha_is_krippendorff_s(seed: int) -> None:
-    published = agreement(frame(PUBLISHED), "best", draws=200)
+    published = agreement(frame(PUBLISHED), "best")
     assert published.mean == pytest.approx(0.743, abs=5e-4)
     assert published.low < published.mean < published.high <= 1
     assert published.n == 11  # a unit that one observer coded alone is no evidence
     labels = random_labels(seed, raters=2 + seed % 3, items=15)
     labels.loc[labels.index[0], "best"] = None  # unreadable
-    assert agreement(labels, "best", draws=2).mean == pytest.approx(slow_alpha(labels.dropna()))
+    assert agreement(labels, "best").mean == pytest.approx(slow_alpha(labels.dropna()))
 
 
 def test_a_draw_s_alpha_is_that_of_the_drawn_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +113,7 @@ def test_a_draw_s_alpha_is_that_of_the_drawn_prompts(monkeypatch: pytest.MonkeyP
     calls = []
     monkeypatch.setattr(module, "bootstrap_interval", lambda *arguments: calls.append(arguments))
     agreement(labels, "best")
-    ((alpha, clusters, _),) = calls
+    ((alpha, clusters),) = calls
     assert clusters == len(groups) > 8
     rng = np.random.default_rng(0)
     for _ in range(5):
@@ -204,12 +203,9 @@ def test_people_and_models_have_rows_of_their_own(tmp_path: Path, monkeypatch, c
     assert model["one wins"] is None
     assert person["alpha"] == "not defined"
     assert table.loc[("best", "1 model"), "labels"] == 2
-    rate(study / "ratings", "Ben", [ONE, ONE, TWO, ONE, ONE, TWO])
-    table = rating_table(*read_study(study))
-    assert table["raters"].tolist() == ["2 people", "1 model"] * 2
-    assert table["labels"].tolist() == [12, 0, 12, 2]
     capsys.readouterr()
     assert main(["ratings"]) == 0
     printed = capsys.readouterr().out
-    assert all(str(share) in printed for share in table["one wins"])
-    assert all(str(share) in printed for share in judge_agreement(read_study(study)[0])["same"])
+    labels = read_study(study)[0]
+    for share in [*table["one wins"], *judge_agreement(labels)["same"]]:
+        assert str(share) in printed
