@@ -14,17 +14,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..corpus.stories import development_prompts
+from ..corpus.stories import development_prompts, is_writing_prompts, load_stories
 from ..corpus.writing_prompts import stories_of
 from ..deviation import deviation_weights
 from ..embeddings.encoders import embed_corpus
 from ..models.policy import load_tokenizer
-from ..pairs import shuffled_weights
-from ..settings import METHODS, CourseError, Profile, weight_kinds, work_dir
+from ..pairs import make_pairs, shuffled_weights
+from ..settings import (
+    METHODS,
+    WRITING_PROMPTS,
+    CourseError,
+    Profile,
+    course_errors,
+    weight_kinds,
+    work_dir,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +43,7 @@ __all__ = [
     "Arm",
     "all_stories",
     "arm_weights",
+    "data_size",
     "group_weights",
     "response_weights",
     "training_stories",
@@ -42,6 +52,9 @@ __all__ = [
 ARMS = ("dpo", "ddpo", "shuffled")  # what notebooks and recorded runs compare
 SUFFIXES = {"both": "", "semantic": "-sem", "style": "-sty"}
 LARGE_CORPUS = 10_000  # stories above which embeddings are computed in half precision
+PAPER_RESPONSES = 421_330  # in training (arXiv 2503.17126)
+PAPER_POSTS = 95_000  # that they answer, about
+TOKENS = 600  # assumed: a response of r/writingPrompts with its prompt
 
 
 @dataclass(frozen=True)
@@ -57,12 +70,13 @@ class Arm:
         """The arm of this name; `weights` is meant where the name has no suffix."""
         weight_kinds(weights)  # refuses unknown ones
         method, dash, encoder = name.partition("-")
-        suffixed = {suffix: kind for kind, suffix in SUFFIXES.items()} | {"": weights}
-        if method not in METHODS or dash + encoder not in suffixed:
+        kinds = {"": weights, "-sem": "semantic", "-sty": "style"}
+        if method not in METHODS or dash + encoder not in kinds:
             raise CourseError(f"There is no arm {name!r}: name one of {', '.join(METHODS)}.")
+        weights = kinds[dash + encoder]
         if method == "shuffled":
-            return cls("ddpo", suffixed[dash + encoder], control=True)
-        return cls(method, suffixed[dash + encoder])
+            return cls("ddpo", weights, control=True)
+        return cls(method, weights)
 
     @property
     def command(self) -> str:
@@ -104,15 +118,37 @@ def training_stories(profile: Profile, stories: pd.DataFrame | None = None) -> p
     return stories[train]
 
 
+def data_size(profile: Profile) -> tuple[int, int, float, str]:
+    """(responses, pairs, tokens a response with its prompt, where these come from), for a plan."""
+    if is_writing_prompts(profile.data):
+        if profile.data != WRITING_PROMPTS and not Path(profile.data).exists():
+            raise CourseError(f"There are no data at {profile.data}: check --data.")
+        responses = PAPER_RESPONSES
+        if profile.prompts:
+            responses = int(PAPER_RESPONSES * min(1, profile.prompts / PAPER_POSTS))
+        source = (
+            f"{responses:,} of the paper's {PAPER_RESPONSES:,} responses (yours are not counted); "
+            f"at most half as many pairs, {TOKENS} tokens each (assumed)"
+        )
+        return responses, responses // 2, TOKENS, source
+    stories = training_stories(profile, load_stories(profile.data))
+    with course_errors():
+        pairs = make_pairs(stories, min_gap=profile.min_gap, seed=profile.seed)
+    characters = stories["prompt"].str.len() + stories["text"].str.len()
+    tokens = characters.mean() / 4 + 30
+    name = Path(profile.data).name
+    source = f"{len(stories):,} training stories ({name}), 4 characters a token, a template of 30"
+    return len(stories), len(pairs), tokens, source
+
+
 def group_weights(
     rows: pd.DataFrame, groups: Sequence[Any], profile: Profile, floor: float = 0.0
 ) -> np.ndarray:
     """Deviation weights (N,) of stories within their groups, by the profile's encoders."""
-    texts, half = rows["text"].tolist(), len(rows) > LARGE_CORPUS
-    embeddings = [
-        embed_corpus(texts, getattr(profile, kind), half=half)
-        for kind in weight_kinds(profile.weights)
-    ]
+    texts = rows["text"].tolist()
+    half = len(texts) > LARGE_CORPUS
+    encoders = [getattr(profile, kind) for kind in weight_kinds(profile.weights)]
+    embeddings = [embed_corpus(texts, encoder, half=half) for encoder in encoders]
     return deviation_weights(*embeddings, groups=groups, floor=floor)
 
 
@@ -120,7 +156,8 @@ def response_weights(stories: pd.DataFrame, pairs: pd.DataFrame, profile: Profil
     """Deviation weight of each response in a pair, by its row in `stories`; K in sum a prompt."""
     import pandas as pd
 
-    rows = stories.loc[sorted({*pairs["chosen_row"], *pairs["rejected_row"]})]
+    in_pairs = {*pairs["chosen_row"], *pairs["rejected_row"]}
+    rows = stories.loc[sorted(in_pairs)]
     weight = group_weights(rows, rows["prompt_id"].to_numpy(), profile, profile.floor)
     return pd.Series(weight, index=rows.index, name="weight")
 

@@ -49,19 +49,29 @@ def divpo_pairs(
         order = order[np.argsort(-scores[order], kind="stable")]
         if n and scores[order[0]] > scores[order[-1]]:
             sides += [order[:n], order[::-1][:n]]
+    if not sides:
+        return pair_frame(stories, []), len(stories)
     lengths = [len(side) for side in sides]
+    groups = np.repeat(np.arange(len(sides)), lengths)
+    rows = stories.iloc[np.concatenate(sides)]
+    values = np.asarray(deviation(rows, groups), dtype=float)
+    deviations = np.split(values, np.cumsum(lengths)[:-1])
     pairs: list[tuple[int, int]] = []
-    if sides:
-        rows = stories.iloc[np.concatenate(sides)]
-        values = np.asarray(deviation(rows, np.repeat(np.arange(len(sides)), lengths)), dtype=float)
-        by_side = np.split(values, np.cumsum(lengths)[:-1])
-        for good, bad in zip(range(0, len(sides), 2), range(1, len(sides), 2), strict=True):
-            free = sides[bad][np.argsort(by_side[bad], kind="stable")].tolist()
-            best = sides[good][np.argsort(-by_side[good], kind="stable")].tolist()
-            most = len(pairs) + MAX_PAIRS
-            for i in best:
-                partners = [j for j in free if scores[j] < scores[i]]
-                if partners and len(pairs) < most:
-                    free.remove(partners[0])
-                    pairs.append((i, partners[0]))
+    for i in range(0, len(sides), 2):
+        most_deviant_first = np.argsort(-deviations[i], kind="stable")
+        least_deviant_first = np.argsort(deviations[i + 1], kind="stable")
+        good = sides[i][most_deviant_first].tolist()
+        bad = sides[i + 1][least_deviant_first].tolist()
+        pairs += _pair_sides(good, bad, scores)
     return pair_frame(stories, pairs), len(stories) - 2 * len(pairs)
+
+
+def _pair_sides(good: list[int], bad: list[int], scores: np.ndarray) -> list[tuple[int, int]]:
+    """Pairs of each good response, in turn, with the first bad one of a lower score."""
+    pairs: list[tuple[int, int]] = []
+    for i in good:
+        partners = [j for j in bad if scores[j] < scores[i]]
+        if partners and len(pairs) < MAX_PAIRS:
+            bad.remove(partners[0])
+            pairs.append((i, partners[0]))
+    return pairs

@@ -7,11 +7,12 @@ measured peaks (data/results/memory.json), on a CPU alone so far.
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..settings import WRITING_PROMPTS, CourseError, Profile, course_errors
+from ..settings import CourseError, Profile
 
 __all__ = [
     "HEAP",
@@ -44,9 +45,6 @@ CARDS = {
     141: ("H200 SXM", 989e12),
 }
 UTILISATION = 0.30, 0.45  # assumed share of the peak that does useful work
-PAPER_RESPONSES = 421_330  # in training (arXiv 2503.17126)
-PAPER_POSTS = 95_000  # that they answer, about
-TOKENS = 600  # assumed: a response of r/writingPrompts with its prompt
 
 
 @dataclass(frozen=True)
@@ -66,15 +64,22 @@ class Architecture:
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
         """(in, out) of each linear map of a layer, by the name that LoRA gives it."""
-        h, f = self.width, self.inner
-        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        maps = {"q_proj": (h, q), "k_proj": (h, kv), "v_proj": (h, kv), "o_proj": (q, h)}
-        return maps | {"gate_proj": (h, f), "up_proj": (h, f), "down_proj": (f, h)}
+        queries = self.heads * self.head_dim
+        keys = self.kv_heads * self.head_dim
+        return {
+            "q_proj": (self.width, queries),
+            "k_proj": (self.width, keys),
+            "v_proj": (self.width, keys),
+            "o_proj": (queries, self.width),
+            "gate_proj": (self.width, self.inner),
+            "up_proj": (self.width, self.inner),
+            "down_proj": (self.inner, self.width),
+        }
 
     @property
     def linear(self) -> int:
         """Parameters of all layers' linear maps."""
-        return self.layers * sum(n_in * n_out for n_in, n_out in self.linears.values())
+        return self.layers * sum(math.prod(sizes) for sizes in self.linears.values())
 
     @property
     def multiplied(self) -> int:
@@ -84,12 +89,12 @@ class Architecture:
     @property
     def parameters(self) -> int:
         """All parameters, without biases."""
-        ends = (1 if self.tied else 2) * self.vocabulary * self.width
-        return self.linear + ends + (self.layers * self.norms + 1) * self.width
+        ends = (1 if self.tied else 2) * self.vocabulary
+        norms = self.layers * self.norms + 1
+        return self.linear + (ends + norms) * self.width
 
 
-# By the models' config.json on the Hub. Granite's vocabulary is not confirmed for the base model;
-# with 49,155 the sizes give the 8,170,848,256 parameters of the instruct model's safetensors.
+# By the models' config.json on the Hub; Granite's vocabulary by the instruct model's parameters.
 KNOWN = {
     "Llama-3.1-8B": Architecture(32, 4096, 14336, 32, 8, 128, 128256, False),
     "Mistral-7B-v0.3": Architecture(32, 4096, 14336, 32, 8, 128, 32768, False),
@@ -104,10 +109,14 @@ NORMS = {"llama": 2, "mistral": 2, "granite": 2, "gemma2": 4}  # a layer, by mod
 def architecture(profile: Profile) -> Architecture:
     """The sizes of the profile's model: from the table, or from a local config.json."""
     name = os.environ.get("DDPO_MODEL") or profile.model
-    known = "SmolLM2-135M" if name == "smollm2-wheel" else name.rsplit("/", 1)[-1]
-    if not Path(name).exists() and known.removesuffix("-Instruct") in KNOWN:
-        return KNOWN[known.removesuffix("-Instruct")]
-    path = Path(name) / "config.json" if Path(name).is_dir() else Path(name)
+    base = name.rsplit("/", 1)[-1].removesuffix("-Instruct")
+    if name == "smollm2-wheel":
+        base = "SmolLM2-135M"
+    path = Path(name)
+    if not path.exists() and base in KNOWN:
+        return KNOWN[base]
+    if path.is_dir():
+        path /= "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         kind, heads = config["model_type"], config["num_attention_heads"]
@@ -131,10 +140,10 @@ def architecture(profile: Profile) -> Architecture:
 
 def adapted(model: Architecture, profile: Profile) -> list[str]:
     """Names of the linear maps of each layer that get an adapter."""
-    targets, known = profile.lora_targets, list(model.linears)
-    if targets == "all-linear":
+    known = list(model.linears)
+    if profile.lora_targets == "all-linear":
         return known
-    names = [targets] if isinstance(targets, str) else list(targets)
+    names = list(profile.lora_targets)
     if not set(names) <= set(known):
         raise CourseError(f"lora_targets is all-linear or of {', '.join(known)}; got {names}.")
     return names
@@ -142,8 +151,8 @@ def adapted(model: Architecture, profile: Profile) -> list[str]:
 
 def trained_parameters(model: Architecture, profile: Profile) -> int:
     """The adapter's parameters: r (in + out) for each adapted linear map of each layer."""
-    sizes = [sum(model.linears[name]) for name in adapted(model, profile)]
-    return model.layers * profile.lora_r * sum(sizes)
+    sizes = sum(sum(model.linears[name]) for name in adapted(model, profile))
+    return model.layers * profile.lora_r * sizes
 
 
 def split_batch(profile: Profile, sft: bool, processes: int) -> tuple[int, int]:
@@ -171,32 +180,37 @@ def memory(
     """
     model = architecture(profile)
     trained = trained_parameters(model, profile)
-    w = 4 if profile.dtype == "float32" or (device == "cpu" and profile.dtype == "auto") else 2
-    autocast = w == 2 and device == "cuda" and not profile.quantize
+    float32 = profile.dtype == "float32" or (device == "cpu" and profile.dtype == "auto")
+    size = 4 if float32 else 2  # bytes a number
+    autocast = not float32 and device == "cuda" and not profile.quantize
     part, _ = split_batch(profile, method == "sft", gpus)
-    tokens = (1 if method == "sft" else 2) * part * profile.max_length
-    per_token = _kept_per_token(model, profile, w, autocast)
+    tokens = part * profile.max_length * (1 if method == "sft" else 2)
+    per_token = _kept_per_token(model, profile, size, autocast)
 
-    linear = model.linear * (NF4 if profile.quantize else w)
-    ends = w * (model.parameters - model.linear)  # embedding, head, norms
-    # the head's backward pass in one tile; on a CPU torch stands in with 8 in float32, 2 in bool
+    linear = model.linear * (NF4 if profile.quantize else size)
+    ends = size * (model.parameters - model.linear)  # embedding, head, norms
+    # the head's backward pass in one tile; a CPU has torch's own code, 8 in float32 and 2 in bool
     tile = min(tokens, HEAD_TILE[0]) * min(model.vocabulary, HEAD_TILE[1])
-    head = tile * (w if device == "cuda" else 8 * 4 + 2) + tokens * (4 + w) * model.width
+    tile_bytes = size if device == "cuda" else 8 * 4 + 2
+    head = tile * tile_bytes + tokens * (4 + size) * model.width
     # or one layer's backward pass
-    layer = tokens * w * (3 * model.inner + 2 * model.width)
-    kept = model.layers * tokens * per_token + (2 * trained if autocast else 0)
+    layer = tokens * size * (3 * model.inner + 2 * model.width)
+    kept = model.layers * tokens * per_token
+    if autocast:
+        kept += 2 * trained
     if profile.gradient_checkpointing:  # the layers' inputs alone are kept, the rest computed anew
-        kept = model.layers * tokens * w * model.width
+        kept = model.layers * tokens * size * model.width
         layer += tokens * per_token
     if profile.quantize:
-        layer += w * model.width * model.inner
+        layer += size * model.width * model.inner
+    share = gpus if sharded else 1
     # FSDP's gathered weights, or DDP's gradient buckets
     several = ends + 2 * linear / model.layers if sharded else 4 * trained
-    share = gpus if sharded else 1
+    # float32 weights, gradients, Adam's two moments; in bf16 under TRL's QLoRA
+    training_bytes = 8 if profile.quantize else 16
     return {
         "frozen weights": (linear + ends) / share,
-        # float32 weights, gradients, Adam's two moments; in bf16 under TRL's QLoRA
-        "adapter, gradients, Adam": (8 if profile.quantize else 16) * trained / share,
+        "adapter, gradients, Adam": training_bytes * trained / share,
         "reference adapter": 4 * trained / share if method == "ddpo" else 0.0,
         "for several GPUs": several if gpus > 1 else 0.0,
         "kept for backward": kept,
@@ -205,41 +219,47 @@ def memory(
     }
 
 
-def _kept_per_token(model: Architecture, profile: Profile, w: int, autocast: bool) -> int:
+def _kept_per_token(model: Architecture, profile: Profile, size: int, autocast: bool) -> int:
     """Bytes a token that autograd keeps of one layer's forward pass."""
-    h, f, a = model.width, model.inner, model.heads * model.head_dim
-    maps = set(adapted(model, profile))
+    attended = model.heads * model.head_dim
+    targets = set(adapted(model, profile))
     eager = profile.attention == "eager" or model.norms == 4  # Gemma 2 needs it
     # the adapted maps' inputs; without autocast, maps that share an input keep it once
-    inputs = sum(model.linears[name][0] for name in maps)
-    if not autocast:
-        inputs = h * bool(maps & {"q_proj", "k_proj", "v_proj"})
-        inputs += h * bool(maps & {"gate_proj", "up_proj"})
-        inputs += f * ("down_proj" in maps) + a * (eager and "o_proj" in maps)
-    # eager attention's scores, or the padding mask, for each token that is looked at
-    looked_at = (8 * model.heads if eager else w) * profile.max_length
-    norms = 4 * model.norms * h + 4 * model.heads  # with the scores' normaliser
+    if autocast:
+        inputs = sum(model.linears[name][0] for name in targets)
+    else:
+        shared = [{"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"}]
+        inputs = model.width * sum(not targets.isdisjoint(names) for names in shared)
+        inputs += model.inner * ("down_proj" in targets)
+        inputs += attended * (eager and "o_proj" in targets)
     # queries, keys, values, attention's output; the MLP's gate, activation and other factor
-    states = (3 if eager else 4) * a + 3 * f + inputs + profile.lora_r * len(maps)
-    return norms + looked_at + w * states
+    states = (3 if eager else 4) * attended + 3 * model.inner
+    # eager attention's scores, or the padding mask, for each token that is looked at
+    looked_at = (8 * model.heads if eager else size) * profile.max_length
+    norms = 4 * model.norms * model.width + 4 * model.heads  # with the scores' normaliser
+    return norms + looked_at + size * (states + inputs + profile.lora_r * len(targets))
 
 
 def peak(profile: Profile, device: str = "cuda", gpus: int = 1, sharded: bool = False) -> float:
     """Bytes on each device that suffice for SFT and for the preference arms."""
-    return max(sum(memory(profile, method, device, gpus, sharded).values()) for method in _METHODS)
+    needs = [memory(profile, method, device, gpus, sharded) for method in _METHODS]
+    return max(sum(need.values()) for need in needs)
 
 
 def flops(profile: Profile, method: str = "ddpo") -> tuple[float, float]:
     """FLOPs a token: in each epoch, and once for a precomputed reference.
 
-    With N multiplied parameters 2 N for each of: forward, gradients of the activations, forward
-    again with checkpointing, the reference's forward. LoRA's gradients and attention's products
-    are left out: a few per cent.
+    2 N with N multiplied parameters for each of: forward, gradients of the activations, forward
+    again with checkpointing, the reference's forward. LoRA's gradients and attention's products,
+    a few per cent, are left out.
     """
-    n, step = architecture(profile).multiplied, 6 if profile.gradient_checkpointing else 4
+    forward = 2 * architecture(profile).multiplied
+    step = (3 if profile.gradient_checkpointing else 2) * forward
     if method in ("sft", "orpo"):
-        return n * step, 0
-    return (n * step, 2 * n) if profile.precompute_reference else (n * (step + 2), 0)
+        return step, 0
+    if profile.precompute_reference:
+        return step, forward
+    return step + forward, 0
 
 
 def reference_ratio(epochs: float, checkpointing: bool) -> float:
@@ -255,26 +275,25 @@ def show_plan(profile: Profile, gpu_memory: float = 80.0, gpus: int = 1) -> None
     if not gpu_memory > 0:
         raise CourseError(f"--gpu-memory is a number of GB above 0; got {gpu_memory:g}.")
     model = architecture(profile)
-    ways = {"": False} if gpus == 1 else {", DDP": False, ", FSDP": True}
-    if profile.quantize:
-        ways.pop(", FSDP", None)
-    tables = []
-    for way, sharded in ways.items():
-        needs = {
-            name: memory(profile, method, gpus=gpus, sharded=sharded)
-            for method, name in _METHODS.items()
-        }
-        table = pd.DataFrame(needs) / _GB
-        table.loc["together"] = table.sum()
-        tables.append(f"GB at the peak, each GPU{way}\n{table.round(1).to_string()}")
-        tables[-1] += f"\n{_verdict(table.loc['together'].max(), gpu_memory)}"
-    introduction = (
+    ways = {"": False} if gpus == 1 else {", DDP": False}
+    if gpus > 1 and not profile.quantize:
+        ways[", FSDP"] = True
+    parts = [
         f"Profile {profile.name}, {profile.model}, on {gpus} x {gpu_memory:g} GB, whatever this "
         "machine has: estimates by the formulas in ddpo_utils/training/plan.py.\n"
         f"Parameters: {model.parameters:,}; trained: {trained_parameters(model, profile):,} "
         f"(LoRA r {profile.lora_r} on {', '.join(adapted(model, profile))})"
-    )
-    print(introduction, *tables, _work(profile, gpu_memory, gpus), sep="\n\n")
+    ]
+    for way, sharded in ways.items():
+        table = pd.DataFrame()
+        for method, name in _METHODS.items():
+            need = memory(profile, method, gpus=gpus, sharded=sharded)
+            table[name] = pd.Series(need) / _GB
+        table.loc["together"] = table.sum()
+        verdict = _verdict(table.loc["together"].max(), gpu_memory)
+        parts.append(f"GB at the peak, each GPU{way}\n{table.round(1).to_string()}\n{verdict}")
+    parts.append(_work(profile, gpu_memory, gpus))
+    print(*parts, sep="\n\n")
 
 
 def _verdict(need: float, room: float) -> str:
@@ -292,58 +311,37 @@ def _work(profile: Profile, gpu_memory: float, gpus: int) -> str:
     """Tokens, FLOPs and hours of SFT and of each arm, as a table with its assumptions."""
     import pandas as pd
 
+    from .arms import data_size
+
     responses, pairs, tokens, source = data_size(profile)
-    sft_passes, passes, orpo_passes = profile.sft_epochs, profile.epochs, profile.orpo_epochs
-    seen = pairs
+    sft_passes = profile.sft_epochs
     if profile.sft_steps:
         sft_passes = profile.sft_steps * profile.sft_batch_size / responses
+    seen, passes, orpo_passes = pairs, profile.epochs, profile.orpo_epochs
     if profile.steps:
-        seen = min(pairs, profile.steps * profile.batch_size)  # the reference scores no others
-        passes = orpo_passes = profile.steps * profile.batch_size / seen
-    (sft, _), (step, once), (orpo, _) = (flops(profile, method) for method in _METHODS)
-    each = 2 * seen * tokens
+        asked = profile.steps * profile.batch_size
+        seen = min(pairs, asked)  # the reference scores no others
+        passes = orpo_passes = asked / seen
+    step, once = flops(profile, "ddpo")
+    alone, _ = flops(profile, "sft")  # ORPO has no reference either
+    epoch = 2 * seen * tokens
+    dpo = f"DPO arm and reference, {passes:.3g} x {seen:,} pairs"
+    orpo = f"ORPO arm, {orpo_passes:.3g} x {seen:,} pairs"
     rows = {
-        f"SFT, {sft_passes:.3g} epochs": (responses * sft_passes * tokens, sft),
-        "the reference, once": (each, once),
-        f"DPO arm and reference, {passes:.3g} x {seen:,} pairs": (
-            each * passes,
-            step + once / passes,
-        ),
-        f"ORPO arm, {orpo_passes:.3g} x {seen:,} pairs": (each * orpo_passes, orpo),
+        f"SFT, {sft_passes:.3g} epochs": (responses * sft_passes * tokens, alone),
+        "the reference, once": (epoch, once),
+        dpo: (epoch * passes, step + once / passes),
+        orpo: (epoch * orpo_passes, alone),
     }
     table = pd.DataFrame(rows, index=["tokens", "FLOPs"]).T
     table["FLOPs"] *= table["tokens"]
     size = max((size for size in CARDS if size <= gpu_memory), default=min(CARDS))
     card, rate = CARDS[size]
     for share in UTILISATION:
-        table[f"hours at {share:.0%}"] = table["FLOPs"] / (3600 * gpus * rate * share)
+        hourly = 3600 * gpus * rate * share
+        table[f"hours at {share:.0%}"] = table["FLOPs"] / hourly
     return (
         f"{table.to_string(float_format='{:.3g}'.format)}\n"
         f"Hours on {gpus} x {card} ({size} GB) at these shares (assumed) of its "
         f"{rate / 1e12:.0f} TFLOP/s, without padding.\nData: {source}."
     )
-
-
-def data_size(profile: Profile) -> tuple[int, int, float, str]:
-    """(responses, pairs, tokens a response with its prompt, where these come from)."""
-    from ..corpus.stories import is_writing_prompts, load_stories
-    from ..pairs import make_pairs
-    from .arms import training_stories
-
-    if is_writing_prompts(profile.data):
-        if profile.data != WRITING_PROMPTS and not Path(profile.data).exists():
-            raise CourseError(f"There are no data at {profile.data}: check --data.")
-        share = min(1, profile.prompts / PAPER_POSTS) if profile.prompts else 1
-        responses = int(PAPER_RESPONSES * share)
-        source = (
-            f"{responses:,} of the paper's {PAPER_RESPONSES:,} responses (yours are not counted)"
-        )
-        source += f"; at most half as many pairs, {TOKENS} tokens each (assumed)"
-        return responses, responses // 2, TOKENS, source
-    stories = training_stories(profile, load_stories(profile.data))
-    characters = (stories["prompt"].str.len() + stories["text"].str.len()).mean()
-    with course_errors():
-        pairs = make_pairs(stories, min_gap=profile.min_gap, seed=profile.seed)
-    source = f"{len(stories):,} training stories ({Path(profile.data).name})"
-    source += ", 4 characters a token, a template of 30"
-    return len(stories), len(pairs), characters / 4 + 30, source

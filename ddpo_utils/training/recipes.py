@@ -30,7 +30,14 @@ from .runs import last_checkpoint, open_run, process, run_facts, save_run
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["to_dataset", "train_pairs", "train_sft", "trainer_arguments", "weight_facts"]
+__all__ = [
+    "check_batch",
+    "to_dataset",
+    "train_pairs",
+    "train_sft",
+    "trainer_arguments",
+    "weight_facts",
+]
 
 SFT_END = 0.5  # the cosine of SFT ends at this share of the peak (arXiv 2503.17126)
 
@@ -92,7 +99,11 @@ def train_pairs(
         watch: stories sampled from SFT, along which each checkpoint's KL from SFT is recorded.
         facts: further entries of the record.
     """
-    pairs = _seen_pairs(profile, pairs, weight)
+    check_batch(profile, pairs)
+    pairs = _weighted(pairs, weight)
+    seen = profile.steps * profile.batch_size
+    if 0 < seen < len(pairs):  # so that the reference scores no others
+        pairs = pairs.sample(seen, random_state=profile.seed)
     if open_run(folder, profile, arm, sft if arm.starts_from_sft else None):
         return read_json(folder / "run.json")
     started = time.perf_counter()
@@ -161,10 +172,11 @@ def trainer_arguments(
         config: its class. options: further arguments of it.
         prefix: of the profile's settings: "sft_", "orpo_" or none.
     """
-    workers, sft = process().num_processes, prefix == "sft_"
-    part, accumulated = split_batch(profile, sft, workers)
+    sft = prefix == "sft_"
+    part, accumulated = split_batch(profile, sft, process().num_processes)
     steps = profile.sft_steps if sft else profile.steps
-    gpu, dtype = torch.cuda.is_available(), number_type(profile)
+    gpu = torch.cuda.is_available()
+    dtype = number_type(profile)
     return config(
         output_dir=str(folder / "checkpoints"),
         max_length=profile.max_length,
@@ -202,14 +214,12 @@ def to_dataset(pairs: pd.DataFrame, weight: Sequence[float] | None = None) -> An
     """
     from datasets import Dataset
 
-    weights = np.ones(len(pairs)) if weight is None else np.asarray(weight, dtype=float)
-    if len(weights) != len(pairs):
-        raise ValueError(f"There are {len(pairs)} pairs and {len(weights)} weights.")
+    pairs = _weighted(pairs, weight)
     columns = {
         "prompt": [as_messages("user", text) for text in pairs["prompt"]],
         "chosen": [as_messages("assistant", text) for text in pairs["chosen"]],
         "rejected": [as_messages("assistant", text) for text in pairs["rejected"]],
-        "weight": weights.tolist(),
+        "weight": pairs["weight"].tolist(),
     }
     return Dataset.from_dict(columns)
 
@@ -217,24 +227,24 @@ def to_dataset(pairs: pd.DataFrame, weight: Sequence[float] | None = None) -> An
 def weight_facts(pairs: pd.DataFrame) -> dict[str, Any]:
     """Number of pairs, mean of their column `weight`, and effective pairs, (sum w)^2 / sum w^2."""
     weights = pairs["weight"].to_numpy()
-    effective = float(weights.sum() ** 2 / (weights**2).sum()) if weights.any() else 0.0
+    total = weights.sum()
+    effective = float(total**2 / (weights**2).sum()) if total else 0.0
     return {"pairs": len(pairs), "mean_weight": float(weights.mean()), "effective_pairs": effective}
 
 
-def _seen_pairs(
-    profile: Profile, pairs: pd.DataFrame, weight: Sequence[float] | None
-) -> pd.DataFrame:
-    """The pairs that the profile's steps will see, with a column `weight`."""
-    pairs = pairs.assign(weight=1.0 if weight is None else np.asarray(weight, dtype=float))
+def check_batch(profile: Profile, pairs: pd.DataFrame) -> None:
+    """CourseError if the pairs do not fill a batch, or the processes cannot share one."""
+    split_batch(profile, sft=False, processes=process().num_processes)
     if profile.steps and len(pairs) < profile.batch_size:
         raise CourseError(
             f"{len(pairs)} pairs do not fill one batch of {profile.batch_size}: add stories or "
             "lower batch_size."
         )
-    seen = profile.steps * profile.batch_size
-    if 0 < seen < len(pairs):  # so that the reference scores no others
-        pairs = pairs.sample(seen, random_state=profile.seed)
-    return pairs
+
+
+def _weighted(pairs: pd.DataFrame, weight: Sequence[float] | None) -> pd.DataFrame:
+    """The pairs with a column `weight`, 1 each if `weight` is None."""
+    return pairs.assign(weight=1.0 if weight is None else np.asarray(weight, dtype=float))
 
 
 def _make_trainer(
@@ -281,5 +291,7 @@ def _train_and_save(
     with suppress(_LastStepDone):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     record["seconds"] = round(time.perf_counter() - started, 1)
-    record["resumed_at_step"] = int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0
+    record["resumed_at_step"] = 0
+    if checkpoint:
+        record["resumed_at_step"] = int(checkpoint.name.removeprefix("checkpoint-"))
     return save_run(trainer, folder, record)

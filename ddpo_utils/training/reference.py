@@ -47,8 +47,8 @@ def add_reference(trainer: Any, path: Path) -> None:
     starts = range(0, len(order), SCORED_AT_ONCE)
     for start in progress_bar(starts, shown=state.is_main_process, desc="reference log-probs"):
         rows = order[start : start + SCORED_AT_ONCE].tolist()
-        scores = dict(zip(REFERENCE_LOGPS, _reference_logps(trainer, rows), strict=True))
-        new = pd.DataFrame(scores, index=pd.Index(keys[rows], name="key"))
+        new = pd.DataFrame(_reference_logps(trainer, rows), columns=REFERENCE_LOGPS)
+        new.index = pd.Index(keys[rows], name="key")
         table = pd.concat([table, new])
         if state.is_main_process:
             with replacing(path) as part:
@@ -58,8 +58,8 @@ def add_reference(trainer: Any, path: Path) -> None:
     trainer.train_dataset = data
 
 
-def _reference_logps(trainer: Any, rows: list[int]) -> list[np.ndarray]:
-    """Log-probs (N,) of the rows' chosen and of their rejected responses."""
+def _reference_logps(trainer: Any, rows: list[int]) -> np.ndarray:
+    """Log-probs (N, 2) of the rows' chosen and of their rejected responses."""
     loader = DataLoader(
         trainer.train_dataset.select(rows),
         batch_size=trainer.args.per_device_train_batch_size,
@@ -68,8 +68,9 @@ def _reference_logps(trainer: Any, rows: list[int]) -> list[np.ndarray]:
     batches = []
     for batch in trainer.accelerator.prepare_data_loader(loader):
         logps = trainer.compute_ref_log_probs(trainer.model, batch)
-        batches.append(trainer.accelerator.gather_for_metrics(logps))
-    return [torch.cat(side).double().cpu().numpy() for side in zip(*batches, strict=True)]
+        chosen, rejected = trainer.accelerator.gather_for_metrics(logps)
+        batches.append(torch.stack([chosen, rejected], dim=1))
+    return torch.cat(batches).double().cpu().numpy()
 
 
 class KLCallback(TrainerCallback):
@@ -89,14 +90,16 @@ class KLCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.path.is_file():
-            known = {int(step): value for step, value in read_json(self.path).items()}
-            self.kl |= {step: kl for step, kl in known.items() if step <= state.global_step}
+            for step, kl in read_json(self.path).items():
+                if int(step) <= state.global_step:
+                    self.kl[int(step)] = kl
         if state.global_step and state.global_step not in self.kl:
             self.on_save(args, state, control)  # killed between a checkpoint and its KL
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         model, tokenizer = self.trainer.model, self.trainer.processing_class
-        self.kl[state.global_step] = float(token_kl(model, tokenizer, self.stories).mean())
+        kl = token_kl(model, tokenizer, self.stories)
+        self.kl[state.global_step] = float(kl.mean())
         if state.is_world_process_zero:
             write_json(self.path, self.kl)
 

@@ -98,8 +98,9 @@ def adapter_digest(adapter: Path | None) -> str:
 
 def run_facts(profile: Profile, **more: Any) -> dict[str, Any]:
     """What a record names: model, settings, code and stack versions, hardware; no path, no key."""
-    gpu = torch.cuda.is_available()
-    device = torch.cuda.get_device_name() if gpu else f"CPU, {os.cpu_count()} cores"
+    device = f"CPU, {os.cpu_count()} cores"
+    if torch.cuda.is_available():
+        device = torch.cuda.get_device_name()
     settings = asdict(profile)
     for name, value in settings.items():
         if isinstance(value, str) and Path(value).is_absolute():
@@ -161,19 +162,18 @@ def open_run(folder: Path, profile: Profile, arm: Arm, sft: Path | None = None) 
     """
     import yaml
 
-    path, finished = folder / "config.yaml", (folder / "run.json").is_file()
+    path = folder / "config.yaml"
+    finished = (folder / "run.json").is_file()
     begun = finished or any(folder.glob("checkpoints/*-*"))
     origin = {"sft": adapter_digest(sft)} if sft else {}
     if begun and path.is_file():
-        before, _ = read_config(path)
-        was, now = _decisive(before, profile, arm), _decisive(profile, profile, arm)
-        kept = yaml.safe_load(path.read_text(encoding="utf-8"))
-        was |= {name: kept.get(name, digest) for name, digest in origin.items()}
-        for name, value in (now | origin).items():
-            if was[name] != value:
+        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+        before = origin | stored | asdict(read_config(path)[0])
+        for name, value in (_decisive(profile, arm) | origin).items():
+            if before[name] != value:
                 raise CourseError(
-                    f"{folder} holds a run with {name} {was[name]!r}, and {value!r} is asked for: "
-                    "name another folder (--output) or delete it."
+                    f"{folder} holds a run with {name} {before[name]!r}, and {value!r} is asked "
+                    "for: name another folder (--output) or delete it."
                 )
     elif process().is_main_process and not finished:
         settings = json.loads(json.dumps(asdict(profile)))  # YAML has lists and no tuples
@@ -186,12 +186,12 @@ def open_run(folder: Path, profile: Profile, arm: Arm, sft: Path | None = None) 
     return finished
 
 
-def _decisive(settings: Profile, profile: Profile, arm: Arm) -> dict[str, Any]:
+def _decisive(profile: Profile, arm: Arm) -> dict[str, Any]:
     """The settings that decide what a run of the arm gives."""
     free = _NO_EFFECT | _UNUSED[arm.method]
     if profile.nll_weight and arm.starts_from_sft:
         free = free - {"micro_batch"}  # the NLL is a mean over the tokens of a micro-batch
-    return {name: value for name, value in asdict(settings).items() if name not in free}
+    return {name: value for name, value in asdict(profile).items() if name not in free}
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -242,30 +242,34 @@ def model_card(record: dict[str, Any], results: str = "") -> str:
         record: a run's run.json.
         results: the table of an evaluation in Markdown, where there is one.
     """
-    settings, versions = record["settings"], record["versions"]
-    arm = Arm.parse(record["arm"], settings["weights"])
+    settings, versions, model = record["settings"], record["versions"], record["model"]
+    # the older records of data/adapters do not name weights and processes
+    arm = Arm.parse(record["arm"], settings.get("weights", "both"))
+    processes = record.get("processes", 1)
     description = DESCRIPTIONS[arm.command].format(weights=arm.weights)
-    unit = "stories" if arm.method == "sft" else "preference pairs"
-    count = record["stories" if arm.method == "sft" else "pairs"]
-    rows = "\n".join(f"| {key} | {value} |" for key, value in settings.items())
+    if arm.method == "sft":
+        examples = f"{record['stories']} stories"
+    else:
+        examples = f"{record['pairs']} preference pairs"
+    rows = "\n".join(f"| {name} | {value} |" for name, value in settings.items())
     return f"""---
-base_model: {json.dumps(record["model"])}
+base_model: {json.dumps(model)}
 library_name: peft
 tags: [creative-writing, {record["arm"]}]
 ---
 
-# {record["model"].rsplit("/", 1)[-1]}, {record["arm"]}
+# {model.rsplit("/", 1)[-1]}, {record["arm"]}
 
 A LoRA adapter made by {description}, with `ddpo_utils` (arXiv 2503.17126). Load it with plain PEFT:
 
 ```python
-base = AutoModelForCausalLM.from_pretrained("{record["model"]}")
+base = AutoModelForCausalLM.from_pretrained("{model}")
 model = PeftModel.from_pretrained(base, "this folder")
 ```
 
 ## Data
 
-{count} {unit}; data set: {settings["data"]}. A model trained on them may repeat what they contain.
+{examples}; data set: {settings["data"]}. A model trained on them may repeat what they contain.
 
 ## Measured
 
@@ -275,7 +279,7 @@ model = PeftModel.from_pretrained(base, "this folder")
 
 {results or "It has not been evaluated: a margin is not diversity, and a curve is not a test."}
 
-Trained in {record["seconds"] / 60:.0f} minutes on {record["hardware"]}, {record["processes"]}
+Trained in {record["seconds"] / 60:.0f} minutes on {record["hardware"]}, {processes}
 process(es), by code {record["code"]}; torch {versions["torch"]}, transformers
 {versions["transformers"]}, trl {versions["trl"]}, peft {versions["peft"]}. The KL is that of the
 next-token distributions.
@@ -291,8 +295,9 @@ next-token distributions.
 def _measured(record: dict[str, Any]) -> str:
     """Rows of the table of training figures."""
     rows = []
+    last = record["log"][-LAST_STEPS:]
     for key, name in FIGURES.items():
-        values = [entry[key] for entry in record["log"][-LAST_STEPS:] if key in entry]
+        values = [entry[key] for entry in last if key in entry]
         if values:
             mean = sum(values) / len(values)
             rows.append(f"| {name}, mean of the last {len(values)} logged steps | {mean:.3f} |")

@@ -17,7 +17,7 @@ from ..settings import CourseError, Profile, course_errors, work_dir
 from ..storage.files import short_digest
 from .arms import ARMS, Arm, arm_weights, group_weights, training_stories
 from .divpo import divpo_pairs
-from .recipes import train_pairs, train_sft
+from .recipes import check_batch, train_pairs, train_sft
 from .runs import adapter_digest, is_plain_adapter, process
 
 if TYPE_CHECKING:
@@ -41,15 +41,18 @@ def train(
     Raises:
         CourseError: something is missing or does not fit, or a folder holds another run.
     """
-    folder, main = output or work_dir(profile) / "adapters", process().is_main_process
+    folder = output or work_dir(profile) / "adapters"
     if sft and not any((sft / name).is_file() for name in ("adapter_config.json", "config.yaml")):
         raise CourseError(f"There is no SFT adapter in {sft}: check --sft, or leave it out.")
     arms = [Arm.parse(method, profile.weights).name for method in methods]
     stories = training_stories(profile)
+    main = process().is_main_process
     if main:
         print(f"{len(stories):,} responses; finished runs are kept: {', '.join(arms)}", flush=True)
     records = train_arms(profile, stories, folder, arms, sft)
-    for arm, record in records.items() if main else ():
+    if not main:
+        return
+    for arm, record in records.items():
         place = sft if sft and arm == "sft" else folder / arm
         if not output and place != sft:
             place = Path(os.path.relpath(place))
@@ -79,27 +82,43 @@ def train_arms(
     """
     sft = sft or folder / "sft"
     parsed = {name: Arm.parse(name, profile.weights) for name in arms if name != "sft"}
-    from_sft = [arm for arm in parsed.values() if arm.starts_from_sft]
-    if parsed:  # before SFT: a fault of scores or encoders is found now, not after hours
-        with course_errors():
-            pairs = make_pairs(stories, min_gap=profile.min_gap, seed=profile.seed)
-        weights = arm_weights(stories, pairs, profile, list(parsed))
+    runs = _prepared_runs(profile, stories, parsed) if parsed else {}
     records = {}
-    if (from_sft or "sft" in arms or not arms) and not is_plain_adapter(sft):
+    needs_sft = not parsed or "sft" in arms or any(arm.starts_from_sft for arm in parsed.values())
+    if needs_sft and not is_plain_adapter(sft):
         records["sft"] = train_sft(profile, stories, sft)
     watch = None
     if parsed and (is_plain_adapter(sft) or (sft / "run.json").is_file()):
         watch = _watched_stories(profile, stories, sft)
-    for name, arm in parsed.items():
-        settings, arm_pairs, facts = replace(profile, weights=arm.weights), pairs, {}
-        if arm.method == "divpo":
-            deviation = partial(group_weights, profile=settings)
-            arm_pairs, unused = divpo_pairs(stories, deviation, profile.seed)
-            facts = {"unused_responses": unused, "unused_pairs": len(pairs) - len(arm_pairs)}
+    for name, (pairs, weight, facts) in runs.items():
+        settings = replace(profile, weights=parsed[name].weights)
         records[name] = train_pairs(
-            settings, arm_pairs, weights[name], folder / name, sft, arm, watch, **facts
+            settings, pairs, weight, folder / name, sft, parsed[name], watch, **facts
         )
     return records
+
+
+def _prepared_runs(
+    profile: Profile, stories: pd.DataFrame, arms: dict[str, Arm]
+) -> dict[str, tuple[pd.DataFrame, Any, dict[str, int]]]:
+    """(pairs, weights, further facts) of each arm.
+
+    Prepared before SFT: a fault of scores, encoders or batch is found now, not after hours.
+    """
+    with course_errors():
+        pairs = make_pairs(stories, min_gap=profile.min_gap, seed=profile.seed)
+    check_batch(profile, pairs)
+    weights = arm_weights(stories, pairs, profile, list(arms))
+    runs: dict[str, tuple[pd.DataFrame, Any, dict[str, int]]] = {}
+    for name, arm in arms.items():
+        runs[name] = pairs, weights[name], {}
+        if arm.method == "divpo":
+            deviation = partial(group_weights, profile=replace(profile, weights=arm.weights))
+            chosen, unused = divpo_pairs(stories, deviation, profile.seed)
+            check_batch(profile, chosen)
+            facts = {"unused_responses": unused, "unused_pairs": len(pairs) - len(chosen)}
+            runs[name] = chosen, None, facts
+    return runs
 
 
 def _watched_stories(profile: Profile, stories: pd.DataFrame, sft: Path) -> pd.DataFrame:

@@ -21,7 +21,7 @@ from ddpo_utils import Profile, cli, make_pairs
 from ddpo_utils.models.policy import lora_config
 from ddpo_utils.settings import CourseError, data_dir, get_profile
 from ddpo_utils.training import plan
-from ddpo_utils.training.arms import training_stories
+from ddpo_utils.training.arms import data_size, training_stories
 from ddpo_utils.training.plan import KNOWN, architecture, trained_parameters
 
 BIG = get_profile("8b")
@@ -226,7 +226,7 @@ def test_command(name: str, gpus: int, capsys: pytest.CaptureFixture[str]) -> No
     if name == "laptop":  # the bundled stories as training takes them
         stories = training_stories(profile)
         pairs = make_pairs(stories, seed=profile.seed)
-        assert plan.data_size(profile)[:2] == (len(stories), len(pairs))
+        assert data_size(profile)[:2] == (len(stories), len(pairs))
 
 
 def test_hours_are_flops_over_the_assumed_rate(capsys: pytest.CaptureFixture[str]) -> None:
@@ -247,7 +247,7 @@ def test_a_user_s_own_data_are_counted(tmp_path: Path) -> None:
     ]
     rows[7]["split"] = "test"
     path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
-    responses, pairs, _, source = plan.data_size(replace(BIG, data=str(path)))
+    responses, pairs, _, source = data_size(replace(BIG, data=str(path)))
     assert (responses, pairs) == (7, 3) and "mine.jsonl" in source
 
 
