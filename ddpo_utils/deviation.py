@@ -92,8 +92,9 @@ def deviation_weights(*embeddings: Any, groups: Any = None, floor: float = 0.0) 
             if above.max() > 0:
                 z *= above / above.max()
         z **= 1 / len(arrays)
-        if z.sum() > 0:
-            weights[positions] = z * k / z.sum()
+        total = np.add.reduceat(z, [0])[0]  # in the order of the weights on record
+        if total > 0:
+            weights[positions] = z * k / total
     return floor + (1 - floor) * weights
 
 
@@ -121,7 +122,7 @@ def diversity(embeddings: Any, groups: Any = None) -> float | np.ndarray:
 
 def _mean_distances(unit: np.ndarray) -> np.ndarray:
     """Mean distance of each of K unit rows to the others (K,); 0 where there is no other."""
-    closeness = unit @ unit.sum(axis=0)  # e_i . S, of which 1 is e_i . e_i
+    closeness = np.vecdot(unit, unit.sum(axis=0))  # e_i . S, of which 1 is e_i . e_i
     distances = 1 - (closeness - 1) / max(1, len(unit) - 1)
     return np.clip(distances, 0.0, 2.0) if len(unit) > 1 else np.zeros(1)
 
@@ -144,7 +145,7 @@ def _unit_rows(rows: np.ndarray, positions: Any, name: str = "embeddings") -> np
     if faulty.any():
         row = positions[faulty][0]
         raise ValueError(f"Row {row} of {name} is zero or not finite: encode that response again.")
-    return unit / norms[:, None]
+    return unit * (1 / norms)[:, None]
 
 
 def _positions_by_group(groups: Iterable[Any] | None, n: int) -> dict[Any, np.ndarray]:

@@ -46,9 +46,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from contrasts import CONTRASTS, SIZE, Sets, build_contrasts, distinct_threshold
-from recording import folders, parser, run
 
+from contrasts import CONTRASTS, SIZE, Sets, build_contrasts, distinct_threshold
 from ddpo_utils.deviation import diversity
 from ddpo_utils.embeddings.encoders import load_encoder
 from ddpo_utils.evaluation.diversity import (
@@ -63,6 +62,7 @@ from ddpo_utils.evaluation.statistics import Interval, bootstrap_interval
 from ddpo_utils.settings import get_profile
 from ddpo_utils.storage.files import write_json
 from ddpo_utils.training.runs import run_facts
+from recording import folders, parser, run
 
 COMMAND = "python data/make/measures.py"
 DRAWS = 20  # sets a prompt

@@ -17,8 +17,6 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recording import SMOKE_SETTINGS, folders, parser, run
-
 from ddpo_utils.corpus.stories import decisions, development_prompts, load_prompts, load_stories
 from ddpo_utils.evaluation.usability import (
     Thresholds,
@@ -35,6 +33,7 @@ from ddpo_utils.training.arms import ARMS, training_stories
 from ddpo_utils.training.reference import matched_step
 from ddpo_utils.training.runs import run_facts
 from ddpo_utils.training.train import sample_adapter, train_arms
+from recording import SMOKE_SETTINGS, folders, parser, run
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,12 +9,11 @@ the accuracies are the same.
 
 from __future__ import annotations
 
-from recording import SMOKE_SETTINGS, folders, parser, run
-
 from ddpo_utils.corpus.stories import decisions
 from ddpo_utils.evaluation.reward_trial import record_reward
 from ddpo_utils.settings import data_dir, get_profile
 from ddpo_utils.storage.files import read_json, write_json
+from recording import SMOKE_SETTINGS, folders, parser, run
 
 COMMAND = "python data/make/reward_trial.py"
 

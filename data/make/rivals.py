@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recording import SMOKE_SETTINGS, folders, parser, run
-
 from ddpo_utils.corpus.stories import decisions, load_prompts
 from ddpo_utils.models.policy import load_policy
 from ddpo_utils.models.prompting import check_prompts, request, stories
@@ -20,6 +18,7 @@ from ddpo_utils.models.sampling import read_samples, sample_stories
 from ddpo_utils.settings import Profile, data_dir, get_profile
 from ddpo_utils.storage.files import write_json, write_jsonl, write_text
 from ddpo_utils.training.runs import run_facts
+from recording import SMOKE_SETTINGS, folders, parser, run
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,10 +7,9 @@ Style figures depend on this fit: every record with a style measure must be made
 
 from __future__ import annotations
 
-from recording import folders, parser, run
-
 from ddpo_utils.corpus.stories import load_stories
 from ddpo_utils.embeddings.stylometry import fit_style
+from recording import folders, parser, run
 
 
 def main() -> None:

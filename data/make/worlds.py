@@ -14,8 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recording import folders, parser, run
-
 from ddpo_utils.course.recorded import rules
 from ddpo_utils.pairs import make_pairs
 from ddpo_utils.settings import CourseError
@@ -26,6 +24,7 @@ from ddpo_utils.training.recipes import train_pairs
 from ddpo_utils.training.reference import matched_step
 from ddpo_utils.training.runs import run_facts
 from ddpo_utils.training.train import train_arms
+from recording import folders, parser, run
 
 COMMAND = "python data/make/worlds.py"
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import measures
 import numpy as np
 import pytest
-from contrasts import CONTRASTS, SIZE, build_contrasts, choose_threshold, load_contrasts
-from measures import MEASURES, measure_row, measure_sets, passed_tests, recommend, separation
 
+import measures
+from contrasts import CONTRASTS, SIZE, build_contrasts, choose_threshold, load_contrasts
 from ddpo_utils.corpus.stories import load_stories
 from ddpo_utils.corpus.text import words
 from ddpo_utils.course.recorded import trust_table
 from ddpo_utils.evaluation.statistics import Interval
 from ddpo_utils.settings import data_dir
 from ddpo_utils.storage.files import read_json
+from measures import MEASURES, measure_row, measure_sets, passed_tests, recommend, separation
 
 
 @pytest.fixture(scope="module")

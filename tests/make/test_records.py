@@ -8,16 +8,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import measures
 import pandas as pd
 import pytest
+import torch
+from evaluated import POOL, THRESHOLDS
+
+import measures
 import recorded_runs
 import rivals
 import style
-import torch
 import worlds
-from evaluated import POOL, THRESHOLDS
-
 from ddpo_utils.corpus.stories import decisions, load_prompts
 from ddpo_utils.course import recorded
 from ddpo_utils.course.recorded import load_world, rules
