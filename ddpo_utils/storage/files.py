@@ -48,9 +48,15 @@ def write_json(path: str | Path, value: Any, indent: int | None = 1) -> None:
     write_text(path, json.dumps(value, indent=indent))
 
 
+def to_jsonl(records: Iterable[Mapping[str, Any]]) -> str:
+    """The records as JSON, one a line."""
+    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
+    return "".join(lines)
+
+
 def write_jsonl(path: str | Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object a line, in one step."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in records))
+    """Write the records as JSON, one a line, in one step."""
+    write_text(path, to_jsonl(records))
 
 
 def _read_text(path: Path) -> str:
@@ -85,13 +91,12 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
             record = json.loads(line)
         except ValueError:
             record = None
-        if isinstance(record, dict):
-            records.append(record)
-            continue
-        fault = "is no JSON object: correct or delete that line"
-        if number == len(lines) and line.startswith("{"):
-            fault = "is broken off: run again the command that writes the file"
-        raise CourseError(f"Line {number} of {path} {fault}.")
+        if not isinstance(record, dict):
+            fault = "is no JSON object: correct or delete that line"
+            if number == len(lines) and line.startswith("{"):
+                fault = "is broken off: run again the command that writes the file"
+            raise CourseError(f"Line {number} of {path} {fault}.")
+        records.append(record)
     return records
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
 
 import numpy as np
 from keep import keep
@@ -53,7 +53,7 @@ def main() -> None:
 
     def at_once(name: str, half: bool) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            rows[name] = embed_corpus(texts, "minilm", Path(folder), half, progress=False)
+            rows[name] = embed_corpus(texts, "minilm", Path(folder), half)
 
     arms = {
         "prompt by prompt": prompt_by_prompt,
@@ -63,7 +63,7 @@ def main() -> None:
     model.encode(texts[:24], show_progress_bar=False)
     for half in (True, False):  # loads both models
         with tempfile.TemporaryDirectory() as folder:
-            embed_corpus(texts[:24], "minilm", Path(folder), half, progress=False)
+            embed_corpus(texts[:24], "minilm", Path(folder), half)
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in arms}
     for _ in range(TURNS):  # in turn, so that other load on the machine falls on all alike
         for name, arm in arms.items():
@@ -90,7 +90,7 @@ def main() -> None:
         largest = float(f"{np.abs(moved).max():.1e}")
         figures[name]["largest_change_of_an_authors_semantic_weight"] = largest
     with tempfile.TemporaryDirectory() as folder:
-        call = partial(embed_corpus, texts, "minilm", Path(folder), progress=False)
+        call = partial(embed_corpus, texts, "minilm", Path(folder))
         call()
         figures["second call"] = {"seconds_best": round(timed(call)[0], 2)}
     number_type = str(_number_type(True)).removeprefix("torch.")
