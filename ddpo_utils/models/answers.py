@@ -23,14 +23,10 @@ Requests = Mapping[str, str]  # by their keys
 
 @dataclass(frozen=True)
 class LocalModel:
-    """A local model that answers greedily, in batches.
+    """A local model (of `policy.load_policy`) that answers greedily, in batches.
 
     Rounding depends on the batch, and may decide between two tokens that are nearly as likely.
-
-    Attributes:
-        model, tokenizer: of `policy.load_policy`.
-        name: of the model, for records.
-        batch_size: requests answered at once.
+    `name` is the model's in records.
     """
 
     model: Any
@@ -42,19 +38,17 @@ class LocalModel:
 def get_answers(
     requests: Sequence[str], path: str | Path, model: Endpoint | LocalModel, max_tokens: int
 ) -> list[Record]:
-    """The model's answer to each request, stored in `path` as it comes.
+    """The model's answer to each request, stored in the JSONL file `path` as it comes.
 
-    A call that was stopped or failed, made again, asks for what is missing only; equal requests
-    share one answer. An endpoint is called after an estimate.
+    The same call again asks for what is missing only; equal requests share one answer.
 
     Args:
         requests: the user's text of each chat; some models' chat templates refuse a system text.
-        path: JSONL file of the answers.
         max_tokens: longest answer in tokens, a reasoning model's reasoning included.
 
     Returns:
         A record for each request, in order: prompt (the request), text ("" for no answer), finished
-        (False where a limit cut it or it was withheld), source (the model), prompt_tokens,
+        (False where a limit or a filter cut it), source (the model), prompt_tokens,
         completion_tokens (None where an endpoint does not count), repeats, and others.
 
     Raises:

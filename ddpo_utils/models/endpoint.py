@@ -57,8 +57,6 @@ class Endpoint:
     """A model behind an OpenAI-compatible endpoint, and how it is called.
 
     Attributes:
-        model: the endpoint's name of the model.
-        base_url: usually ends in /v1.
         temperature: of the answers to `answers.get_answers`; None sends none.
         key_variable: environment variable with the key. By default, OpenAI's addresses get that of
             OPENAI_API_KEY, and all others none.
@@ -134,7 +132,7 @@ class Endpoint:
     def ask(self, client: Any, messages: Chat, settings: Any) -> Record:
         """One call: text, finished, prompt_tokens and completion_tokens (None: uncounted), repeats.
 
-        A prompt that the endpoint's filter withholds gives an empty, unfinished answer.
+        A prompt that the endpoint's filter refuses gives an empty, unfinished answer.
         """
         from openai import OpenAIError
 
@@ -274,9 +272,9 @@ def sample_endpoint(
     samples: int = 4,
     decoding: Decoding | None = None,
 ) -> pd.DataFrame:
-    """Sample `samples` stories to every prompt from an endpoint, and append them to `path`.
+    """Sample `samples` stories to every prompt from an endpoint: a frame, in order.
 
-    A run that was stopped or failed, called again, makes the missing calls only; so does one with
+    They are appended to `path`. The same call again makes the missing calls only; so does one with
     more prompts, or more samples unless they are verbalised.
 
     Args:
@@ -284,11 +282,6 @@ def sample_endpoint(
         path: JSONL file with the columns of `sampling.sample_stories` and what each call used, on
             its first record; of verbalised calls also what `prompting.stories` adds, and `raw`.
         condition: see `prompting`; a verbalised call may have `samples` times as many tokens.
-        samples: stories per prompt.
-        decoding: by default the paper's.
-
-    Returns:
-        All samples asked for, as a frame, in order of prompts and samples.
 
     Raises:
         CourseError: bad arguments; `path` holds something else, or another process uses it; as

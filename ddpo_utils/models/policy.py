@@ -158,7 +158,7 @@ def load_policy(
         trainable: whether the adapter will be trained further.
 
     Returns:
-        (model in eval mode on the default device, tokenizer with left padding and a pad token).
+        (model in eval mode on the default device, tokenizer of `load_tokenizer`).
 
     Raises:
         CourseError: model, tokenizer or adapter cannot be fetched, read or held in memory.

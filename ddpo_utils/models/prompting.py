@@ -75,11 +75,7 @@ def check_prompts(prompts: pd.DataFrame, samples: int = 1, condition: str = "pla
 
 
 def read_prompts(path: str | Path) -> pd.DataFrame:
-    """The prompts of a JSONL file as a frame with prompt_id and prompt.
-
-    Raises:
-        CourseError: no such file, no JSONL, or as `check_prompts`.
-    """
+    """The prompts of a JSONL file, checked, as a frame with prompt_id and prompt."""
     import pandas as pd
 
     columns = ["prompt_id", "prompt"]
@@ -121,8 +117,7 @@ def stories(answer: str, finished: bool, condition: str, k: int = 4) -> list[dic
     """The stories of one answer: one, or exactly `k` of a verbalised answer.
 
     Args:
-        answer: the model's text.
-        finished: False where a limit cut it.
+        finished: False where a limit cut the answer.
 
     Returns:
         Dictionaries with text and finished; of a verbalised answer also probability (None where no

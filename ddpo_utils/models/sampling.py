@@ -48,15 +48,8 @@ def complete(
 ) -> list[tuple[str, int, bool]]:
     """The model's answer to each prompt: text, number of tokens, whether the model ended it.
 
-    All prompts are one batch with left padding and go through the chat template.
-
-    Args:
-        model, tokenizer: of `policy.load_policy`.
-        max_new_tokens: longest answer in tokens.
-        settings: of the model's `generate`.
-
-    Raises:
-        CourseError: the batch does not fit the GPU's memory.
+    All prompts are one batch with left padding and go through the chat template; `settings` are
+    those of `generate`. CourseError: the batch does not fit the GPU's memory.
     """
     texts = render(tokenizer, prompts)
     inputs = tokenizer(
@@ -97,15 +90,13 @@ def sample_stories(
     """Sample `samples` responses to every prompt, and append them to `path` batch by batch.
 
     Each batch has its own seed, so an interrupted run, called again, ends with the file of an
-    uninterrupted one. Several processes (`rank`, `ranks`) share the batches; the last one to
-    finish joins their files.
+    uninterrupted one. Several processes share the batches; the last to finish joins their files.
 
     Args:
-        model, tokenizer: of `policy.load_policy`; prompts go through the chat template.
+        model, tokenizer: of `policy.load_policy`.
         prompts: a frame with `prompt_id` (each once) and `prompt`. In order of length, longest
             first, batches hold little padding, and memory runs out at once or never.
         path: JSONL file; `finished` is False in a record that was cut at the limit.
-        samples: responses per prompt.
         max_new_tokens: longest response in tokens.
         source: name of the model in the records.
         settings: batch_size (sequences decoded at once), seed, rank and ranks (number of this

