@@ -20,7 +20,7 @@ __all__ = ["audit_prompts", "copies", "explained", "most_pairs"]
 
 def copies(stories: pd.DataFrame) -> pd.Series:
     """(rows,) bool, whether an earlier response of the prompt has the same words."""
-    bare = stories["text"].map(lambda text: " ".join(words(text)) or text.strip())
+    bare = [" ".join(words(text)) or text.strip() for text in stories["text"]]
     return stories.assign(bare=bare).duplicated(["prompt_id", "bare"])
 
 
@@ -29,11 +29,9 @@ def most_pairs(scores: Any) -> int:
 
     Only a score that more than half of the responses have leaves responses without a partner.
     """
-    scores = np.asarray(scores)
-    if not len(scores):
-        return 0
-    commonest = np.unique(scores, return_counts=True)[1].max()
-    return int(min(len(scores) // 2, len(scores) - commonest))
+    _, counts = np.unique(np.asarray(scores), return_counts=True)
+    total = counts.sum()
+    return int(min(total // 2, total - counts.max(initial=0)))
 
 
 def audit_prompts(stories: pd.DataFrame) -> pd.DataFrame:
@@ -49,8 +47,11 @@ def audit_prompts(stories: pd.DataFrame) -> pd.DataFrame:
         tied=stories.duplicated(["prompt_id", "score"], keep=False) & scored,
         unscored=~scored,
     )
-    groups = frame.groupby("prompt_id", sort=False)
-    table = groups.agg(
+
+    def pairs(scores: pd.Series) -> int:
+        return most_pairs(scores.dropna())
+
+    return frame.groupby("prompt_id", sort=False).agg(
         responses=("text", "size"),
         writers=("writer", "nunique"),
         copies=("copy", "sum"),
@@ -58,16 +59,17 @@ def audit_prompts(stories: pd.DataFrame) -> pd.DataFrame:
         longest=("words", "max"),
         tied=("tied", "sum"),
         unscored=("unscored", "sum"),
+        pairs=("score", pairs),
     )
-    return table.assign(pairs=groups["score"].agg(lambda scores: most_pairs(scores.dropna())))
 
 
 def _share(weights: np.ndarray, values: np.ndarray) -> float:
     """Share of the variance that group means explain; for numbers the squared correlation."""
-    if not weights.std():
+    numbers = values.dtype.kind in "biuf"
+    if not weights.std() or (numbers and not values.std()):
         return 0.0
-    if values.dtype.kind in "biuf":
-        return float(np.corrcoef(weights, values)[0, 1] ** 2) if values.std() else 0.0
+    if numbers:
+        return float(np.corrcoef(weights, values)[0, 1] ** 2)
     _, group = np.unique(values.astype(str), return_inverse=True)
     means = np.bincount(group, weights) / np.bincount(group)
     return float(means[group].var() / weights.var())
@@ -84,14 +86,15 @@ def explained(
         groups: (N,) prompt ids. Chance: the weights dealt `draws` times within each prompt; 95 of
             100 deals stay below its share. Many names explain much by chance.
     """
-    weights, values, prompts = np.asarray(weight, dtype=float), np.asarray(by), np.asarray(groups)
-    if not len(weights) == len(values) == len(prompts):
-        sizes = f"{len(weights)} weights, {len(values)} values and {len(prompts)} groups"
+    if not len(weight) == len(by) == len(groups):
+        sizes = f"{len(weight)} weights, {len(by)} values and {len(groups)} groups"
         raise ValueError(f"There are {sizes}: give one each.")
+    weights = np.asarray(weight, dtype=float)
     known = ~np.isnan(weights)
-    weights, values, prompts = weights[known], values[known], prompts[known]
-    rng, shares = np.random.default_rng(seed), []
+    weights, values, prompts = weights[known], np.asarray(by)[known], np.asarray(groups)[known]
+    rng = np.random.default_rng(seed)
     rows_of = [np.flatnonzero(prompts == prompt) for prompt in np.unique(prompts)]
+    shares = []
     dealt = weights.copy()
     for _ in range(draws):
         for rows in rows_of:

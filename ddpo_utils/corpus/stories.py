@@ -62,8 +62,8 @@ def load_stories(data: str | Path | pd.DataFrame = "bundled") -> pd.DataFrame:
     for column in ("prompt", "text"):
         if column not in frame:
             raise CourseError(f"{name} has no column {column!r}: it needs prompt and text.")
-        filled = [isinstance(value, str) and value.strip() != "" for value in frame[column]]
-        _refuse(~np.array(filled), name, f"no {column}")
+        empty = [not isinstance(text, str) or not text.strip() for text in frame[column]]
+        _refuse(np.array(empty), name, f"no {column}")
     _set_scores(frame, name)
     for column, default in DEFAULTS.items():
         if column not in frame:

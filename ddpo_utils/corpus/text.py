@@ -23,15 +23,20 @@ def first_words(text: str, n: int = 25) -> str:
 def repeat_share(text: str, n: int = 4) -> float:
     """Share of the n-word sequences that occurred before in the text; 0 below n words."""
     tokens = words(text)
-    grams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
-    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+    count = len(tokens) - n + 1
+    if count < 1:
+        return 0.0
+    different = {tuple(tokens[i : i + n]) for i in range(count)}
+    return 1 - len(different) / count
 
 
 def prompt_overlap(text: str, prompt: str) -> float:
     """Share of the text's words that occur in its prompt; high where a text repeats its prompt."""
-    tokens, prompt_words = words(text), set(words(prompt))
-    shared = sum(token in prompt_words for token in tokens)
-    return shared / len(tokens) if tokens else 0.0
+    tokens = words(text)
+    if not tokens:
+        return 0.0
+    prompt_words = set(words(prompt))
+    return sum(token in prompt_words for token in tokens) / len(tokens)
 
 
 def as_messages(role: str, text: str) -> list[dict[str, str]]:

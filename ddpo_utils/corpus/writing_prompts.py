@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["RULES", "load_writing_prompts", "print_report", "split_posts", "stories_of"]
 
 VERSION = 2  # of rules and draw: raise it with any change to them, and stored results are made anew
+TWICE = "comment posted twice (best-voted copy stays)"
 RULES = (  # in the order in which they apply: a comment is counted under the first that removes it
     "faulty row (no title, lists missing or unequal)",
     "post removed or deleted",
@@ -37,7 +38,7 @@ RULES = (  # in the order in which they apply: a comment is counted under the fi
     "comment removed or deleted",
     "comment empty",
     "comment without votes",
-    "comment posted twice (best-voted copy stays)",
+    TWICE,
     "post without response left",
     "post not drawn",
     "response too long with its prompt",
@@ -70,7 +71,8 @@ def _read_batches(source: str | Path) -> Iterator[list[dict[str, Any]]]:
     """The source's rows in order, in lists of at most 1,000; one list is in memory at a time."""
     from pyarrow.parquet import ParquetFile
 
-    name, columns, files = str(source), list(COLUMNS), _parquet_files(source)
+    name, columns = str(source), list(COLUMNS)
+    files = _parquet_files(source)
     try:
         if files:  # not by `datasets`, which fills in columns that one of the files lacks
             parts = [ParquetFile(path) for path in files]
@@ -100,23 +102,28 @@ def _plain(text: str | None) -> str:
     return "" if INVISIBLE.fullmatch(text) else text
 
 
+def _comment_rule(text: str, score: Any, kept: dict[str, float]) -> str | None:
+    """The rule that removes a comment; None for a response."""
+    if MODERATORS.search(text):
+        return "comment by moderators"
+    if REMOVED.fullmatch(text):
+        return "comment removed or deleted"
+    if not text:
+        return "comment empty"
+    if score is None or not math.isfinite(score):
+        return "comment without votes"
+    return TWICE if text in kept else None  # two copies have distance 0, and could become a pair
+
+
 def _clean_comments(texts: list[Any], scores: list[Any], counts: Counts) -> dict[str, float]:
     """The comments of one post that are responses, in order, with their votes."""
     kept: dict[str, float] = {}
     for text, score in zip(map(_plain, texts), scores, strict=True):
-        if MODERATORS.search(text):
-            counts["comment by moderators"] += (0, 1)
-        elif REMOVED.fullmatch(text):
-            counts["comment removed or deleted"] += (0, 1)
-        elif not text:
-            counts["comment empty"] += (0, 1)
-        elif score is None or not math.isfinite(score):
-            counts["comment without votes"] += (0, 1)
-        elif text in kept:  # two copies would have distance 0, and could even become a pair
-            counts["comment posted twice (best-voted copy stays)"] += (0, 1)
-            kept[text] = max(kept[text], float(score))
-        else:
-            kept[text] = float(score)
+        rule = _comment_rule(text, score, kept)
+        if rule:
+            counts[rule] += (0, 1)
+        if rule in (None, TWICE):
+            kept[text] = max(float(score), kept.get(text, -math.inf))
     return kept
 
 
@@ -126,48 +133,50 @@ def _clean_post(row: dict[str, Any], counts: Counts) -> list[tuple[str, str, str
     The prompt is the title without its leading [tag], a line end, and the text if there is one.
     """
     texts, scores = row["comment_texts"], row["comment_scores"]
-    size = len(texts or [])
-    counts["read"] += (1, size)
+    size = np.array([1, len(texts or [])])
+    counts["read"] += size
     tagged, body = _plain(row["post_title"]), _plain(row["post_text"])
     title = TAG.sub("", tagged)
-    unequal = texts is None or scores is None or len(texts) != len(scores)
-    responses: dict[str, float] = {}
-    if row["post_title"] is None or unequal:
-        counts["faulty row (no title, lists missing or unequal)"] += (1, size)
+    if None in (row["post_title"], texts, scores) or len(texts) != len(scores):
+        counts["faulty row (no title, lists missing or unequal)"] += size
     elif any(REMOVED.fullmatch(part) for part in (tagged, title, body)):
-        counts["post removed or deleted"] += (1, size)
+        counts["post removed or deleted"] += size
     elif not title and not body:
-        counts["post without title and text"] += (1, size)
+        counts["post without title and text"] += size
     else:
         responses = _clean_comments(texts, scores, counts)
         counts["post without response left"] += (not responses, 0)
-    prompt = f"{title}\n{body}".strip()
-    return [(title, prompt, text, votes) for text, votes in responses.items()]
+        prompt = f"{title}\n{body}".strip()
+        return [(title, prompt, text, votes) for text, votes in responses.items()]
+    return []
 
 
 def _clean(source: str | Path, counts: Counts) -> pd.DataFrame:
     """All responses that the rules leave: prompt_id, title, prompt, text, score."""
     import pandas as pd
 
+    columns = ["prompt_id", "title", "prompt", "text", "score"]
     # a frame for each batch: pandas 3 keeps texts as UTF-8, in half the memory of Python's strings
-    columns, frames, start = ["prompt_id", "title", "prompt", "text", "score"], [], 0
+    frames = [pd.DataFrame(columns=columns)]
+    place = 0
     for rows in _read_batches(source):
         cleaned = []
-        for place, row in enumerate(rows, start):
+        for row in rows:
             try:
                 responses = _clean_post(row, counts)
             except (AttributeError, TypeError):
                 raise CourseError(f"Post {place} of {source} has a column of wrong type.") from None
             cleaned += [(f"wp{place:06d}", *response) for response in responses]
+            place += 1
         frames.append(pd.DataFrame(cleaned, columns=columns))
-        start += len(rows)
     return pd.concat([frame for frame in frames if len(frame)] or frames, ignore_index=True)
 
 
 def _token_counts(stories: pd.DataFrame, tokenizer: Any) -> np.ndarray:
     """Tokens of each conversation as the chat template writes it, BOS counted once."""
-    pairs = zip(stories["prompt"], stories["text"], strict=True)
-    talks = [as_messages("user", p) + as_messages("assistant", t) for p, t in pairs]
+    talks = []
+    for prompt, text in zip(stories["prompt"], stories["text"], strict=True):
+        talks.append(as_messages("user", prompt) + as_messages("assistant", text))
     written = tokenizer.apply_chat_template(talks, tokenize=False)
     # the template has written the special tokens: the tokenizer would write BOS once more
     ids = tokenizer(written, add_special_tokens=False, verbose=False)["input_ids"]
@@ -186,23 +195,26 @@ def _draw(
     if prompts:
         turn = np.random.default_rng(seed).permutation(len(ids))[turn]
     rows = turn.argsort(kind="stable")
-    fits, drawn = np.zeros(len(rows), dtype=bool), np.ones(len(rows), dtype=bool)
+    fits = np.zeros(len(rows), dtype=bool)
+    drawn = np.ones(len(rows), dtype=bool)
     starts = range(0, len(rows), BATCH)
     for start in progress_bar(starts, desc="lengths", unit=" stories", unit_scale=BATCH):
         part = slice(start, start + BATCH)  # a slice copies nothing
         if prompts:
             part = rows[part]
         fits[part] = _token_counts(stories.iloc[part], tokenizer) <= max_length
-        usable = np.unique(turn[fits]) if prompts else []
-        if len(usable) > prompts > 0:  # one more than asked for: a batch may end within a post
-            drawn = turn < usable[prompts]
-            break
+        if prompts:
+            usable = np.unique(turn[fits])
+            if len(usable) > prompts:  # one more than asked for: a batch may end within a post
+                drawn = turn < usable[prompts]
+                break
     return drawn, fits
 
 
 def _key(text: str) -> str:
     """What reposts have in common: letters and digits without case, punctuation and spacing."""
-    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold())) or text
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(re.findall(r"\w+", folded)) or text
 
 
 def split_posts(titles: list[str], prompts: list[str], seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -217,19 +229,24 @@ def split_posts(titles: list[str], prompts: list[str], seed: int) -> tuple[np.nd
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    n, hashes = len(prompts), []
+    n = len(prompts)
+    hashes = []
     first: dict[tuple[str, Any], int] = {}  # the first post that has a prompt or title
     same_prompt, same_title = np.arange(n), np.arange(n)
     for post, (title, prompt) in enumerate(zip(titles, prompts, strict=True)):
         key = _key(prompt)
         same_prompt[post] = first.setdefault(("prompt", key), post)
         same_title[post] = first.setdefault(("title", _key(title) or post), post)
-        hashes.append(hashlib.blake2b(f"{seed}:{key}".encode(), digest_size=8).hexdigest())
-    edges = (np.tile(np.arange(n), 2), np.concatenate([same_prompt, same_title]))
-    graph = coo_matrix((np.ones(2 * n), edges), shape=(n, n))
-    family = connected_components(graph, directed=False)[1]
+        seeded = f"{seed}:{key}".encode()
+        hashes.append(hashlib.blake2b(seeded, digest_size=8).hexdigest())
+    posts = np.tile(np.arange(n), 2)
+    linked = np.concatenate([same_prompt, same_title])
+    graph = coo_matrix((np.ones(2 * n), (posts, linked)), shape=(n, n))
+    _, family = connected_components(graph, directed=False)
 
-    sizes, room, test = np.bincount(family), max(1, round(n / 10)), []
+    sizes = np.bincount(family)
+    room = max(1, round(n / 10))
+    test: list[int] = []
     if len(sizes) > 1:
         for label in pd.Series(hashes).groupby(family).min().sort_values().index:
             if sizes[label] <= room:
@@ -244,6 +261,10 @@ def load_writing_prompts(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The data set as a corpus, and a report (plain numbers) of what each rule removed.
 
+    The corpus has one response a row, in order: prompt_id ("wp" and the post's row in the source),
+    prompt, text, score (votes), source, writer (""), split. A post with one response is kept for
+    SFT. Reposts keep their own prompt_id, as votes can be compared only within a post.
+
     Args:
         source: the Hub id, a parquet file of its schema, or a folder of such files.
         tokenizer: the policy's, with a chat template.
@@ -251,14 +272,8 @@ def load_writing_prompts(
         prompts: posts to draw among those with a response short enough; 0 keeps all.
         seed: of the draw and of the split.
 
-    Returns:
-        One response a row, in order: prompt_id ("wp" and the post's row in the source), prompt,
-        text, score (votes), source, writer (""), split. A post with one response is kept for SFT.
-        Reposts keep their own prompt_id, as votes can be compared only within a post.
-
     Raises:
-        CourseError: the source cannot be read, has another schema, or nothing of it is left; or the
-            tokenizer has no chat template.
+        CourseError: the source cannot be read, or nothing of it is left; no chat template.
     """
     import pyarrow as pa
 
@@ -299,9 +314,11 @@ def load_writing_prompts(
 def print_report(report: dict[str, Any]) -> None:
     """Prints what was read, what each rule removed, and what is left beside the paper's counts."""
     rows = {"read": report["read"], **report["removed"]}
-    rows |= {side: report[side] for side in PAPER}
-    width = max(map(len, (report["source"], *rows)))
-    print(f"{report['source']:{width}} {'posts':>9} {'responses':>11} {'paper':>9}")
+    for side in PAPER:
+        rows[side] = report[side]
+    source = report["source"]
+    width = max(map(len, (source, *rows)))
+    print(f"{source:{width}}     posts   responses     paper")
     for name, (posts, responses) in rows.items():
         paper = f"{PAPER[name]:9,}" if name in PAPER else ""
         print(f"{name:{width}} {posts:9,} {responses:11,} {paper}".rstrip())
@@ -318,10 +335,16 @@ def _fingerprint(profile: Profile, tokenizer: Any) -> str:
     for path in _parquet_files(profile.data):
         stat = path.stat()
         files.append((path.name, stat.st_size, stat.st_mtime_ns))
-    settings = (VERSION, profile.max_length, profile.prompts, profile.seed)
-    ids = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
-    counting = (tokenizer.chat_template, len(tokenizer), ids)
-    return short_digest(files or str(profile.data), *settings, *counting)
+    return short_digest(
+        files or str(profile.data),
+        VERSION,
+        profile.max_length,
+        profile.prompts,
+        profile.seed,
+        tokenizer.chat_template,
+        len(tokenizer),
+        tokenizer(PROBE, add_special_tokens=False)["input_ids"],
+    )
 
 
 def stories_of(profile: Profile, tokenizer: Any, folder: Path) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from .notebooks import ADDRESS, execute, fetch, find_notebooks, write_notebook
 __all__ = ["live_minutes", "live_steps", "preflight", "wheelhouse", "write_address"]
 
 LONGEST_LIVE = 10  # minutes of live training that a class waits for
-ARMS, ARM_SECONDS = 3, 90  # notebook 04 gives each arm the steps that fit, and two at least
+LIVE_ARMS, ARM_SECONDS = 3, 90  # notebook 04 gives each arm the steps that fit, two at least
 OVERHEAD = 1.3  # measured: its run takes so many times what its steps take
 COLAB = "https://colab.research.google.com/"
 BADGE = "colab-badge"  # id of the cell on top of each notebook
@@ -37,7 +37,7 @@ def _arm_steps(profile: Profile, seconds: float) -> float:
 
 def live_minutes(profile: Profile, seconds: float) -> float:
     """Estimated minutes of notebook 04's live training (SFT and arms) at `seconds` a step."""
-    steps = profile.sft_steps + ARMS * _arm_steps(profile, seconds)
+    steps = profile.sft_steps + LIVE_ARMS * _arm_steps(profile, seconds)
     return OVERHEAD * steps * seconds / 60
 
 
@@ -45,11 +45,11 @@ def live_steps(profile: Profile, seconds: float) -> Profile:
     """The profile with steps for LONGEST_LIVE minutes; 1 of SFT and 2 of an arm at least."""
     budget = LONGEST_LIVE * 60 / (OVERHEAD * seconds)  # steps
     arm_steps = _arm_steps(profile, seconds)
-    share = budget / (profile.sft_steps + ARMS * arm_steps)
+    share = budget / (profile.sft_steps + LIVE_ARMS * arm_steps)
     if share >= 1:
         return profile
     steps = max(2, int(share * arm_steps))
-    sft_steps = min(profile.sft_steps, max(1, int(budget - ARMS * steps)))
+    sft_steps = min(profile.sft_steps, max(1, int(budget - LIVE_ARMS * steps)))
     return replace(profile, sft_steps=sft_steps, steps=steps)
 
 
