@@ -45,7 +45,8 @@ def contrast(
     for arm in arms:
         if arm not in values:
             raise ValueError(f"No world has the arm {arm!r} at rho {rho}: record it first.")
-    gaps = (values[arms[0]] - values[arms[1]]).astype(float).dropna()
+    first, second = arms
+    gaps = (values[first] - values[second]).astype(float).dropna()
     if len(gaps) < 2:
         return Interval(float(gaps.mean()), -np.inf, np.inf, len(gaps))
     return mean_interval(gaps)

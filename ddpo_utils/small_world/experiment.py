@@ -65,23 +65,26 @@ class Seed:
 
     def profile(self, **overrides: Any) -> Profile:
         """The settings of this world's runs."""
-        model, data = str(self.folder / "model"), str(self.folder / "stories.jsonl")
-        settings = {**self.settings, **overrides}
-        return get_profile("laptop", model=model, data=data, seed=self.seed, **settings)
+        settings = {
+            "model": str(self.folder / "model"),
+            "data": str(self.folder / "stories.jsonl"),
+            "seed": self.seed,
+        }
+        return get_profile("laptop", **settings | self.settings | overrides)
 
     def stories(self, rho: float = 0.0, each: int = RESPONSES, prompts: int = 0) -> pd.DataFrame:
         """Training stories with scores, of as many prompts as make the usual number of stories."""
         first = self.sizes["test_prompts"]
-        chosen = self.prompts[first:][: prompts or self.sizes["stories"] // each]
-        stories = World(self.seed, rho).stories(chosen, each)
+        last = first + (prompts or self.sizes["stories"] // each)
+        stories = World(self.seed, rho).stories(self.prompts[first:last], each)
         return stories.assign(source="world", writer="", split="train")
 
     def sft(self) -> Path:
         """The SFT adapter's folder; model, stories and adapter are made at the first call."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        profile = self.profile()
-        held_out, steps = self.sizes["test_prompts"], self.sizes["model_steps"]
-        make_model(World(self.seed), Path(profile.model), held_out, steps)
+        profile, sizes = self.profile(), self.sizes
+        world = World(self.seed)
+        make_model(world, Path(profile.model), sizes["test_prompts"], sizes["model_steps"])
         stories = self.stories()
         if not Path(profile.data).is_file():
             stories.to_json(profile.data, orient="records", lines=True)
@@ -90,7 +93,9 @@ class Seed:
 
     def train(self, rho: float, arms: Sequence[str]) -> dict[str, Path]:
         """The adapters of these arms, trained at one correlation of quality with rarity."""
-        folder, stories, sft = self.folder / f"rho{rho:+.1f}", self.stories(rho), self.sft()
+        folder = self.folder / f"rho{rho:+.1f}"
+        stories = self.stories(rho)
+        sft = self.sft()
         for method, names in ARMS_OF_METHOD.items():
             trained = [arm for arm in arms if arm in names]
             if trained:
@@ -103,10 +108,16 @@ class Seed:
         import pandas as pd
 
         texts = self.prompts[: self.sizes["test_prompts"]]
-        prompts = pd.DataFrame({"prompt_id": texts, "prompt": texts})
-        path, samples = self.folder / "samples" / f"{name}.jsonl", self.sizes["samples"]
-        decoding = NO_TRUNCATION | {"temperature": temperature}
-        return sample_adapter(self.profile(), adapter, prompts, path, samples, name, **decoding)
+        return sample_adapter(
+            self.profile(),
+            adapter,
+            pd.DataFrame({"prompt_id": texts, "prompt": texts}),
+            self.folder / "samples" / f"{name}.jsonl",
+            self.sizes["samples"],
+            name,
+            temperature=temperature,
+            **NO_TRUNCATION,
+        )
 
     def row(
         self, rho: float, arm: str, adapter: Path, temperature: float = 1.0, name: str = ""
@@ -118,14 +129,17 @@ class Seed:
             "distance style": profile.judge_style,
         }
         samples = self.sample(name or f"rho{rho:+.1f}-{arm}", adapter, temperature)
+        figures = count_samples(samples, World(self.seed, rho), encoders)
         row: dict[str, Any] = {"rho": rho, "arm": arm}
-        for key, value in count_samples(samples, World(self.seed, rho), encoders).items():
+        for key, value in figures.items():
             row[key] = None if np.isnan(value) else round(value, 5)
         if (adapter / "run.json").is_file():
             run = read_json(adapter / "run.json")
             row["steps"] = run["log"][-1]["step"]
             row["kl"] = next(reversed(run.get("kl", {}).values()), None)
-            row |= {key: run[key] for key in ("pairs", "mean_weight") if key in run}
+            for key in ("pairs", "mean_weight"):
+                if key in run:
+                    row[key] = run[key]
         return row
 
 
@@ -138,11 +152,12 @@ def parse_samples(samples: pd.DataFrame, world: World) -> pd.DataFrame:
     import pandas as pd
 
     names = [*DIMENSIONS, "vivid"]
-    parsed = [parse(*row) for row in zip(samples["text"], samples["prompt"], strict=True)]
-    valid = np.array([story is not None for story in parsed], dtype=bool)
-    stories = [story or dict.fromkeys(names) for story in parsed]
+    stories = []
+    for text, prompt in zip(samples["text"], samples["prompt"], strict=True):
+        stories.append(parse(text, prompt) or {})
     frame = samples.drop(columns=names, errors="ignore")
     frame = frame.join(pd.DataFrame(stories, index=samples.index, columns=names))
+    valid = np.array([bool(story) for story in stories])
     frame = frame.assign(valid=valid, quality=INVALID)
     if valid.any():
         frame.loc[valid, "quality"] = world.quality(frame[valid])
@@ -154,9 +169,11 @@ def entropy(modes: Any) -> float:
 
     Source: Miller, "Note on the bias of information estimates", 1955.
     """
-    counts = np.unique(np.asarray(modes, dtype=str), return_counts=True)[1]
-    p = counts / counts.sum()
-    return float(-(p * np.log(p)).sum() + (len(counts) - 1) / (2 * counts.sum()))
+    _, counts = np.unique(np.asarray(modes, dtype=str), return_counts=True)
+    n = counts.sum()
+    p = counts / n
+    correction = (len(counts) - 1) / (2 * n)
+    return float(-(p * np.log(p)).sum() + correction)
 
 
 def count_samples(
@@ -173,8 +190,7 @@ def count_samples(
         encoders: measure name -> encoder name, for the mean pairwise cosine distance.
     """
     frame = parse_samples(samples, world)
-    valid = frame[frame["valid"]]
-    by_prompt = valid.groupby("prompt_id")
+    by_prompt = frame[frame["valid"]].groupby("prompt_id")
     figures = {
         "valid": float(frame["valid"].mean()),
         "quality": float(frame["quality"].mean()),
@@ -188,11 +204,16 @@ def count_samples(
     figures["semantic"] = figures["plot"] + figures["ending"]
     figures["style"] = figures["voice"]
     figures["total"] = figures["semantic"] + figures["style"]
-    enough = [group.head(COMPARED) for group in groups if len(group) >= COMPARED]
-    figures["modes"] = _mean([len(group.drop_duplicates([*DIMENSIONS])) for group in enough])
+    modes = []
+    for group in groups:
+        if len(group) >= COMPARED:
+            different = group.head(COMPARED).drop_duplicates(list(DIMENSIONS))
+            modes.append(len(different))
+    figures["modes"] = _mean(modes)
+    prompt_ids = frame["prompt_id"].to_numpy()
     for name, encoder in encoders.items():
-        rows = load_encoder(encoder).encode(frame["text"].tolist())
-        figures[name] = float(np.mean(diversity(rows, frame["prompt_id"].to_numpy())))
+        embeddings = load_encoder(encoder).encode(frame["text"].tolist())
+        figures[name] = float(np.mean(diversity(embeddings, prompt_ids)))
     return figures
 
 

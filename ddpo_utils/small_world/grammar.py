@@ -105,33 +105,41 @@ def _names(prompt: str) -> tuple[str, str, str]:
 
 def _places(prompts: Sequence[str]) -> np.ndarray:
     """(prompts, 3) indices of each prompt's subject, object and place."""
-    lists = (SUBJECTS, OBJECTS, PLACES)
-    rows = np.empty((len(prompts), 3), dtype=int)
-    for row, prompt in zip(rows, prompts, strict=True):
-        row[:] = [names.index(name) for names, name in zip(lists, _names(prompt), strict=True)]
-    return rows
+    rows = []
+    for prompt in prompts:
+        subject, thing, place = _names(prompt)
+        rows.append((SUBJECTS.index(subject), OBJECTS.index(thing), PLACES.index(place)))
+    return np.array(rows)
 
 
 def all_prompts(seed: int) -> list[str]:
     """The 1,920 prompts in the world's random order; the first are for testing."""
     prompts = [prompt_text(*names) for names in product(SUBJECTS, OBJECTS, PLACES)]
-    return [prompts[i] for i in np.random.default_rng([seed, ORDER]).permutation(len(prompts))]
+    order = np.random.default_rng([seed, ORDER]).permutation(len(prompts))
+    return [prompts[i] for i in order]
 
 
 def story_text(prompt: str, plot: str, voice: str, ending: str, adjectives: Sequence[str]) -> str:
     """The story of a prompt with these modes and two adjectives."""
     subject, thing, place = _names(prompt)
-    steps = zip(PLOTS[plot], adjectives, strict=True)
-    first, second = (step.format(o=thing, a=adjective) for step, adjective in steps)
-    return VOICES[voice].format(s=subject, p=place, a=first, b=second, e=ENDINGS[ending])
+    first, second = PLOTS[plot]
+    return VOICES[voice].format(
+        s=subject,
+        p=place,
+        a=first.format(o=thing, a=adjectives[0]),
+        b=second.format(o=thing, a=adjectives[1]),
+        e=ENDINGS[ending],
+    )
 
 
 def _pattern(template: str) -> re.Pattern[str]:
     """A voice as a pattern with a group for each part; a part that comes again must be the same."""
     pattern = re.escape(template)
-    for name, part in {"s": "[a-z]+", "p": "[a-z]+", "a": ".+?", "b": ".+?", "e": ".+?"}.items():
+    parts = {"s": "[a-z]+", "p": "[a-z]+", "a": ".+?", "b": ".+?", "e": ".+?"}
+    for name, part in parts.items():
         gap = re.escape(f"{{{name}}}")
-        pattern = pattern.replace(gap, f"(?P<{name}>{part})", 1).replace(gap, f"(?P={name})")
+        pattern = pattern.replace(gap, f"(?P<{name}>{part})", 1)
+        pattern = pattern.replace(gap, f"(?P={name})")
     return re.compile(pattern)
 
 
@@ -142,11 +150,12 @@ _ENDING_OF_TEXT = {text: ending for ending, text in ENDINGS.items()}
 @cache
 def _steps(thing: str, number: int) -> dict[str, tuple[str, bool]]:
     """All texts of the plots' first (0) or second (1) step: text -> plot, adjective is vivid."""
-    return {
-        steps[number].format(o=thing, a=adjective): (plot, adjective in VIVID)
-        for plot, steps in PLOTS.items()
-        for adjective in PLAIN + VIVID
-    }
+    known = {}
+    for plot, steps in PLOTS.items():
+        for adjective in PLAIN + VIVID:
+            text = steps[number].format(o=thing, a=adjective)
+            known[text] = plot, adjective in VIVID
+    return known
 
 
 def parse(text: str, prompt: str) -> dict[str, Any] | None:
@@ -158,7 +167,7 @@ def parse(text: str, prompt: str) -> dict[str, Any] | None:
     subject, thing, place = _names(prompt)
     for voice, pattern in _PATTERNS.items():
         match = pattern.fullmatch(text)
-        if not match or (match["s"], match["p"]) != (subject, place):
+        if not match or match["s"] != subject or match["p"] != place:
             continue
         ending = _ENDING_OF_TEXT.get(match["e"])
         plot, vivid = _steps(thing, 0).get(match["a"], (None, False))
@@ -183,12 +192,13 @@ class World:
     def _tables(self, stream: int, dimension: str, places: np.ndarray) -> np.ndarray:
         """(prompts, modes) sums of the tables' rows for subject, object and place, over sqrt 3."""
         rng = np.random.default_rng([self.seed, stream])
-        drawn = {}
+        tables = {}
         for name, modes in DIMENSIONS.items():
             sizes = (len(SUBJECTS), len(OBJECTS), len(PLACES))
-            drawn[name] = [rng.standard_normal((size, len(modes))) for size in sizes]
-        rows = zip(drawn[dimension], places.T, strict=True)
-        return sum(table[column] for table, column in rows) / np.sqrt(3)
+            tables[name] = [rng.standard_normal((size, len(modes))) for size in sizes]
+        subjects, things, rooms = tables[dimension]
+        subject, thing, place = places.T
+        return (subjects[subject] + things[thing] + rooms[place]) / np.sqrt(3)
 
     def probabilities(self, prompts: Sequence[str], dimension: str) -> np.ndarray:
         """p(mode | prompt) in the grammar, (prompts, modes)."""
@@ -198,11 +208,13 @@ class World:
     def values(self, prompts: Sequence[str], dimension: str) -> np.ndarray:
         """Value of each mode for each prompt, (prompts, modes), about standard normal."""
         places = _places(prompts)
+        modes = len(DIMENSIONS[dimension])
+        most_modes = max(len(names) for names in DIMENSIONS.values())
+        rng = np.random.default_rng([self.seed, GENERAL])
+        general = rng.standard_normal((len(DIMENSIONS), most_modes))
         row = list(DIMENSIONS).index(dimension)
-        shape = (len(DIMENSIONS), max(map(len, DIMENSIONS.values())))
-        general = np.random.default_rng([self.seed, GENERAL]).standard_normal(shape)[row]
         other = self._tables(OTHER, dimension, places)
-        free = (general[: len(DIMENSIONS[dimension])] + other) / np.sqrt(2)
+        free = (general[row, :modes] + other) / np.sqrt(2)
         common = self._tables(COMMON, dimension, places)
         return -self.rho * common + np.sqrt(1 - self.rho**2) * free
 
@@ -216,7 +228,8 @@ class World:
         frame = pd.DataFrame({"prompt_id": repeated, "prompt": repeated})
         for name, modes in DIMENSIONS.items():
             cumulative = self.probabilities(prompts, name).cumsum(axis=1)[rows]
-            drawn = (rng.random((len(rows), 1)) > cumulative[:, :-1]).sum(axis=1)
+            chance = rng.random((len(rows), 1))
+            drawn = (chance > cumulative[:, :-1]).sum(axis=1)
             frame[name] = np.array(modes)[drawn]
         vivid = rng.random((len(rows), 2)) < P_VIVID
         vivid_words = np.array(VIVID)[rng.integers(0, len(VIVID), vivid.shape)]
@@ -235,6 +248,8 @@ class World:
         total = np.zeros(len(parsed))
         for name, modes in DIMENSIONS.items():
             columns = parsed[name].map(modes.index).to_numpy()
-            total += self.values(list(prompts), name)[rows, columns] / np.sqrt(3)
-        mean, sd = 2 * P_VIVID, np.sqrt(2 * P_VIVID * (1 - P_VIVID))
+            values = self.values(list(prompts), name)
+            total += values[rows, columns] / np.sqrt(3)
+        mean = 2 * P_VIVID
+        sd = np.sqrt(mean * (1 - P_VIVID))
         return total + (parsed["vivid"].to_numpy() - mean) / sd

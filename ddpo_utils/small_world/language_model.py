@@ -47,7 +47,8 @@ def make_tokenizer(stories: list[str]) -> Any:
 
     split = pre_tokenizers.Split(Regex(r" ?[\w]+| ?[^\w\s]+"), behavior="isolated")
     pieces = {piece for text in stories for piece, _ in split.pre_tokenize_str(text)}
-    vocabulary = {word: i for i, word in enumerate([*SPECIAL_TOKENS, *sorted(pieces)])}
+    words = [*SPECIAL_TOKENS, *sorted(pieces)]
+    vocabulary = {word: number for number, word in enumerate(words)}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unknown>"))
     core.pre_tokenizer = split
     core.decoder = decoders.Fuse()
@@ -92,7 +93,8 @@ def make_model(world: World, folder: Path, held_out: int, steps: int, batch: int
 
     def rate(step: int) -> float:
         """Linear warm-up, then a cosine to zero."""
-        cosine = 0.5 * (1 + math.cos(math.pi * min(1, step / steps)))
+        done = min(1, step / steps)
+        cosine = 0.5 * (1 + math.cos(math.pi * done))
         return min(1, (step + 1) / WARMUP_STEPS) * cosine
 
     optimiser = torch.optim.AdamW(

@@ -14,8 +14,9 @@ from awkward_posts import post, small_posts, write_posts
 from faults import refusal
 
 from ddpo_utils import load_stories
-from ddpo_utils.corpus import writing_prompts
-from ddpo_utils.corpus.writing_prompts import RULES, load_writing_prompts
+from ddpo_utils.corpus import posts, writing_prompts
+from ddpo_utils.corpus.posts import RULES
+from ddpo_utils.corpus.writing_prompts import load_writing_prompts
 from ddpo_utils.settings import WRITING_PROMPTS
 
 pytest_plugins = ["posts_fixtures"]
@@ -189,7 +190,8 @@ def test_batches_files_and_the_hub_do_not_matter(
         return load("parquet", split=split, **options)
 
     monkeypatch.setattr(datasets, "load_dataset", from_hub)  # only the network is replaced
-    monkeypatch.setattr(writing_prompts, "BATCH", size)
+    for module in (posts, writing_prompts):
+        monkeypatch.setattr(module, "BATCH", size)
     for source in (tmp_path / "data [1]", WRITING_PROMPTS):
         frame, report = load_writing_prompts(source, tokenizer)
         pd.testing.assert_frame_equal(frame, loaded[0])

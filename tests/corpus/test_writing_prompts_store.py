@@ -14,8 +14,8 @@ from faults import refusal
 
 from ddpo_utils import get_profile, load_stories
 from ddpo_utils.corpus import writing_prompts
+from ddpo_utils.corpus.posts import RULES
 from ddpo_utils.corpus.writing_prompts import (
-    RULES,
     load_writing_prompts,
     print_report,
     stories_of,
