@@ -101,6 +101,15 @@ def test_truncation_keeps_the_equality(make, ours, theirs):
     assert_close(gradients1, gradients)
 
 
+@pytest.mark.parametrize("setup", ["fresh adapter", "virtual tokens"])
+def test_a_prompt_of_one_token_loses_no_response_token(make, setup):
+    columns = preference_data(weights=None).to_dict() | {"prompt": ["a"] * 8}
+    plain = make(DPOTrainer, Dataset.from_dict(columns), setup)
+    assert {len(row["prompt_ids"]) for row in plain.train_dataset} == {1}
+    ours = make(DDPOTrainer, Dataset.from_dict(columns | {"weight": [1.0] * 8}), setup)
+    assert loss_and_gradients(ours)[0] == pytest.approx(loss_and_gradients(plain)[0], rel=1e-6)
+
+
 def test_each_pair_counts_by_its_own_weight(make):
     """The loss is linear in the weights: its value is that of the pairs one at a time."""
     total = 0.0
