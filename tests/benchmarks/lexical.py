@@ -1,8 +1,8 @@
-"""Speed and values of the wording measures: python tests/benchmarks/lexical.py [texts]
+"""Speed and values of the wording measures. By hand: python tests/benchmarks/lexical.py [texts]
 
 On 200 texts of 200 words, cut from the bundled stories, `rouge_homogenisation` and `self_bleu`
-beside the package `diversity` 0.3.1, whose runs over all pairs take many minutes; then both on sets
-whose values are known. The figures go to data/results/benchmarks.json.
+beside the package `diversity` 0.3.1, which takes many minutes; then values on sets for which they
+are known. The figures go to data/results/benchmarks.json.
 
 The package's modules are loaded one by one, since importing it whole needs spaCy. For "bleu" it
 fetches a script from the Hub; sacrebleu's corpus BLEU, the same number, takes its place.
@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import time
-from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -38,8 +38,8 @@ INSTALL = "pip install --no-deps diversity==0.3.1 rouge-score evaluate absl-py s
 def corpus_bleu(predictions: list[str], references: list[list[str]]) -> dict[str, float]:
     from sacrebleu.metrics import BLEU
 
-    first = [[own[0] for own in references]]
-    return {"bleu": BLEU(smooth_method="none").corpus_score(predictions, first).score / 100}
+    first = [texts[0] for texts in references]
+    return {"bleu": BLEU(smooth_method="none").corpus_score(predictions, [first]).score / 100}
 
 
 def package(module: str) -> ModuleType:
@@ -54,56 +54,64 @@ def package(module: str) -> ModuleType:
     return loaded
 
 
-def texts_of(count: int) -> list[str]:
+def cut_texts(count: int) -> list[str]:
     """Texts of LENGTH words each, in which all tokenizers see the same words."""
     stories = np.random.default_rng(0).permutation(load_stories()["text"].to_numpy())
-    every = [w for story in stories for w in words(story) if w.isascii() and w.isalpha()]
+    every = [word for word in words(" ".join(stories)) if word.isascii() and word.isalpha()]
     return [" ".join(every[LENGTH * i : LENGTH * (i + 1)]) for i in range(count)]
 
 
 def main(count: int = 200) -> None:
-    homogenization, texts = package("homogenization"), texts_of(count)
+    homogenization = package("homogenization")
     homogenization.load = lambda name: SimpleNamespace(compute=corpus_bleu)
+    score = partial(homogenization.homogenization_score, verbose=False)
+    rouge = partial(score, measure="rougel")
+    bleu = partial(score, measure="bleu")
+    texts = cut_texts(count)
+    arms: dict[str, Any] = {}
+    for name, measure in (
+        ("rouge_homogenisation", rouge_homogenisation),
+        ("self_bleu", self_bleu),
+        ("diversity, bleu", bleu),
+        ("diversity, rougel", rouge),
+    ):
+        measure(texts[:3])  # imports
+        clock, processor = time.perf_counter(), time.process_time()
+        value = measure(texts)
+        clock, processor = time.perf_counter() - clock, time.process_time() - processor
+        arms[name] = {"value": value, "seconds": clock, "processor_seconds": processor}
+        print(name, arms[name], flush=True)
+    ratios = {}
+    for here, there in (
+        ("rouge_homogenisation", "diversity, rougel"),
+        ("self_bleu", "diversity, bleu"),
+    ):
+        ratio = arms[there]["processor_seconds"] / arms[here]["processor_seconds"]
+        ratios[f"{here} / {there}"] = round(ratio, 1)
 
-    def theirs(measure: str) -> Callable[[list[str]], float]:
-        return lambda texts: homogenization.homogenization_score(texts, measure, verbose=False)
-
+    same, apart = texts[:1] * 5, ["alpha beta gamma delta", "one two three four"]
     compression = package("compression").compression_ratio
     ngrams = package("ngram_diversity").ngram_diversity_score
-    figures: dict[str, Any] = {}
-    for name, here, there in (
-        ("rougel", rouge_homogenisation, theirs("rougel")),
-        ("bleu", self_bleu, theirs("bleu")),
+    known = {}
+    for name, here, there, known_set in (
+        ("rougel, five identical texts", rouge_homogenisation, rouge, same),
+        ("rougel, two texts without a common word", rouge_homogenisation, rouge, apart),
+        ("bleu, five identical texts", self_bleu, bleu, same),
+        ("bleu, two texts without a common word", self_bleu, bleu, apart),
+        ("compression ratio, five identical texts", compression_ratio, compression, same),
+        (
+            "n-gram diversity, 'a b c d' and 'b c d a'",
+            ngram_diversity,
+            ngrams,
+            ["a b c d", "b c d a"],
+        ),
     ):
-        here(texts[:3])  # imports
-        seconds = []
-        for function in (here, there):
-            start = time.process_time()
-            function(texts)
-            seconds.append(time.process_time() - start)
-        figures[name] = {"here": seconds[0], "package": seconds[1]}
-        print(f"{name}: {seconds[1] / seconds[0]:.0f} times as fast, {seconds} s of the processor")
-    same, apart = texts[:1] * 5, ["alpha beta gamma delta", "one two three four"]
-    known: dict[str, Any] = {}
-    for name, here, there, own in (
-        ("rougel, identical texts", rouge_homogenisation, theirs("rougel"), same),
-        ("rougel, no common word", rouge_homogenisation, theirs("rougel"), apart),
-        ("bleu, identical texts", self_bleu, theirs("bleu"), same),
-        ("bleu, no common word", self_bleu, theirs("bleu"), apart),
-        ("compression ratio, identical texts", compression_ratio, compression, same),
-        ("n-grams over a seam", ngram_diversity, ngrams, ["a b c d", "b c d a"]),
-    ):
-        known[name] = {"here": round(here(own), 4), "package": there(own)}
-        print(name, known[name])
-    keep(
-        "lexical",
-        "python tests/benchmarks/lexical.py",
-        texts=count,
-        words=LENGTH,
-        processor_seconds=figures,
-        values_on_known_sets=known,
-        diversity=version("diversity"),
-    )
+        known[name] = {"package": there(known_set), "here": round(here(known_set), 4)}
+    figures = {"times_as_fast_in_processor_time": ratios, "values_on_known_sets": known}
+    print(figures)
+    command, package_version = "python tests/benchmarks/lexical.py", version("diversity")
+    sizes = {"texts": count, "words": LENGTH}
+    keep("lexical", command, **sizes, arms=arms, **figures, diversity=package_version)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""How near does plan.memory come? Run it by hand: python tests/benchmarks/memory.py
+"""How near does plan.memory come? By hand: python tests/benchmarks/memory.py
 
 Every case trains SmolLM2-135M in float32 on this CPU for two steps in a fresh process: the peak of
 its resident memory less what it held before the model was loaded, beside `plan.memory`. Each
 micro-batch holds one sequence that fills max_length and a shorter one, so there is padding.
 
 glibc's allocator keeps freed blocks, up to a gigabyte here; so blocks are given back at once
-(MALLOC_MMAP_THRESHOLD_), except in some cases with the allocator as it is, for which the plan is
-multiplied by `plan.HEAP`. The result is data/results/memory.json; cases that are there are not
-measured again. Linux alone.
+(MALLOC_MMAP_THRESHOLD_), except in the cases with the allocator as it is, for which the plan is
+multiplied by `plan.HEAP`. Cases that data/results/memory.json holds are not measured again. Linux
+only.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ def measure(case: dict[str, Any], folder: Path) -> None:
     if case["method"] == "ddpo" and not sft.is_dir():  # a fresh adapter, in a process before
         model, _ = load_policy(profile)
         adapted = get_peft_model(model, lora_config(profile))
-        return adapted.save_pretrained(sft, save_embedding_layers=False)
+        adapted.save_pretrained(sft, save_embedding_layers=False)
+        return
     # all that training imports is loaded before the baseline is read
     assert trainers.DDPOTrainer and trl.DPOConfig and trl.SFTTrainer and trl.SFTConfig
     text, count = " ".join(load_stories()["text"]), 4 * profile.micro_batch
@@ -84,7 +85,8 @@ def measure(case: dict[str, Any], folder: Path) -> None:
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     with contextlib.redirect_stdout(sys.stderr):
         if case["method"] == "sft":
-            texts = [long[i] if i % 2 == 0 else short for i in range(count)]
+            texts = long.copy()
+            texts[1::2] = [short] * (count // 2)
             stories = pd.DataFrame({"prompt": "Write a story.", "text": texts})
             train_sft(profile, stories, folder / "run")
         else:
@@ -93,33 +95,36 @@ def measure(case: dict[str, Any], folder: Path) -> None:
     print(status("VmHWM") - baseline)
 
 
+def measure_in_fresh_process(case: dict[str, Any]) -> int:
+    """The case's peak in bytes; before "ddpo" a process makes the adapter."""
+    environment = dict(os.environ)
+    if "allocator" not in case:
+        environment |= GIVEN_BACK
+    processes = 2 if case["method"] == "ddpo" else 1
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, __file__, json.dumps(case), folder]
+        for _ in range(processes):
+            done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+    return int(done.stdout.split()[-1])
+
+
 def main() -> None:
-    if len(sys.argv) > 1:  # in a process of its own
-        return measure(json.loads(sys.argv[1]), Path(sys.argv[2]))
-    record = read_json(FILE) if FILE.is_file() else {"rows": []}
+    rows = read_json(FILE)["rows"] if FILE.is_file() else []
     for case in CASES:
-        rows = [row for row in record["rows"] if row["case"] == case]
-        if not rows:
-            environment = os.environ | (GIVEN_BACK if "allocator" not in case else {})
-            with tempfile.TemporaryDirectory() as folder:
-                command = [sys.executable, __file__, json.dumps(case), folder]
-                for _ in range(2 if case["method"] == "ddpo" else 1):
-                    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-                    if done.returncode:
-                        sys.exit(done.stderr[-3000:])
+        measured = [row["measured"] for row in rows if row["case"] == case]
+        if not measured:
+            measured = [measure_in_fresh_process(case)]
             facts = run_facts(profile_of(case))
             del facts["settings"]
-            measured = int(done.stdout.split()[-1])
-            rows = [{"case": case, "measured": measured, "code": facts.pop("code")}]
-            record = {"command": COMMAND, **facts, "rows": record["rows"] + rows}
-            write_json(FILE, record)
-        measured, expected = rows[0]["measured"], planned(case)
-        print(
-            f"measured {measured / 1e9:.2f} GB, planned {expected / 1e9:.2f} GB "
-            f"({expected / measured - 1:+.1%}): {case}",
-            flush=True,
-        )
+            rows.append({"case": case, "measured": measured[0], "code": facts.pop("code")})
+            write_json(FILE, {"command": COMMAND, **facts, "rows": rows})
+        expected = planned(case)
+        error = expected / measured[0] - 1
+        print(f"measured {measured[0]:.4g} bytes, planned {expected:.4g} ({error:+.1%}): {case}")
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) > 1:
+        measure(json.loads(sys.argv[1]), Path(sys.argv[2]))
+    else:
+        main()

@@ -1,11 +1,11 @@
-"""What a training step costs: python tests/benchmarks/training.py [--device cuda] [--rows 8b-lora]
+"""What a training step costs. By hand: python tests/benchmarks/training.py [--device cuda]
 
 The arms of training_arms.py take turns in one process, in alternating order, so that other load on
 the machine falls on all alike. Peak memory comes from a fresh process per arm. A run is appended to
 data/results/training.json; rows that this machine cannot run stay there as "not measured".
 
 Model FLOP utilisation is `plan.flops` without recomputing, times tokens a second, over the card's
-peak.
+peak, which --card-tflops gives (an H100 or H200: 989 in dense bf16).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -39,16 +40,6 @@ from ddpo_utils.training.runs import run_facts
 
 EPOCHS = 3
 COMMAND = "python tests/benchmarks/training.py"
-# Dense bf16 TFLOP/s (T4: fp16) by NVIDIA's data sheets; the first whose words are in the name.
-PEAKS = {"H200": 989, "H100 PCIe": 756, "H100 NVL": 835, "H100": 989, "A100": 312, "L40S": 362}
-PEAKS |= {"L4": 121, "A10": 125, "T4": 65}
-
-
-def card_peak(name: str) -> float | None:
-    """Peak FLOP/s of a card by its name; None for an unknown card or a part of one."""
-    words = set(name.replace("-", " ").split())
-    found = [peak for card, peak in PEAKS.items() if set(card.split()) <= words]
-    return 1e12 * found[0] if found and "MIG" not in words else None
 
 
 def fresh(function: Callable[..., Any], *args: Any) -> Any:
@@ -59,17 +50,18 @@ def fresh(function: Callable[..., Any], *args: Any) -> Any:
 
 def time_arms(bench: Bench, turns: int) -> dict[str, np.ndarray]:
     """Seconds a pair (turns, 2), on the clock and of the processor, of each arm and reference."""
-    tasks: dict[str, Callable[[], Any]] = {"reference": bench.reference}
+    tasks: dict[str, Callable[[], tuple[float, float]]] = {"reference": bench.reference}
     for arm in ARMS:
-        tasks[arm] = lambda arm=arm: bench.step(arm)
+        tasks[arm] = partial(bench.step, arm)
     for task in tasks.values():  # loading, compiling, first allocations
         task()
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in tasks}
+    order = list(tasks)
     for turn in range(turns):
-        for name in list(tasks)[:: -1 if turn % 2 else 1]:
+        for name in order:
             times[name].append(tasks[name]())
-        latest = ", ".join(f"{name} {values[-1][0]:.2f} s" for name, values in times.items())
-        print(f"  turn {turn + 1} of {turns}: {latest}", flush=True)
+        order.reverse()
+        print(f"turn {turn + 1} of {turns}: {times[order[0]][-1]}", flush=True)
     return {name: np.array(values) for name, values in times.items()}
 
 
@@ -86,9 +78,9 @@ def ratios(times: dict[str, np.ndarray], checkpointing: bool) -> dict[str, Any]:
     for name, values in compared.items():
         results[name] = {"target": "at most 1.01"}
         for column, kind in enumerate(("clock", "processor")):
-            mean = mean_interval(np.log(values[:, column]))
-            ends = {key: float(np.exp(getattr(mean, key))) for key in ("mean", "low", "high")}
-            results[name][kind] = {key: round(value, 4) for key, value in ends.items()}
+            interval = mean_interval(np.log(values[:, column]))
+            ends = {"mean": interval.mean, "low": interval.low, "high": interval.high}
+            results[name][kind] = {end: round(float(np.exp(x)), 4) for end, x in ends.items()}
     results[name] |= {
         "formula": round(reference_ratio(EPOCHS, checkpointing), 3),
         "target": "within 5% of the formula",
@@ -96,8 +88,8 @@ def ratios(times: dict[str, np.ndarray], checkpointing: bool) -> dict[str, Any]:
     return results
 
 
-def measure(name: str, folder: Path) -> dict[str, Any]:
-    """One run of a row, as it is recorded.
+def measure(name: str, folder: Path, card: float | None) -> dict[str, Any]:
+    """One run of a row, as it is recorded; `card` is the card's peak in FLOP/s.
 
     Raises:
         CourseError: a part is missing (bitsandbytes), or the GPU's memory does not suffice.
@@ -109,7 +101,6 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     peaks = {arm: fresh(peak_memory, name, folder, arm) for arm in ARMS}
     bench = Bench(row, profile)
     times = time_arms(bench, row.turns)
-    card = card_peak(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
     model, tokens = architecture(profile), 2 * profile.max_length
     arms = {}
     for arm, (_, precomputed) in ARMS.items():
@@ -143,6 +134,7 @@ def main(arguments: list[str] | None = None, path: Path | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--rows", nargs="+", choices=ROWS, help="default: those of the device")
+    parser.add_argument("--card-tflops", type=float, help="the GPU's peak, for the utilisation")
     args = parser.parse_args(arguments)
     if args.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # read when CUDA is first used
@@ -161,7 +153,8 @@ def main(arguments: list[str] | None = None, path: Path | None = None) -> None:
         try:
             if row.device not in (device, "any"):
                 raise CourseError(f"it needs --device {row.device}")
-            entry["runs"].append(measure(name, work_dir("benchmark") / row.model))
+            card = 1e12 * args.card_tflops if args.card_tflops else None
+            entry["runs"].append(measure(name, work_dir("benchmark") / row.model, card))
             entry["status"] = "measured"
             print(entry["runs"][-1]["time"])
         except (CourseError, torch.cuda.OutOfMemoryError) as error:

@@ -37,6 +37,10 @@ MODELS = {
 SMALL = {"lora_r": 16, "lora_alpha": 32, "max_length": 128, "batch_size": 1}
 STORED = {"gradient_checkpointing": False}
 TINY = STORED | {"lora_r": 2, "lora_alpha": 4, "max_length": 128}
+CHAT = (
+    "{% for m in messages %}<|start|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>{% endif %}"
+)
 
 
 @dataclass(frozen=True)
@@ -51,32 +55,22 @@ class Row:
     steps: int = 3  # a turn
 
 
-LLAMA = "Llama-3.1-8B, bf16, LoRA r 128, 2,048 tokens, checkpointing"
-LIKE_LLAMA = "the same as 8b-lora with weights in nf4 (QLoRA)"
-SMOLLM2 = "SmolLM2-135M, LoRA r 16, 128 tokens, activations stored"
-CHECKPOINTED = "the same with checkpointing"
 ROWS = {
-    "8b-lora": Row(LLAMA, "llama-3.1-8b", "cuda"),
-    "8b-lora-stored": Row(
-        "the same, activations stored instead of recomputed", "llama-3.1-8b", "cuda", STORED
-    ),
-    "8b-qlora": Row(LIKE_LLAMA, "llama-3.1-8b", "cuda", {"quantize": True}),
-    "135m-lora": Row(SMOLLM2, "smollm2-135m", "cpu", SMALL | STORED, 16, 1),
-    "135m-lora-checkpointing": Row(CHECKPOINTED, "smollm2-135m", "cpu", SMALL, 16, 1),
+    "8b-lora": Row("Llama-3.1-8B, LoRA r 128, checkpointing", "llama-3.1-8b", "cuda"),
+    "8b-lora-stored": Row("the same, activations stored", "llama-3.1-8b", "cuda", STORED),
+    "8b-qlora": Row("8b-lora in nf4 (QLoRA)", "llama-3.1-8b", "cuda", {"quantize": True}),
+    "135m-lora": Row("SmolLM2-135M, LoRA r 16", "smollm2-135m", "cpu", SMALL | STORED, 16, 1),
+    "135m-lora-checkpointing": Row("with checkpointing", "smollm2-135m", "cpu", SMALL, 16, 1),
     "tiny": Row("two layers of width 64: a test of the benchmark", "tiny", "any", TINY, 2, 2),
 }
 
 
 def row_profile(row: Row, folder: Path) -> Profile:
     """The profile `8b` with the row's settings on the model in `folder`, 2 pairs a step."""
-    model = {"model": str(folder), "tokenizer": str(folder), "dtype": number_name()}
-    defaults = {"data": "bundled", "epochs": 1, "steps": 0, "batch_size": 2}
-    return get_profile("8b", **model | defaults | row.settings)
-
-
-def number_name() -> str:
-    """The type of the weights, chosen as the package does, by its name."""
-    return str(choose_dtype(default_device())).removeprefix("torch.")
+    dtype = str(choose_dtype(default_device())).removeprefix("torch.")
+    settings = {"model": str(folder), "tokenizer": str(folder), "dtype": dtype, "data": "bundled"}
+    settings |= {"epochs": 1, "steps": 0, "batch_size": 2}
+    return get_profile("8b", **settings | row.settings)
 
 
 def write_model(row: Row, folder: Path) -> None:
@@ -98,10 +92,7 @@ def write_model(row: Row, folder: Path) -> None:
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=by_byte, pad_token=special[0], bos_token=special[1], eos_token=special[2]
     )
-    tokenizer.chat_template = (
-        "{% for m in messages %}<|start|>{{ m['content'] }}<|end|>{% endfor %}"
-        "{% if add_generation_prompt %}<|start|>{% endif %}"
-    )
+    tokenizer.chat_template = CHAT
     tokenizer.save_pretrained(part)
     torch.manual_seed(0)
     known = MODELS[row.model]
