@@ -62,15 +62,16 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Cac
     return make
 
 
-def held(folder: Path) -> int:
-    """How many rows the only file of a folder holds."""
+def count_rows(folder: Path) -> int:
+    """How many rows the only file of a folder holds; 0 before it is made."""
     for path in folder.glob("*.sqlite"):
-        with suppress(sqlite3.OperationalError), sqlite3.connect(path) as file:  # no table yet
+        with suppress(sqlite3.OperationalError), sqlite3.connect(path) as file:
             return file.execute("SELECT COUNT(*) FROM rows").fetchone()[0]
     return 0
 
 
-def test_each_text_is_encoded_once_and_longest_first(cached):
+def test_each_text_is_encoded_once_and_longest_first(cached, monkeypatch):
+    monkeypatch.setattr(cache, "QUERY", 3)
     texts = ["dd" * 4, "a", "ccc", "a", "bb", "eeeee", "c\ud83d", "ff" * 9]
     first, plain = cached(), Counting().encode(texts)
     rows = first.encode(texts)
@@ -85,13 +86,6 @@ def test_each_text_is_encoded_once_and_longest_first(cached):
     for other in (cached("other"), cached(dtype=np.float16)):
         assert np.allclose(other.encode(["ccc"]), plain[2:3], atol=1e-3)
         assert other.encoder.asked == [["ccc"]] and other.encode(["ccc"]).dtype == other.dtype
-
-
-def test_more_texts_than_a_query_holds_are_looked_up(cached, monkeypatch):
-    monkeypatch.setattr(cache, "QUERY", 10)
-    texts = [str(i) for i in range(21)]
-    rows, second = cached().encode(texts), cached()
-    assert np.array_equal(second.encode(texts), rows) and second.encoder.asked == []
 
 
 def test_what_was_finished_before_a_fault_is_kept(cached, monkeypatch):
@@ -180,41 +174,28 @@ def test_a_corpus_has_the_encoder_s_rows_in_the_order_of_the_texts(tmp_path, nam
     assert capfd.readouterr().err == ""  # the tests run with TQDM_DISABLE=1
 
 
-def start(folder: Path) -> subprocess.Popen:
-    """embed_corpus of the stories, in blocks of 8, in another process."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-c", CHILD, str(folder)], env=environment)
-
-
-def wait_for(rows: int, folder: Path) -> None:
+def wait_for(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + 120
-    while held(folder) < rows:
+    while not condition():
         assert time.monotonic() < end, "nothing happened"
         time.sleep(0.01)
 
 
-def test_a_killed_run_goes_on_and_the_living_take_over(tmp_path):
-    """Two processes on one folder, as two ranks: the second waits until the first is killed."""
-    runs = [start(tmp_path)]
-    wait_for(20, tmp_path)
-    runs.append(start(tmp_path))
-    runs[0].kill()
-    runs[0].wait()
-    kept = held(tmp_path)
+def test_of_several_processes_one_encodes_and_a_killed_one_is_replaced(tmp_path, monkeypatch):
+    """The second process waits until the first is killed, and this one for the second."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", CHILD, str(tmp_path)]
+    first = subprocess.Popen(command, env=environment)
+    wait_for(lambda: count_rows(tmp_path) >= 20)
+    second = subprocess.Popen(command, env=environment)
+    first.kill()
+    first.wait()
+    kept = count_rows(tmp_path)
     assert 20 <= kept < 720
-    assert runs[1].wait(timeout=300) == 0 and held(tmp_path) == 720
+    wait_for(lambda: count_rows(tmp_path) > kept)
+    encoder, key = encoders.frozen_style("stylometric")
+    monkeypatch.setattr(encoders, "frozen_style", lambda name: (None, key))  # nothing to encode
     texts = load_stories()["text"].tolist()
     rows = embed_corpus(texts, "stylometric", tmp_path)
-    plain = load_encoder("stylometric").encoder.encode(texts)
-    assert np.allclose(rows, plain, atol=1e-3)
-
-
-def test_of_several_processes_one_encodes(tmp_path, monkeypatch):
-    """The second process waits for the first, then finds every row."""
-    other = start(tmp_path)
-    wait_for(2, tmp_path)
-    encoder, key = encoders.frozen_style("stylometric")
-    monkeypatch.setattr(encoders, "frozen_style", lambda name: (Counting(), key))
-    rows = embed_corpus(load_stories()["text"], "stylometric", tmp_path)
-    assert other.wait(timeout=60) == 0
-    assert rows.shape[1] == len(encoder.grams)  # no row is Counting's, which has 8 columns
+    assert second.wait(timeout=60) == 0 and count_rows(tmp_path) == 720
+    assert np.allclose(rows, encoder.encode(texts), atol=1e-3)

@@ -79,20 +79,20 @@ def test_masking_keeps_the_manner_and_drops_the_matter():
 def style_corpus() -> list[str]:
     """The corpus of data/style.npz: the training authors' stories, in the order of the file."""
     stories = load_stories()
-    return stories.loc[
-        (stories["split"] == "train") & (stories["source"] == "authors"), "text"
-    ].tolist()
+    authors = (stories["split"] == "train") & (stories["source"] == "authors")
+    return stories.loc[authors, "text"].tolist()
 
 
 def test_the_frozen_style_fit_is_a_refit_on_the_training_authors(tmp_path):
-    frozen = np.load(data_dir() / "style.npz", allow_pickle=False)
+    frozen = np.load(data_dir() / "style.npz")
     fit_style(style_corpus(), tmp_path / "style.npz")
-    fresh = np.load(tmp_path / "style.npz", allow_pickle=False)
+    fresh = np.load(tmp_path / "style.npz")
     assert set(frozen.files) == set(fresh.files)
-    for name in ("grams", "tokens"):
-        assert frozen[name].tolist() == fresh[name].tolist(), name
-    for name in ("idf", "centre", "mean", "std"):
-        assert np.allclose(frozen[name], fresh[name], atol=1e-5), name
+    for name in frozen.files:
+        if name in ("grams", "tokens"):
+            assert frozen[name].tolist() == fresh[name].tolist(), name
+        else:
+            assert np.allclose(frozen[name], fresh[name], atol=1e-5), name
 
 
 @pytest.mark.parametrize("kind", [StylometricEncoder, DeltaEncoder])
@@ -107,16 +107,6 @@ def test_a_fit_tells_styles_apart(kind):
     to_terse = rows @ encoder.encode(terse).mean(axis=0)
     to_lush = rows @ encoder.encode(lush).mean(axis=0)
     assert is_unit(rows) and to_terse[0] > 0.2 > to_lush[0] and to_lush[1] > to_terse[1]
-
-
-def test_style_does_not_follow_the_matter():
-    """Same manner about two things lies nearer than two manners about one thing."""
-    encoder = load_encoder("stylometric").encoder
-    a = "The lamp was lit. The keeper waited, and waited, and nobody came."
-    same_manner = "The oven was cold. The baker listened, and listened, and nothing rose."
-    same_matter = "LAMP LIT!!! Keeper: still waiting (nobody came)... lamp lit lamp lit"
-    x, y, z = encoder.encode([a, same_manner, same_matter])
-    assert x @ y > x @ z + 0.2
 
 
 def test_other_encoders_and_other_fits_have_other_files(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Who answers in tests: the server of teller.py, and a small random Llama that speaks with SmolLM2's tokenizer."""
+"""Who answers in tests: the server of teller.py, and a random Llama with SmolLM2's tokenizer."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from ddpo_utils.models.answers import LocalModel
 from ddpo_utils.models.endpoint import Endpoint
 from ddpo_utils.models.smollm2 import cache_dir, fetch_smollm2
 
-USER_CACHE = (
-    cache_dir()
-)  # as the module is read: tests themselves get a cache of their own, which is empty
+USER_CACHE = cache_dir()  # the user's; each test gets an empty one
 
 
 @pytest.fixture(scope="session")
@@ -58,8 +56,7 @@ def local(random_folder: Path) -> LocalModel:
 @pytest.fixture
 def endpoint(teller: Teller) -> Callable[..., Endpoint]:
     def make(**changes: Any) -> Endpoint:
-        return Endpoint(
-            **{"model": "m", "base_url": teller.url, "retries": 4, "timeout": 5.0, **changes}
-        )
+        settings = {"model": "m", "base_url": teller.url, "retries": 4, "timeout": 5.0}
+        return Endpoint(**{**settings, **changes})
 
     return make

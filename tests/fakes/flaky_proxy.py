@@ -1,11 +1,11 @@
-"""A small proxy that puts faults between a client and an HTTP server, and keeps count of what was paid for."""
+"""A small proxy that puts faults between a client and an HTTP server, and counts paid answers."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -20,15 +20,17 @@ REFUSALS = {
 
 
 class FlakyProxy:
-    """Forwards POST requests to `upstream`; the n-th of them meets the n-th of `faults`, and later ones none.
+    """Forwards POST requests to `upstream`; the n-th of them meets the n-th of `faults`.
 
-    Faults: those of REFUSALS; "hang" (never answers), "drop" (closes before it answers); these three never reach the
-    server. "cut": the server answers, which it may charge for, and the connection breaks in the middle of the body.
+    Faults: those of REFUSALS, "hang" (never answers) and "drop" (closes before it answers) never
+    reach the server; "cut": the server answers, which it may charge for, and the connection breaks
+    in the middle of the body.
 
     Attributes:
         met: how often each fault was met; None counts requests that met none.
-        answered: answers of status 200 that the server gave. delivered: the bodies that went out whole.
-        times: when each request came (seconds, monotonic). busiest: most requests at the server at once.
+        answered: answers of status 200 that the server gave.
+        delivered: the bodies that went out whole.
+        busiest: most requests at the server at once.
         headers: of each request, as bytes.
     """
 
@@ -39,7 +41,6 @@ class FlakyProxy:
         self.met: Counter[str | None] = Counter()
         self.answered, self.open, self.busiest = 0, 0, 0
         self.delivered: list[dict[str, Any]] = []
-        self.times: list[float] = []
         self.headers: list[bytes] = []
         self._hung: list[asyncio.StreamWriter] = []
 
@@ -71,17 +72,9 @@ class FlakyProxy:
     async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             head = await reader.readuntil(b"\r\n\r\n")
-            length = next(
-                (
-                    int(h.split(b":")[1])
-                    for h in head.lower().split(b"\r\n")
-                    if h.startswith(b"content-len")
-                ),
-                0,
-            )
-            body = await reader.readexactly(length)
+            length = re.search(rb"content-length: *(\d+)", head.lower())
+            body = await reader.readexactly(int(length[1]))
             self.headers.append(head)
-            self.times.append(time.monotonic())
             fault = self.faults.pop(0) if self.faults else None
             self.met[fault] += 1
             if fault == "hang":
@@ -103,12 +96,8 @@ class FlakyProxy:
         self.busiest = max(self.busiest, self.open)
         try:
             source, sink = await asyncio.open_connection(self.host, self.port)
-            lines = [
-                line
-                for line in head.rstrip().split(b"\r\n")
-                if not line.lower().startswith(b"connection:")
-            ]
-            sink.write(b"\r\n".join([*lines, b"Connection: close"]) + b"\r\n\r\n" + body)
+            head = re.sub(rb"(?i)\r\nconnection:[^\r]*", b"\r\nConnection: close", head)
+            sink.write(head + body)
             answer = await source.read()
             sink.close()
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -23,23 +25,16 @@ from ddpo_utils.models.smollm2 import cache_dir, fetch_smollm2
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "sk-distinctive-8e02b7aa"
 MODEL = "SmolLM2"
-USER_CACHE = (
-    cache_dir()
-)  # as the module is read: tests themselves get a cache of their own, which is empty
+USER_CACHE = cache_dir()  # the user's; each test gets an empty one
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of `transformers serve` with SmolLM2, set to sample."""
     folder = tmp_path_factory.mktemp("served")
-    (folder / MODEL).mkdir()
-    for file in fetch_smollm2(USER_CACHE).iterdir():
-        if file.name != "generation_config.json":
-            (folder / MODEL / file.name).symlink_to(file)
-    config = json.loads((fetch_smollm2(USER_CACHE) / "generation_config.json").read_text()) | {
-        "do_sample": True
-    }
-    (folder / MODEL / "generation_config.json").write_text(json.dumps(config))
+    shutil.copytree(fetch_smollm2(USER_CACHE), folder / MODEL)
+    config = folder / MODEL / "generation_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"do_sample": True}))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -49,18 +44,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     env = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log)
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    started, end = False, time.monotonic() + 600  # a busy machine takes minutes
     try:
-        for _ in range(3000):  # a busy machine takes minutes
-            assert process.poll() is None, (folder / "log").read_text()
-            try:
-                urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
-                    f"http://127.0.0.1:{port}/health"
-                )
-                break
-            except OSError:
-                time.sleep(0.2)
-        else:
-            pytest.fail(f"The server did not start: {(folder / 'log').read_text()}")
+        while not started:
+            assert process.poll() is None and time.monotonic() < end, (folder / "log").read_text()
+            time.sleep(0.2)
+            with suppress(OSError):
+                direct.open(f"http://127.0.0.1:{port}/health")
+                started = True
         yield f"http://127.0.0.1:{port}/v1"
     finally:
         process.kill()
@@ -97,7 +89,7 @@ def kill_and_repeat(
     run = {
         "args": [sys.executable, "-m", "ddpo_utils", *command, *flags],
         "cwd": answers.parent,
-        "env": os.environ | {"PYTHONPATH": str(ROOT), "OPENAI_LOG": "debug"},  # the most it prints
+        "env": os.environ | {"PYTHONPATH": str(ROOT), "OPENAI_LOG": "debug"},
         "text": True,
         "stdout": subprocess.PIPE,
         "stderr": subprocess.STDOUT,

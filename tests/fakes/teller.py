@@ -1,4 +1,4 @@
-"""A small HTTP server that speaks the chat completions protocol: what stands in for a paid endpoint in fast tests."""
+"""A small HTTP server that speaks the chat completions protocol, in place of a paid endpoint."""
 
 from __future__ import annotations
 
@@ -20,25 +20,14 @@ PROMPTS = pd.DataFrame(
 Answer = Callable[[dict[str, Any], int], tuple[int, Any]]
 
 
-def completion(text: str, reason: str = "stop", usage: bool = True) -> dict[str, Any]:
-    used = (
-        {"usage": {"prompt_tokens": 10, "completion_tokens": 7, "total_tokens": 17}}
-        if usage
-        else {}
-    )
-    message = {
-        "index": 0,
-        "finish_reason": reason,
-        "message": {"role": "assistant", "content": text},
-    }
-    return {
-        "id": "1",
-        "object": "chat.completion",
-        "created": 1,
-        "model": "m",
-        "choices": [message],
-        **used,
-    }
+def completion(text: str | None, reason: str = "stop", usage: bool = True) -> dict[str, Any]:
+    message = {"role": "assistant", "content": text}
+    choice = {"index": 0, "finish_reason": reason, "message": message}
+    reply = {"id": "1", "object": "chat.completion", "created": 1, "model": "m"}
+    reply |= {"choices": [choice]}
+    if usage:
+        reply["usage"] = {"prompt_tokens": 10, "completion_tokens": 7, "total_tokens": 17}
+    return reply
 
 
 class Teller:
@@ -55,19 +44,20 @@ class Teller:
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                body["authorization"] = self.headers["Authorization"]
+                body["headers"] = str(self.headers)
                 with teller.lock:
                     number = len(teller.requests)
-                    sent = {
-                        "authorization": self.headers["Authorization"],
-                        "headers": str(self.headers),
-                    }
-                    teller.requests.append(body | sent)
+                    teller.requests.append(body)
                 status, reply = teller.answer(body, number)
-                data = reply.encode() if isinstance(reply, str) else json.dumps(reply).encode()
+                kind = "application/json"
+                if isinstance(reply, str):
+                    kind = "text/html"
+                else:
+                    reply = json.dumps(reply)
+                data = reply.encode()
                 self.send_response(status)
-                self.send_header(
-                    "Content-Type", "text/html" if isinstance(reply, str) else "application/json"
-                )
+                self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)

@@ -146,7 +146,7 @@ def test_an_endpoint_that_is_gone_or_hangs_is_named_without_what_the_address_hid
         assert host in sentence(caught) and KEY not in str(caught.value)
         with pytest.raises(CourseError, match="timed out"):
             sample(base_url=proxy.url, retries=1, timeout=0.2, concurrency=1)
-    assert len(proxy.times) == 3 and not teller.requests
+    assert len(proxy.headers) == 3 and not teller.requests
 
 
 def test_keys_come_from_the_environment_and_openai_alone_gets_its_own(monkeypatch):

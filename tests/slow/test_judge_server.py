@@ -1,4 +1,4 @@
-"""A judge behind a real server and a proxy that breaks things: killed, it pays for nothing twice."""
+"""A judge behind a real server and a faulty proxy: killed, it pays for nothing twice."""
 
 from __future__ import annotations
 
