@@ -1,6 +1,6 @@
 """Diversity of one set of texts beside mean pairwise distance: by wording, and as a count.
 
-compression_ratio, rouge_homogenisation and self_bleu grow with likeness, ngram_diversity,
+compression_ratio, rouge_homogenisation and self_bleu grow with similarity, ngram_diversity,
 vendi_score and distinct_k with diversity. The wording measures read words (lower case, no
 punctuation), not meaning. All but ROUGE-L depend on the number of texts: compare equal sizes.
 
@@ -11,7 +11,8 @@ measures. That survey's package `diversity` 0.3.1 is slow and partly wrong (test
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,38 +24,42 @@ from ..settings import CourseError
 __all__ = [
     "compression_ratio",
     "distinct_k",
-    "equivalence_classes",
     "ngram_diversity",
     "rouge_homogenisation",
     "self_bleu",
     "vendi_score",
 ]
 
-ORDERS = 4  # n-grams of 1 to 4 words
+ORDERS = range(1, 5)  # n-grams of 1 to 4 words
 GZIP_LEVEL = 9
 
 
 # -- wording: CourseError for fewer than two texts, or a text without a word -----------------------
 
 
-def _word_ids(texts: Sequence[str]) -> list[list[int]]:
-    """Each text's words as numbers, one number per distinct word, from 0."""
+def _tokens(texts: Sequence[str]) -> list[list[str]]:
+    """Each text's words."""
     if isinstance(texts, str) or len(texts) < 2:
         raise CourseError("Diversity of wording needs a set: give a list of two texts or more.")
-    ids: dict[str, int] = {}
-    coded = []
-    for place, text in enumerate(texts):
-        coded.append([ids.setdefault(word, len(ids)) for word in words(text)])
-        if not coded[-1]:
-            raise CourseError(f"Text {place} holds no word: leave it out of the set.")
-    return coded
+    tokens = [words(text) for text in texts]
+    for number, text_tokens in enumerate(tokens):
+        if not text_tokens:
+            raise CourseError(f"Text {number} holds no word: leave it out of the set.")
+    return tokens
+
+
+def _ngrams(tokens: list[str], n: int) -> list[tuple[str, ...]]:
+    """The n-grams of one text."""
+    shifted = [tokens[start:] for start in range(n)]
+    return list(zip(*shifted, strict=False))
 
 
 def compression_ratio(texts: Sequence[str]) -> float:
     """Bytes of the texts, joined by line breaks in UTF-8, over the bytes of their gzip stream."""
-    _word_ids(texts)
+    _tokens(texts)
     raw = "\n".join(texts).encode("utf-8", "replace")
-    return len(raw) / len(gzip.compress(raw, GZIP_LEVEL, mtime=0))
+    compressed = gzip.compress(raw, GZIP_LEVEL, mtime=0)
+    return len(raw) / len(compressed)
 
 
 def rouge_homogenisation(texts: Sequence[str]) -> float:
@@ -65,11 +70,26 @@ def rouge_homogenisation(texts: Sequence[str]) -> float:
     from rapidfuzz.distance import LCSseq
     from rapidfuzz.process import cdist
 
-    coded = _word_ids(texts)
-    common = cdist(coded, coded, scorer=LCSseq.similarity, dtype=np.int32)
-    lengths = np.array([len(ids) for ids in coded])
-    first, second = np.triu_indices(len(coded), 1)
-    return float((2 * common[first, second] / (lengths[first] + lengths[second])).mean())
+    tokens = _tokens(texts)
+    lengths = np.array([len(text_tokens) for text_tokens in tokens])
+    common = cdist(tokens, tokens, scorer=LCSseq.similarity, dtype=np.int32)
+    first, second = np.triu_indices(len(tokens), 1)
+    f1 = 2 * common[first, second] / (lengths[first] + lengths[second])
+    return float(f1.mean())
+
+
+def ngram_diversity(texts: Sequence[str]) -> float:
+    """Sum over n = 1..4 of the share of distinct n-grams among all of the set, 0 to 4.
+
+    No n-gram spans two texts. Source: Meister et al., arXiv 2202.00666.
+    """
+    tokens = _tokens(texts)
+    value = 0.0
+    for n in ORDERS:
+        ngrams = [ngram for text_tokens in tokens for ngram in _ngrams(text_tokens, n)]
+        if ngrams:
+            value += len(set(ngrams)) / len(ngrams)
+    return value
 
 
 def self_bleu(texts: Sequence[str]) -> float:
@@ -78,68 +98,51 @@ def self_bleu(texts: Sequence[str]) -> float:
     A hundredth of sacrebleu's sentence_score with exponential smoothing and effective order. One
     copy of each text is enough for 1. Source: Zhu et al., "Texygen", arXiv 1802.01886.
     """
-    coded = _word_ids(texts)
-    lengths = np.array([len(ids) for ids in coded])
-    matches = np.zeros((ORDERS, len(coded)))
-    for n, (grams, owners) in enumerate(_ngrams(coded)):
-        matches[n] = _matches(grams, owners, len(coded))
-    totals = np.maximum(lengths - np.arange(ORDERS)[:, None], 0)
-    missed = (matches == 0) & (totals > 0)
+    tokens = _tokens(texts)
+    lengths = np.array([len(text_tokens) for text_tokens in tokens])
+    matches = np.array([_clipped_matches(tokens, n) for n in ORDERS], dtype=float)
+    totals = np.array([np.maximum(lengths - n + 1, 0) for n in ORDERS])
+    present = totals > 0  # a short text has no n-grams of the higher orders
+    missed = (matches == 0) & present
     # each order without a match counts half a match of the one before
-    matches_smoothed = np.where(missed, 0.5 ** np.cumsum(missed, axis=0), matches)
-    ones = np.ones_like(matches)
-    precisions = np.divide(matches_smoothed, totals, out=ones, where=totals > 0)
-    log_precision = np.log(precisions).sum(axis=0) / (totals > 0).sum(axis=0)
-    brevity = np.minimum(0, 1 - _closest(lengths) / lengths)
-    return float(np.where(matches[0] > 0, np.exp(log_precision + brevity), 0).mean())
+    smoothed = np.where(missed, 0.5 ** np.cumsum(missed, axis=0), matches)
+    precisions = np.divide(smoothed, totals, out=np.ones_like(smoothed), where=present)
+    log_precision = np.log(precisions).sum(axis=0) / present.sum(axis=0)
+    brevity = np.minimum(0, 1 - _nearest_lengths(lengths) / lengths)
+    scores = np.where(matches[0] > 0, np.exp(log_precision + brevity), 0)
+    return float(scores.mean())
 
 
-def ngram_diversity(texts: Sequence[str]) -> float:
-    """Sum over n = 1..4 of the share of distinct n-grams among all of the set, 0 to 4.
+def _clipped_matches(tokens: list[list[str]], n: int) -> list[int]:
+    """For each text the number of its n-grams in other texts, clipped as BLEU clips it.
 
-    No n-gram spans two texts. Source: Meister et al., arXiv 2202.00666.
+    An n-gram counts at most as often as the other text with the most of it holds it.
     """
-    shares = [len(np.unique(grams)) / max(len(grams), 1) for grams, _ in _ngrams(_word_ids(texts))]
-    return float(sum(shares))
+    counters = [Counter(_ngrams(text_tokens, n)) for text_tokens in tokens]
+    largest: dict[tuple[str, ...], int] = {}
+    second: dict[tuple[str, ...], int] = {}  # equal to the largest where two texts hold it
+    for counter in counters:
+        for ngram, count in counter.items():
+            before = largest.get(ngram, 0)
+            largest[ngram] = max(before, count)
+            second[ngram] = max(second.get(ngram, 0), min(before, count))
+    matches = []
+    for counter in counters:
+        matched = 0
+        for ngram, count in counter.items():
+            clip = second[ngram] if count == largest[ngram] else largest[ngram]
+            matched += min(count, clip)
+        matches.append(matched)
+    return matches
 
 
-def _ngrams(coded: list[list[int]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """For n = 1..4 the n-grams of the set, equal numbers for equal words, and each one's text."""
-    ids = np.concatenate([np.array(text, dtype=np.int64) for text in coded])
-    owners = np.repeat(np.arange(len(coded)), [len(text) for text in coded])
-    grams, base = ids, ids.max() + 1
-    for n in range(1, ORDERS + 1):
-        count = max(len(ids) - n + 1, 0)
-        inside = owners[:count] == owners[n - 1 :]  # a sequence over a seam is no n-gram
-        yield grams[inside], owners[:count][inside]
-        grams = np.unique(grams[:-1] * base + ids[n:], return_inverse=True)[1]
-
-
-def _matches(grams: np.ndarray, owners: np.ndarray, texts: int) -> np.ndarray:
-    """(texts,) n-grams of each text that another text holds too, clipped as BLEU clips them.
-
-    The clip is the largest count among the other texts: the largest of all, or for the text that
-    has that one, the second largest.
-    """
-    pairs, counts = np.unique(grams * texts + owners, return_counts=True)
-    grams, owners = np.divmod(pairs, texts)
-    order = np.lexsort((-counts, grams))  # within an n-gram the text with the most comes first
-    grams, owners, counts = grams[order], owners[order], counts[order]
-    first = np.flatnonzero(np.diff(grams, prepend=-1))
-    clip = np.repeat(counts[first], np.diff(first, append=len(grams)))
-    shared = np.append(grams, -1)[first + 1] == grams[first]
-    clip[first] = np.where(shared, np.append(counts, 0)[first + 1], 0)
-    return np.bincount(owners, np.minimum(counts, clip), texts)
-
-
-def _closest(lengths: np.ndarray) -> np.ndarray:
+def _nearest_lengths(lengths: np.ndarray) -> np.ndarray:
     """For each text the nearest length among the others, of two as near the shorter."""
-    order = np.argsort(lengths, kind="stable")
-    own = lengths[order].astype(float)
-    below, above = np.append(-np.inf, own[:-1]), np.append(own[1:], np.inf)
-    out = np.empty(len(lengths))
-    out[order] = np.where(own - below <= above - own, below, above)
-    return out
+    nearest = []
+    for place, length in enumerate(lengths):
+        others = np.sort(np.delete(lengths, place))
+        nearest.append(others[np.argmin(np.abs(others - length))])
+    return np.array(nearest)
 
 
 # -- an encoder's rows: ValueError for faulty ones -------------------------------------------------
@@ -158,30 +161,26 @@ def vendi_score(rows: Any) -> float:
     ones. Source: Friedman and Dieng, arXiv 2210.02410, definition 3.1.
     """
     unit = _unit_rows(rows)
-    p = np.linalg.svd(unit, compute_uv=False) ** 2 / len(unit)  # the eigenvalues of K / N
-    p = p[p > 0]
-    return float(np.exp(-(p * np.log(p)).sum()))
+    eigenvalues = np.linalg.svd(unit, compute_uv=False) ** 2 / len(unit)
+    p = eigenvalues[eigenvalues > 0]
+    entropy = -(p * np.log(p)).sum()
+    return float(np.exp(entropy))
 
 
-def equivalence_classes(rows: Any, threshold: float) -> np.ndarray:
-    """(N,) class of each text, numbered from 0 in the order of their founders.
+def distinct_k(rows: Any, threshold: float) -> int:
+    """Number of classes of similar texts in a set, as NoveltyBench counts them (arXiv 2504.05228).
 
     A text joins the first class whose founder has a cosine of at least `threshold` with it, or
-    founds a new one, as in NoveltyBench's code (arXiv 2504.05228); so the order of the (N, d) rows
-    matters. The paper decides by a classifier of people's judgements, which a cosine is not: choose
-    the threshold on texts whose classes are known, and state it.
+    founds a new one, so the order of the (N, d) rows matters. The paper decides by a classifier
+    trained on people's judgements. A cosine is no such judgement: choose the threshold on texts
+    with known classes, and report it.
     """
     if not -1 <= threshold <= 1:
         raise ValueError(f"threshold is a cosine, -1 to 1; got {threshold!r}.")
     unit = _unit_rows(rows)
-    alike = unit @ unit.T >= threshold - TIE  # a text is alike to itself whatever rounding says
-    classes = np.full(len(unit), -1)
-    for founder in range(len(unit)):
-        if classes[founder] < 0:
-            classes[(classes < 0) & alike[founder]] = classes.max() + 1
-    return classes
-
-
-def distinct_k(rows: Any, threshold: float) -> int:
-    """Number of classes among the texts of a set (see `equivalence_classes`); arXiv 2504.05228."""
-    return int(equivalence_classes(rows, threshold).max()) + 1
+    alike = unit @ unit.T >= threshold - TIE
+    founders: list[int] = []
+    for text in range(len(unit)):
+        if not alike[founders, text].any():
+            founders.append(text)
+    return len(founders)

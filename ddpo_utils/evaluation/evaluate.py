@@ -29,10 +29,10 @@ from ..storage.files import read_json, short_digest, write_json, write_text
 from ..training.arms import all_stories, training_stories
 from ..training.reference import matched_step
 from ..training.runs import adapter_digest, model_card, process
-from .results import ROWS, make_results, measure_row, show_table, write_results
+from .results import ROWS, make_results, show_table, write_results
 from .reward_trial import FINAL
 from .scores import compare_with_sft, model_key, score_rewards
-from .usability import Thresholds, check_stories, course_prompts
+from .usability import Thresholds, check_stories, course_prompts, measure_row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,9 +50,9 @@ ALWAYS = {"start", "sft", "dpo", "shuffled", "ddpo-sem", "ddpo-sty", "ddpo"}  # 
 def evaluation_prompts(profile: Profile, stories: pd.DataFrame) -> pd.DataFrame:
     """The test prompts to sample (prompt_id, prompt): `profile.sample_prompts`, or all if fewer.
 
-    They are drawn with the profile's seed, and a smaller number draws a part of a larger one's. Of
-    the bundled data they are the first of the test prompts with stories and the 40 without. Raises
-    CourseError for fewer than two, or one that occurs in another part of the data as well.
+    They are the first of an order drawn with the profile's seed. Of the bundled data they are the
+    first of the test prompts with stories and the 40 without. Raises CourseError for fewer than
+    two, or one that occurs in another part of the data as well.
     """
     import pandas as pd
 
@@ -71,11 +71,13 @@ def evaluation_prompts(profile: Profile, stories: pd.DataFrame) -> pd.DataFrame:
         )
     rest = stories[stories["split"] != "test"]
     known = {_bare(prompt) for prompt in rest["prompt"].unique()}
-    leaked = drawn["prompt"].map(_bare).isin(known) | drawn["prompt_id"].isin(rest["prompt_id"])
-    if leaked.any():
+    same_words = drawn["prompt"].map(_bare).isin(known)
+    same_id = drawn["prompt_id"].isin(rest["prompt_id"])
+    leaked = drawn["prompt_id"][same_words | same_id]
+    if len(leaked):
         raise CourseError(
-            f"{leaked.sum()} of the {len(drawn)} test prompts occur in the training part too, the "
-            f"first as {drawn['prompt_id'][leaked].iloc[0]!r}: give each prompt to one part alone."
+            f"{len(leaked)} of the {len(drawn)} test prompts occur in the training part too, the "
+            f"first as {leaked.iloc[0]!r}: give each prompt to one part alone."
         )
     return drawn
 
@@ -87,12 +89,12 @@ def _bare(prompt: str) -> str:
 
 def adapters_of(profile: Profile) -> Path:
     """Folder of the profile's adapters: <work_dir>/adapters once one is trained, else the recorded
-    ones, if they are of the same model."""
-    own = work_dir(profile) / "adapters"
-    if any(own.glob("*/run.json")):
-        return own
+    ones, if they belong to the same model."""
+    trained = work_dir(profile) / "adapters"
+    if any(trained.glob("*/run.json")):
+        return trained
     name = public_name(profile)
-    if name.rpartition("/")[2] != HUB_NAME.rpartition("/")[2]:
+    if Path(name).name != Path(HUB_NAME).name:
         raise CourseError(
             f"There is no adapter of {name} yet: run notebook 04 first, or "
             f"`python -m ddpo_utils train --profile {profile.name}`."
@@ -100,37 +102,48 @@ def adapters_of(profile: Profile) -> Path:
     return data_dir() / "adapters"
 
 
+def _is_adapter(folder: Path) -> bool:
+    return (folder / "adapter_config.json").is_file()
+
+
 def _matched_checkpoint(folder: Path) -> Path | None:
-    """DPO's kept checkpoint that is nearest to the finished DDPO-both in KL from SFT, as watched
-    during training; None where that is DPO's last, or the KLs are not known."""
+    """DPO's kept checkpoint that is nearest to the finished DDPO-both in KL from SFT.
+
+    None where that is DPO's last one, or training did not record the KLs.
+    """
     try:
-        dpo, ddpo = (read_json(folder / arm / "run.json")["kl"] for arm in ("dpo", "ddpo"))
+        dpo = read_json(folder / "dpo" / "run.json")["kl"]
+        ddpo = read_json(folder / "ddpo" / "run.json")["kl"]
     except (CourseError, KeyError):
         return None
     if not dpo or not ddpo:
         return None
     checkpoints = folder / "dpo" / "checkpoints"
     last = max(dpo, key=int)
-    kept = {
-        step: kl
-        for step, kl in dpo.items()
-        if step == last or (checkpoints / f"checkpoint-{step}" / "adapter_config.json").is_file()
-    }
+    kept = {}
+    for step, kl in dpo.items():
+        if step == last or _is_adapter(checkpoints / f"checkpoint-{step}"):
+            kept[step] = kl
     nearest = matched_step(kept, ddpo)
     return None if nearest == int(last) else checkpoints / f"checkpoint-{nearest}"
 
 
 def find_adapters(folder: Path) -> dict[str, Path | None]:
-    """The table's sampled rows with their adapters' places in `folder`; None: the starting model.
+    """The table's sampled rows with their adapters in `folder`; None: the starting model.
 
-    Rows that are not in ALWAYS are there if they were trained, and DPO at DDPO's KL if that is not
+    Rows outside ALWAYS are left out if they were not trained, as is DPO at DDPO's KL if that is
     DPO's last checkpoint.
     """
-    places = {row: folder / row for row in ROWS if row != "gold"}
-    places |= {"start": None, "dpo-matched": _matched_checkpoint(folder)}
-    return {
-        row: place for row, place in places.items() if row in ALWAYS or (place and place.is_dir())
-    }
+    found: dict[str, Path | None] = {}
+    for row in ROWS:
+        place: Path | None = folder / row
+        if row == "start":
+            place = None
+        elif row == "dpo-matched":
+            place = _matched_checkpoint(folder)
+        if row in ALWAYS or (place and place.is_dir()):
+            found[row] = place
+    return found
 
 
 def _pool(profile: Profile, stories: pd.DataFrame, prompts: pd.DataFrame) -> list[str]:
@@ -138,15 +151,18 @@ def _pool(profile: Profile, stories: pd.DataFrame, prompts: pd.DataFrame) -> lis
     if profile.data == "bundled":
         return course_prompts()
     test = stories["prompt"][stories["split"] == "test"]
-    return list(dict.fromkeys([*prompts["prompt"], *test]))[: max(POOL, len(prompts))]
+    pool = list(dict.fromkeys([*prompts["prompt"], *test]))
+    return pool[: max(POOL, len(prompts))]
 
 
 def _gold(profile: Profile, stories: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
     """The data's own responses (the authors', if bundled) to prompts that have two or more."""
-    own = stories[stories["prompt_id"].isin(prompts["prompt_id"]) & (stories["split"] == "test")]
+    gold = stories[stories["split"] == "test"]
+    gold = gold[gold["prompt_id"].isin(prompts["prompt_id"])]
     if profile.data == "bundled":
-        own = own[own["source"] == "authors"]
-    return own[own.groupby("prompt_id")["text"].transform("size") > 1].reset_index(drop=True)
+        gold = gold[gold["source"] == "authors"]
+    sizes = gold.groupby("prompt_id")["text"].transform("size")
+    return gold[sizes > 1].reset_index(drop=True)
 
 
 # -- samples ---------------------------------------------------------------------------------------
@@ -167,21 +183,23 @@ def _settled(profile: Profile, folder: Path) -> Profile:
 
 
 def _sample(
-    profile: Profile, row: str, adapter: Path | None, prompts: pd.DataFrame, folder: Path
-) -> Path:
-    """The row's samples, of which this process makes its share; no model is loaded if all exist."""
+    profile: Profile, adapters: Mapping[str, Path | None], prompts: pd.DataFrame, folder: Path
+) -> dict[str, Path]:
+    """Each row's file of samples; this process makes its share of those that are missing."""
     # longest first: batches hold little padding, and memory runs out at once or never
-    prompts = prompts.iloc[np.argsort(-prompts["prompt"].str.len().to_numpy(), kind="stable")]
-    plan = (profile.samples, profile.max_new_tokens, profile.sample_batch, profile.seed)
+    order = np.argsort(-prompts["prompt"].str.len().to_numpy(), kind="stable")
+    prompts = prompts.iloc[order]
     content = prompts.to_numpy().tolist()
-    key = short_digest(*model_key(profile), adapter_digest(adapter), DECODING, content, *plan)
-    path = folder / f"{row}-{key}.jsonl"
-    if not path.is_file() or path.read_bytes().count(b"\n") < len(prompts) * profile.samples:
-        share = {"rank": process().process_index, "ranks": process().num_processes}
-        model, tokenizer = load_policy(profile, adapter)
+    plan = (profile.samples, profile.max_new_tokens, profile.sample_batch, profile.seed)
+    paths = {}
+    for row, adapter in adapters.items():
+        key = short_digest(*model_key(profile), adapter_digest(adapter), DECODING, content, *plan)
+        path = folder / f"{row}-{key}.jsonl"
+        paths[row] = path
+        if path.is_file() and path.read_bytes().count(b"\n") >= len(prompts) * profile.samples:
+            continue
         sample_stories(
-            model,
-            tokenizer,
+            *load_policy(profile, adapter),  # no name keeps this model while the next one loads
             prompts,
             path,
             profile.samples,
@@ -189,9 +207,11 @@ def _sample(
             source=row,
             batch_size=profile.sample_batch,
             seed=profile.seed,
-            **share,
+            rank=process().process_index,
+            ranks=process().num_processes,
         )
-    return path
+    process().wait_for_everyone()
+    return paths
 
 
 # -- the evaluation --------------------------------------------------------------------------------
@@ -219,35 +239,33 @@ def evaluate(
         The content of results.json: rows with means and 95% intervals over prompts, paired
         differences, verdicts, notes, values by prompt, and names of the rows' sample files.
     """
-    found = {
-        row: path
-        for row, path in models.items()
-        if path is None or (path / "adapter_config.json").is_file()
-    }
-    missing = [row for row in models if row not in found]
+    missing = [row for row, adapter in models.items() if adapter and not _is_adapter(adapter)]
+    found = {row: adapter for row, adapter in models.items() if row not in missing}
     main = process().is_main_process
     if not any(found.values()):
         raise CourseError("There is no adapter to evaluate: train one first, or check --adapters.")
     if profile.samples < 2:
         raise CourseError("Diversity needs two samples per prompt: raise the setting samples.")
-    if reward and not (reward / FINAL / "adapter_config.json").is_file():
+    if reward and not _is_adapter(reward / FINAL):
         raise CourseError(f"There is no reward in {reward}: run `python -m ddpo_utils reward`.")
     if missing and main:
         print("left out, without an adapter:", ", ".join(ROWS.get(row, row) for row in missing))
-    prompts, profile = evaluation_prompts(profile, stories), _settled(profile, folder)
-    paths = {row: _sample(profile, row, adapter, prompts, folder) for row, adapter in found.items()}
-    process().wait_for_everyone()
+    prompts = evaluation_prompts(profile, stories)
+    profile = _settled(profile, folder)
+    paths = _sample(profile, found, prompts, folder)
     frames = {row: read_samples(path) for row, path in paths.items()}
     gold = _gold(profile, stories, prompts)
     if gold["prompt_id"].nunique() > 1:
         frames = {"gold": gold, **frames}
     train = training_stories(profile, stories)
-    number = min(len(train), int(np.clip(4 * len(prompts) * profile.samples, *TRAIN_RANGE)))
-    train = train.sample(number, random_state=profile.seed)
-    kl, plausible = {}, None
+    wanted = np.clip(4 * len(prompts) * profile.samples, *TRAIN_RANGE)
+    train = train.sample(min(len(train), int(wanted)), random_state=profile.seed)
+    kl = {}
+    plausible = None
     if "sft" in found:
         logp, kl = compare_with_sft(profile, found, {"train": train, **frames}, folder)
-        plausible = tuple(round(end, 4) for end in thresholds.logprob_range(logp["train"]))
+        low, high = thresholds.logprob_range(logp["train"])
+        plausible = round(low, 4), round(high, 4)
         frames = {row: frame.assign(logp=logp[row]) for row, frame in frames.items()}
     if main:
         rewards, quality = score_rewards(profile, {"train": train, **frames}, folder, reward)
@@ -262,12 +280,13 @@ def evaluate(
             "quality": quality,
             "missing": missing,
             "plausible": plausible,
-            "training_stories": number,
+            "training_stories": len(train),
             "pool": len(pool),
             "adapters": {row: adapter_digest(adapter) for row, adapter in found.items()},
             "files": {row: path.name for row, path in paths.items()},
         }
-        write_results(make_results(profile, frames, tables, thresholds, spread, facts), folder)
+        results = make_results(profile, frames, tables, thresholds, spread, facts)
+        write_results(results, folder)
     process().wait_for_everyone()
     return read_json(folder / "results.json")
 
@@ -281,15 +300,17 @@ def evaluate_adapters(
 ) -> dict[str, Any]:
     """`evaluate` the adapters of the profile (see `adapters_of`) on its data, by default into
     <work_dir>/evaluation; print the table, and put it into the adapters' model cards."""
-    adapters, output = adapters or adapters_of(profile), output or work_dir(profile) / "evaluation"
-    models, stories = find_adapters(adapters), all_stories(profile)
-    results = evaluate(profile, models, output, stories, thresholds, reward)
+    adapters = adapters or adapters_of(profile)
+    output = output or work_dir(profile) / "evaluation"
+    models = find_adapters(adapters)
+    results = evaluate(profile, models, output, all_stories(profile), thresholds, reward)
     if process().is_main_process:
         show_table(results)
         print(f"samples and table are in {os.path.relpath(output)}")
         table = (output / "results.md").read_text(encoding="utf-8")
         for row in results["adapters"]:
-            card, record = adapters / row / "README.md", adapters / row / "run.json"
+            card = adapters / row / "README.md"
+            record = adapters / row / "run.json"
             if card.is_file() and record.is_file():
                 write_text(card, model_card(read_json(record), table))
     return results

@@ -1,8 +1,7 @@
 """The evaluation's figures and tables: by prompt, means, differences, verdicts and notes.
 
-Rows are models and Gold, as in arXiv 2503.17126.
-
-No diversity is shown without the share of usable stories beside it.
+Rows are models and Gold, as in arXiv 2503.17126. Every diversity figure is shown beside the share
+of usable stories.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from ..settings import Profile
 from ..storage.files import write_text
 from ..training.runs import run_facts
 from .statistics import difference, mean_interval, share_interval, verdict
-from .usability import FAULTS, Thresholds, prompt_table
+from .usability import CUT, CUT_TEXTS, FAULTS, MEASURES, Thresholds, encoders_by_measure
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["MEASURES", "ROWS", "make_results", "measure_row", "show_table", "write_results"]
+__all__ = ["ROWS", "make_results", "show_table", "write_results"]
 
 ROWS = {
     "gold": "Gold",
@@ -46,16 +45,8 @@ ROWS = {
     "dorpo-sty": "DORPO-sty",
     "dorpo": "DORPO-both",
 }
-MEASURES = {  # of diversity, with the setting that names the encoder; the 2nd ones make no weights
-    "semantic": "semantic",
-    "style": "style",
-    "semantic, 2nd": "judge_semantic",
-    "style, 2nd": "judge_style",
-}
 FITTED = {"stylometric", "delta"}  # encoders that depend on the bundled authors
-CUT = 25  # words at which texts are compared at a common length
 USABLE_ALONE = [f"{name} (usable)" for name in MEASURES]
-CUT_TEXTS = [f"{name} ({CUT} words)" for name in MEASURES]
 SECTIONS = {  # of the table: title -> columns
     "mean ± half of the 95% interval over prompts, or [both its ends]; diversity is mean pairwise "
     "cosine distance": ["reward", *MEASURES, "usable"],
@@ -69,32 +60,6 @@ DIFFERENCES = ["reward", *MEASURES, "usable", "words", "kl"]
 # -- figures ---------------------------------------------------------------------------------------
 
 
-def measure_row(
-    profile: Profile,
-    frame: pd.DataFrame,
-    checks: pd.DataFrame,
-    kl: Mapping[Any, float] | None = None,
-    reward: Sequence[float] | None = None,
-) -> pd.DataFrame:
-    """One line per prompt of a row's stories, every measure a column.
-
-    `kl` maps prompt_id to the KL from SFT (nats a story); `reward` holds a score per story.
-    """
-    encoders = {name: getattr(profile, setting) for name, setting in MEASURES.items()}
-    prompts = frame["prompt_id"]
-    cut = prompt_table(frame, checks, encoders, cut_to=CUT)[list(encoders)]
-    table = prompt_table(frame, checks, encoders)
-    table = table.join(checks[FAULTS].groupby(prompts).mean())
-    table = table.join(cut.rename(columns=lambda name: f"{name} ({CUT} words)"))
-    if reward is not None:
-        table["reward"] = frame.assign(reward=reward).groupby("prompt_id")["reward"].mean()
-    if "tokens" in frame:
-        table["tokens"] = frame.groupby("prompt_id")["tokens"].mean()
-    if kl:
-        table["kl"] = table.index.map(kl)
-    return table
-
-
 def _interval(values: pd.Series, stories: pd.Series | None = None) -> dict[str, Any] | None:
     """An interval as JSON holds it; None where fewer than two prompts have a value.
 
@@ -102,64 +67,78 @@ def _interval(values: pd.Series, stories: pd.Series | None = None) -> dict[str, 
     """
     if values.notna().sum() < 2:
         return None
-    got = mean_interval(values) if stories is None else share_interval(values * stories, stories)
-    ends = {end: round(getattr(got, end), 5) for end in ("mean", "low", "high")}
-    return ends | {"n": got.n}
+    if stories is None:
+        interval = mean_interval(values)
+    else:
+        interval = share_interval(values * stories, stories)
+    return {
+        "mean": round(interval.mean, 5),
+        "low": round(interval.low, 5),
+        "high": round(interval.high, 5),
+        "n": interval.n,
+    }
+
+
+def _controls(row: str) -> list[str]:
+    """Gold, and the rows from which this row differs in one respect."""
+    method = row.partition("-")[0]
+    kind = row.removeprefix(method)
+    if method == "dorpo":
+        return ["gold", "orpo"]
+    if method != "ddpo":
+        return []
+    matched = [] if kind else ["dpo-matched"]  # matched to DDPO-both alone
+    return ["gold", "dpo", *matched, f"shuffled{kind}", f"divpo{kind}"]
 
 
 def _differences(tables: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Any]]:
     """{"ddpo - dpo": {measure: interval}}, paired by prompt; prompts that one lacks drop out."""
-    out = {}
+    differences = {}
     for row, table in tables.items():
-        method, _, kind = row.partition("-")
-        suffix = f"-{kind}" if kind else ""
-        controls = {
-            "ddpo": ["gold", "dpo", "dpo-matched", f"shuffled{suffix}", f"divpo{suffix}"],
-            "dorpo": ["gold", "orpo"],
-        }.get(method, [])
-        for control in controls:
-            # the matched checkpoint is matched to DDPO-both alone
-            if control in tables and not (kind and control == "dpo-matched"):
-                other = tables[control].reindex(index=table.index, columns=table.columns)
-                gap = table - other
-                out[f"{row} - {control}"] = {name: _interval(gap[name]) for name in gap}
-    return out
+        for control in _controls(row):
+            if control in tables:
+                gaps = table - tables[control].reindex(index=table.index, columns=table.columns)
+                intervals = {name: _interval(gaps[name]) for name in gaps}
+                differences[f"{row} - {control}"] = intervals
+    return differences
 
 
 def _verdicts(
     tables: Mapping[str, pd.DataFrame], thresholds: Thresholds, reward_spread: float | None
 ) -> dict[str, Any]:
     """The course's verdict on each measure, where DDPO-both has both controls with their KLs."""
-    rows = {"ddpo": "ddpo", "shuffled": "shuffled"}
-    rows["dpo"] = "dpo-matched" if "dpo-matched" in tables else "dpo"
+    control = "dpo-matched" if "dpo-matched" in tables else "dpo"
+    rows = {"ddpo": "ddpo", "shuffled": "shuffled", "dpo": control}
     if any("kl" not in tables.get(row, ()) for row in rows.values()):
         return {}
-    compared = {arm: tables[row] for arm, row in rows.items()}
 
     def values(name: str) -> dict[str, pd.Series]:
-        return {arm: table[name] for arm, table in compared.items()}
+        return {arm: tables[row][name] for arm, row in rows.items()}
 
     quality = "quality not measured"
     if reward_spread is not None:
-        reward, margin = values("reward"), thresholds.quality_margin * reward_spread
-        gaps = [difference(reward["ddpo"], reward[control]) for control in ("shuffled", "dpo")]
+        reward = values("reward")
+        margin = thresholds.quality_margin * reward_spread
+        gaps = [difference(reward["ddpo"], reward[name]) for name in ("shuffled", "dpo")]
         equal = all(gap.low > -margin for gap in gaps)
         quality = "at equal quality" if equal else "equal quality not shown"
-    usable, margin = values("usable"), thresholds.usable_margin
-    texts = {name: verdict(values(name), usable, margin, quality)["verdict"] for name in MEASURES}
-    return {"control": rows["dpo"], "measures": texts}
+    texts = {}
+    for name in MEASURES:
+        result = verdict(values(name), values("usable"), thresholds.usable_margin, quality)
+        texts[name] = result["verdict"]
+    return {"control": control, "measures": texts}
 
 
 def _cut_by_encoders(encoders: Iterable[str], texts: Sequence[str]) -> dict[str, Any]:
-    """Encoder -> [tokens that it reads, share of longer texts], where there are some."""
-    out = {}
+    """Encoder -> [tokens that it reads, share of longer texts], where there are longer texts."""
+    cut = {}
     for name in dict.fromkeys(encoders):
         encoder = load_encoder(name).encoder
         if hasattr(encoder, "token_counts"):
-            share = float((encoder.token_counts(texts) > encoder.limit).mean())
-            if share:
-                out[name] = [encoder.limit, round(share, 4)]
-    return out
+            longer = encoder.token_counts(texts) > encoder.limit
+            if longer.any():
+                cut[name] = [encoder.limit, round(float(longer.mean()), 4)]
+    return cut
 
 
 def _number(value: float) -> float | None:
@@ -182,16 +161,21 @@ def make_results(
         reward_spread: standard deviation of the training stories' rewards; None: not measured.
         facts: further entries, which some notes read (see `evaluate`).
     """
-    rows, by_prompt = {}, {}
+    rows = {}
+    by_prompt = {}
     for row, table in tables.items():
         by_prompt[row] = {"prompt_id": table.index.tolist()}
-        by_prompt[row] |= {name: list(map(_number, table[name])) for name in table}
+        for name in table:
+            by_prompt[row][name] = [_number(value) for value in table[name]]
         stories = frames[row].groupby("prompt_id").size()
         shares = dict.fromkeys(["usable", *FAULTS], stories)
-        means = {name: _interval(table[name], shares.get(name)) for name in table}
-        rows[row] = {"label": ROWS.get(row, row), "stories": len(frames[row])}
-        rows[row] |= {"prompts": len(table), "means": means}
-    encoders = {name: getattr(profile, setting) for name, setting in MEASURES.items()}
+        rows[row] = {
+            "label": ROWS.get(row, row),
+            "stories": len(frames[row]),
+            "prompts": len(table),
+            "means": {name: _interval(table[name], shares.get(name)) for name in table},
+        }
+    encoders = encoders_by_measure(profile)
     texts = [text for frame in frames.values() for text in frame["text"]]
     results = run_facts(
         profile,
@@ -247,9 +231,10 @@ def _row_notes(results: Mapping[str, Any]) -> Iterator[str]:
         yield f"Gold: {who}, in sets of any size; {left_out} prompts with fewer than two left out."
     else:
         yield "Gold: fewer than two of the prompts have two responses or more."
-    means = [*(row["means"] for row in rows.values()), *results["differences"].values()]
-    values = [value for by_measure in means for value in by_measure.values() if value]
-    if any(value["low"] == value["high"] for value in values):
+    figures = [*results["differences"].values()]
+    figures += [row["means"] for row in rows.values()]
+    intervals = [interval for figure in figures for interval in figure.values() if interval]
+    if any(interval["low"] == interval["high"] for interval in intervals):
         yield "(alike): the same value for every prompt, and so no interval."
 
 
@@ -263,9 +248,9 @@ def _comparison_notes(results: Mapping[str, Any]) -> Iterator[str]:
         for name, text in verdicts["measures"].items():
             yield f"Verdict, {name}: {text}"
         control = verdicts["control"]
-        far, near = (rows[row]["means"]["kl"]["mean"] for row in (control, "ddpo"))
-        yield f"Controls: shuffled weights; {_labels([control])}, {far:.2f} nats from SFT."
-        yield f"DDPO-both is {near:.2f} nats from SFT."
+        kl = {row: rows[row]["means"]["kl"]["mean"] for row in (control, "ddpo")}
+        yield f"Controls: shuffled weights; {_labels([control])}, {kl[control]:.2f} nats from SFT."
+        yield f"DDPO-both is {kl['ddpo']:.2f} nats from SFT."
     elif "ddpo" in arms:
         yield "No verdict: it needs the KLs of DDPO-both, its shuffled weights and DPO from SFT."
     lone = [row for row in arms if "shuffled" + row.removeprefix("ddpo") not in rows]
@@ -276,16 +261,19 @@ def _comparison_notes(results: Mapping[str, Any]) -> Iterator[str]:
 # -- tables ----------------------------------------------------------------------------------------
 
 
-def _cell(value: Any) -> str:
-    if not isinstance(value, dict):
+def _cell(interval: Any) -> str:
+    if not isinstance(interval, dict):
         return "-"
-    digits = 3 if abs(value["mean"]) < 10 else 1
-    mean, low, high = (round(value[end], digits) for end in ("mean", "low", "high"))
-    if value["low"] == value["high"]:
-        return f"{mean:.{digits}f} (alike)"
-    if abs((high - mean) - (mean - low)) > 1.5 * 10**-digits:  # a share's interval is not symmetric
-        return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-    return f"{mean:.{digits}f} ±{value['high'] - value['mean']:.{digits}f}"
+    mean, low, high = interval["mean"], interval["low"], interval["high"]
+    digits = 3 if abs(mean) < 10 else 1
+    text = f"{mean:.{digits}f}"
+    if low == high:
+        return f"{text} (alike)"
+    shown_mean, shown_low, shown_high = (round(end, digits) for end in (mean, low, high))
+    asymmetry = (shown_high - shown_mean) - (shown_mean - shown_low)
+    if abs(asymmetry) > 1.5 * 10**-digits:  # the interval of a share
+        return f"{text} [{low:.{digits}f}, {high:.{digits}f}]"
+    return f"{text} ±{high - mean:.{digits}f}"
 
 
 def _sections(results: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
@@ -293,11 +281,12 @@ def _sections(results: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
     import pandas as pd
 
     rows = {row["label"]: row["means"] for row in results["rows"].values()}
-    gaps = {}
-    for pair, gap in results["differences"].items():
-        gaps[" - ".join(ROWS.get(row, row) for row in pair.split(" - "))] = gap
+    differences = {}
+    for pair, intervals in results["differences"].items():
+        row, control = pair.split(" - ")
+        differences[f"{ROWS.get(row, row)} - {ROWS[control]}"] = intervals
     parts = [(title, columns, rows) for title, columns in SECTIONS.items()]
-    parts.append(("differences, paired by prompt", DIFFERENCES, gaps))
+    parts.append(("differences, paired by prompt", DIFFERENCES, differences))
     sections = {}
     for title, columns, lines in parts:
         cells = pd.DataFrame.from_dict(lines, orient="index").reindex(columns=columns)
@@ -320,30 +309,42 @@ def show_table(results: Mapping[str, Any]) -> None:
     print("\n" + "\n".join(results["notes"]))
 
 
-def write_results(results: Mapping[str, Any], folder: Path) -> None:
-    """results.json (everything), results.csv (rows and differences), results.md (as printed)."""
+def _as_csv(results: Mapping[str, Any]) -> str:
     import pandas as pd
 
-    lines = {row: (entry, entry["means"]) for row, entry in results["rows"].items()}
-    lines |= {pair: ({}, gap) for pair, gap in results["differences"].items()}
-    flat = []
-    for row, (entry, means) in lines.items():
-        line = {"row": row} | {key: entry.get(key) for key in ("label", "stories", "prompts")}
-        for name, value in means.items():
-            if value:
-                line |= {name: value["mean"]}
-                line |= {f"{name} {end}": value[end] for end in ("low", "high")}
-        flat.append(line)
-    write_text(folder / "results.csv", pd.DataFrame(flat).convert_dtypes().to_csv(index=False))
+    lines = []
+    for row, entry in results["rows"].items():
+        facts = {key: entry[key] for key in ("label", "stories", "prompts")}
+        lines.append(({"row": row, **facts}, entry["means"]))
+    for pair, intervals in results["differences"].items():
+        lines.append(({"row": pair}, intervals))
+    for line, intervals in lines:
+        for name, interval in intervals.items():
+            if interval:
+                line[name] = interval["mean"]
+                line[f"{name} low"] = interval["low"]
+                line[f"{name} high"] = interval["high"]
+    return pd.DataFrame([line for line, _ in lines]).convert_dtypes().to_csv(index=False)
+
+
+def _as_markdown(results: Mapping[str, Any]) -> str:
     parts = [f"{_headline(results)}; `{results['command']}`"]
     for title, cells in _sections(results).items():
         header = ["", *cells.columns]
-        table = [header, ["---"] * len(header), *cells.reset_index().to_numpy().tolist()]
-        parts.append(f"**{title}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in table))
+        rule = ["---"] * len(header)
+        body = cells.reset_index().to_numpy().tolist()
+        lines = [f"| {' | '.join(line)} |" for line in (header, rule, *body)]
+        parts.append("\n".join([f"**{title}**\n", *lines]))
     parts.append("\n".join(f"- {note}" for note in results["notes"]))
-    write_text(folder / "results.md", "\n\n".join(parts) + "\n")
+    return "\n\n".join(parts) + "\n"
+
+
+def write_results(results: Mapping[str, Any], folder: Path) -> None:
+    """results.json (everything), results.csv (rows and differences), results.md (as printed)."""
+    write_text(folder / "results.csv", _as_csv(results))
+    write_text(folder / "results.md", _as_markdown(results))
     # the values by prompt are many: they go into one line at the end
     short = {name: value for name, value in results.items() if name != "by_prompt"}
-    by_prompt = json.dumps(results["by_prompt"])
     head = json.dumps(short, indent=1).removesuffix("\n}")
+    by_prompt = json.dumps(results["by_prompt"])
     write_text(folder / "results.json", f'{head},\n "by_prompt": {by_prompt}\n}}\n')

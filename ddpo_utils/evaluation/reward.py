@@ -136,7 +136,8 @@ def load_reward(profile: Profile, folder: Path | None = None) -> tuple[Any, Any]
     if folder is not None and not (folder / "adapter_config.json").is_file():
         raise CourseError(f"There is no reward in {folder}: run `python -m ddpo_utils reward`.")
     make_room()
-    source, options = model_source(profile.reward), {"dtype": number_type(profile)}
+    source = model_source(profile.reward)
+    options = {"dtype": number_type(profile)}
     if profile.attention != "sdpa":  # the default where a model can; Gemma 2 refuses it by name
         options["attn_implementation"] = profile.attention
     try:
@@ -150,7 +151,8 @@ def load_reward(profile: Profile, folder: Path | None = None) -> tuple[Any, Any]
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     text_config = model.config.get_text_config()
-    text_config.pad_token_id, text_config.use_cache = tokenizer.pad_token_id, False
+    text_config.pad_token_id = tokenizer.pad_token_id
+    text_config.use_cache = False
     # what PEFT writes into the adapter's folder must mean something on other machines
     model.name_or_path = model.config._name_or_path = public_backbone(profile)
     model.score = _Head(text_config.hidden_size, 1, bias=False)
@@ -176,7 +178,8 @@ def score_stories(
 ) -> np.ndarray:
     """(N,) scores of stories (prompt, text) on `Target`'s scale, by a reward of `load_reward`."""
     ids = tokenize(tokenizer, reward_inputs(stories), profile.max_length)
-    order, scores = np.argsort([len(row) for row in ids], kind="stable"), np.zeros(len(ids))
+    scores = np.zeros(len(ids))
+    order = np.argsort([len(row) for row in ids], kind="stable")
     for start in range(0, len(ids), profile.sample_batch):
         rows = order[start : start + profile.sample_batch]
         batch = tokenizer.pad({"input_ids": [ids[row] for row in rows]}, return_tensors="pt")
@@ -207,7 +210,8 @@ def _trainer(profile: Profile, stories: pd.DataFrame, folder: Path, target: Targ
     # parts never change and the trainer draws their order, so a resumed run finds the same batches.
     size = math.gcd(profile.sft_batch_size, 2 * profile.micro_batch)
     lengths = [len(row) for row in ids]
-    order = np.lexsort((np.random.default_rng(profile.seed).permutation(len(ids)), lengths))
+    shuffled = np.random.default_rng(profile.seed).permutation(len(ids))
+    order = np.lexsort((shuffled, lengths))  # equal lengths at random
     parts = [order[start : start + size] for start in range(0, len(ids), size)]
 
     def collate(examples: list[np.ndarray]) -> dict[str, Any]:
@@ -252,9 +256,9 @@ def train_reward(
 ) -> dict[str, Any]:
     """Train a reward by L1 regression on scored stories; save its adapter; return its record.
 
-    The paper gives LoRA, loss and input of its reward and no schedule: it is that of the profile's
-    SFT. A killed training goes on from its last checkpoint; a finished one in `folder` is kept, and
-    one on other stories (prompt, text, score) or settings replaces it.
+    The paper gives no schedule for its reward: it is that of the profile's SFT. A killed training
+    goes on from its last checkpoint; a finished one in `folder` is kept, and one on other stories
+    (prompt, text, score) or settings replaces it.
     """
     backbone = public_backbone(profile)
     facts = {"objective": "regression", "backbone": backbone, "stories": len(stories)}

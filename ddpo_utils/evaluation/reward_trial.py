@@ -5,6 +5,7 @@ python -m ddpo_utils reward        the trial, and the reward trained on all trai
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FINAL",
     "choose_reward",
+    "decisive_accuracy",
     "held_pairs",
     "load_trial",
     "record_reward",
@@ -56,11 +58,11 @@ def reward_splits(
     if writer_parts:
         held_writers = np.array_split(rng.permutation(np.unique(writers)), writer_parts)
     held_prompts = np.array_split(rng.permutation(np.unique(prompts)), prompt_parts)
-    return [
-        (np.isin(prompts, prompt_part), np.isin(writers, writer_part))
-        for prompt_part in held_prompts
-        for writer_part in held_writers
-    ]
+    splits = []
+    for prompt_part in held_prompts:
+        for writer_part in held_writers:
+            splits.append((np.isin(prompts, prompt_part), np.isin(writers, writer_part)))
+    return splits
 
 
 def trial_splits(stories: pd.DataFrame, seed: int) -> Splits:
@@ -82,26 +84,24 @@ def held_pairs(
     With `unseen_writers` both are of held-out writers, else of writers that are not held out.
 
     Returns:
-        One row per pair: prompt_id, margin (the reward of the better story minus that of the
-        other), right (bool; equal rewards order nothing).
+        One row per pair: prompt_id, right (bool: the better story has the higher reward).
     """
     import pandas as pd
 
-    score = stories["score"].to_numpy()
-    prompts, margins = [], [np.zeros(0)]
-    for (in_prompt, in_writer), row in zip(splits, scores, strict=True):
-        guess = np.zeros(len(stories))
-        guess[in_prompt] = row
+    pairs = [pd.DataFrame({"prompt_id": [], "right": np.zeros(0, dtype=bool)})]
+    for (in_prompt, in_writer), split_scores in zip(splits, scores, strict=True):
+        rewards = pd.Series(split_scores, np.flatnonzero(in_prompt))
         held = np.flatnonzero(in_prompt & (in_writer == unseen_writers))
-        groups = stories.iloc[held].groupby("prompt_id", sort=False).indices
-        for prompt, places in groups.items():
-            first, second = np.triu_indices(len(places), 1)
-            a, b = held[places[first]], held[places[second]]
-            sign = np.sign(score[a] - score[b])
-            margins.append(((guess[a] - guess[b]) * sign)[sign != 0])
-            prompts += [prompt] * len(margins[-1])
-    margin = np.concatenate(margins)
-    return pd.DataFrame({"prompt_id": prompts, "margin": margin, "right": margin > 0})
+        frame = stories.iloc[held].assign(reward=rewards[held].to_numpy())
+        for prompt, group in frame.groupby("prompt_id", sort=False):
+            first, second = np.triu_indices(len(group), 1)
+            score = group["score"].to_numpy()
+            reward = group["reward"].to_numpy()
+            better = np.sign(score[first] - score[second])
+            higher = np.sign(reward[first] - reward[second])
+            right = (higher == better)[better != 0]
+            pairs.append(pd.DataFrame({"prompt_id": prompt, "right": right}))
+    return pd.concat(pairs, ignore_index=True)
 
 
 def _ridge_scores(features: np.ndarray, values: np.ndarray, splits: Splits) -> list[np.ndarray]:
@@ -121,9 +121,11 @@ def reward_pairs(stories: pd.DataFrame, features: np.ndarray, unseen_writers: bo
 
     Prompts are split in 6 parts, with `unseen_writers` also writers in 4.
     """
-    parts = reward_splits(stories, writer_parts=4 if unseen_writers else 0)
-    # few prompts or writers leave nothing to train on, or nothing to ask about
-    splits = [(p, w) for p, w in parts if p.any() and not (p | w).all()]
+    splits = []
+    for in_prompt, in_writer in reward_splits(stories, writer_parts=4 if unseen_writers else 0):
+        # few prompts or writers leave nothing to train on, or nothing to order
+        if in_prompt.any() and not (in_prompt | in_writer).all():
+            splits.append((in_prompt, in_writer))
     scores = _ridge_scores(features, stories["score"].to_numpy(), splits)
     return held_pairs(stories, splits, scores, unseen_writers)
 
@@ -131,9 +133,11 @@ def reward_pairs(stories: pd.DataFrame, features: np.ndarray, unseen_writers: bo
 def reward_accuracy(
     stories: pd.DataFrame, splits: Splits, scores: Scores
 ) -> dict[str, Interval | None]:
-    """Share of held-out pairs ordered rightly, on "unseen prompts" (of known writers, or where no
-    writer is known) and on "unseen prompts and writers": mean over prompts with its interval, None
-    where fewer than two prompts have such pairs."""
+    """Share of held-out pairs ordered correctly: mean over prompts with its interval.
+
+    On "unseen prompts" (of known writers, or where no writer is known) and on "unseen prompts and
+    writers"; None where fewer than two prompts have such pairs.
+    """
     out: dict[str, Interval | None] = {}
     for name, unseen in (("unseen prompts", False), ("unseen prompts and writers", True)):
         pairs = held_pairs(stories, splits, scores, unseen)
@@ -142,24 +146,30 @@ def reward_accuracy(
     return out
 
 
+def decisive_accuracy(figures: Mapping[str, Interval | None]) -> Interval:
+    """Of a reward's accuracies the one that decides: on unseen writers, where writers are known."""
+    return figures["unseen prompts and writers"] or figures["unseen prompts"]
+
+
 def choose_reward(
     accuracy: Mapping[str, Mapping[str, Interval | None]], bound: float
 ) -> dict[str, Any]:
     """Which reward is the best, and whether it passed and may speak about quality.
 
-    `accuracy` maps each reward to its `reward_accuracy`. It passes if the lower end on unseen
-    prompts and writers (on unseen prompts where no writer is known) is at least `bound`. One that
-    passes goes before one that does not, then accuracy decides, and among equals the first.
+    `accuracy` maps each reward to its `reward_accuracy`. It passes if the lower end of the decisive
+    accuracy is at least `bound`. One that passes goes before one that does not, then the mean
+    decides, and among equals the first.
 
     Returns:
-        reward (name), passed (bool), quality (what may be said).
+        reward (name), passed (bool), quality ("quality to be compared" or "quality not measured").
     """
-    figures = {
-        name: figure["unseen prompts and writers"] or figure["unseen prompts"]
-        for name, figure in accuracy.items()
-    }
-    best = max(figures, key=lambda name: (figures[name].low >= bound, figures[name].mean))
-    passed = figures[best].low >= bound
+    decisive = {name: decisive_accuracy(figures) for name, figures in accuracy.items()}
+
+    def merit(name: str) -> tuple[bool, float]:
+        return decisive[name].low >= bound, decisive[name].mean
+
+    best = max(decisive, key=merit)
+    passed = decisive[best].low >= bound
     quality = "quality to be compared" if passed else "quality not measured"
     return {"reward": best, "passed": passed, "quality": quality}
 
@@ -193,12 +203,12 @@ def _rounded(scores: np.ndarray) -> list[float]:
 
 
 def record_reward(profile: Profile, bound: float, output: Path | None = None) -> dict[str, Any]:
-    """Try a language model's reward, a ridge reward and a lookup of the writer on the same folds;
-    train the first on all training stories; write reward.json into `output` and return it.
+    """The trial of a language model's reward, a ridge reward and a lookup of the writer.
 
-    `output` is by default <work_dir>/reward. Every finished fold is kept, so a broken-off trial
-    goes on. Where no writer is known there is one fold, whose reward is the final one. `bound`
-    is that of `choose_reward`. Raises CourseError where there are too few stories.
+    All are tried on the same folds; the first is then trained on all training stories. reward.json
+    goes into `output`, by default <work_dir>/reward. Every finished fold is kept, so an interrupted
+    trial goes on. Where no writer is known there is one fold, and its reward is the final one.
+    `bound` is that of `choose_reward`. Raises CourseError where there are too few stories.
     """
     stories = training_stories(profile)
     # judges' scores have a bounded scale and are not compressed, votes are
@@ -209,12 +219,14 @@ def record_reward(profile: Profile, bound: float, output: Path | None = None) ->
         raise CourseError(
             "A trial needs pairs on two held-out prompts: give 20 prompts or more, or writers."
         )
-    root, single = output or work_dir(profile) / "reward", len(splits) == 1
+    root = output or work_dir(profile) / "reward"
+    single = len(splits) == 1
     texts = stories["text"].tolist()
     rows = [load_encoder(name).encode(texts) for name in (profile.semantic, profile.style)]
     features = {"ridge": np.hstack(rows)}
     if not single:
-        features["writer"] = np.eye(stories["writer"].nunique())[stories["writer"].factorize()[0]]
+        writers, names = stories["writer"].factorize()
+        features["writer"] = np.eye(len(names))[writers]
     scores = {}
     for name, columns in features.items():
         scores[name] = [_rounded(row) for row in _ridge_scores(columns, values, splits)]
@@ -230,7 +242,8 @@ def record_reward(profile: Profile, bound: float, output: Path | None = None) ->
         train_reward(profile, stories, root / FINAL, target)
     folds = []
     for in_prompt, in_writer in splits:
-        prompts, writers = stories["prompt_id"][in_prompt], stories["writer"][in_writer]
+        prompts = stories["prompt_id"][in_prompt]
+        writers = stories["writer"][in_writer]
         folds.append({"prompts": sorted(set(prompts)), "writers": sorted(set(writers))})
     record = run_facts(
         profile,
@@ -243,18 +256,13 @@ def record_reward(profile: Profile, bound: float, output: Path | None = None) ->
         folds=folds,
         training={"regression": training},
         bound=bound,
-        accuracy={name: _plain(figures) for name, figures in accuracy.items()},
+        accuracy=accuracy,
         choice=choose_reward({name: accuracy[name] for name in ("ridge", "regression")}, bound),
         final=FINAL,
         scores=scores,
     )
-    write_json(root / "reward.json", record)
+    write_json(root / "reward.json", json.loads(json.dumps(record, default=asdict)))
     return load_trial(root)
-
-
-def _plain(figures: Mapping[str, Interval | None]) -> dict[str, Any]:
-    """Intervals as JSON holds them."""
-    return {name: value and asdict(value) for name, value in figures.items()}
 
 
 def load_trial(folder: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from ..settings import Profile, progress_bar
 from ..storage.files import read_json, short_digest, write_json
 from ..training.runs import adapter_digest, process
 from .reward import Target, load_reward, public_backbone, score_stories
-from .reward_trial import FINAL, load_trial
+from .reward_trial import FINAL, decisive_accuracy, load_trial
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,10 +48,10 @@ def _score(
     values = read_json(path) if path.is_file() else []
     starts = range(len(values), len(stories), PIECE)
     shown = len(starts) >= 4 and process().is_main_process
-    name = path.name.partition("-")[0]
-    for start in progress_bar(starts, shown=shown, desc=name, leave=False):
-        part = stories.iloc[start : start + PIECE]
-        values += [round(float(value), 4) for value in score(*load(), part)]
+    row = path.name.partition("-")[0]
+    for start in progress_bar(starts, shown=shown, desc=row, leave=False):
+        scores = score(*load(), stories.iloc[start : start + PIECE])
+        values += [round(float(value), 4) for value in scores]
         write_json(path, values, indent=None)
     return values
 
@@ -70,12 +70,17 @@ def compare_with_sft(
     """
     sft = adapters["sft"]
     arms = [row for row in frames if adapters.get(row) is not None and row != "sft"]
-    first = {row: frames[row][frames[row]["sample"] == 0] for row in arms}
-    logp_paths, kl_paths = {}, {}
+    first = {}  # samples, along which the KL is measured
+    for row in arms:
+        frame = frames[row]
+        first[row] = frame[frame["sample"] == 0]
+    logp_paths = {}
+    kl_paths = {}
     for row, frame in frames.items():
         digests = adapter_digest(sft), adapter_digest(adapters.get(row))
         path = _scores_path(folder, row, frame, *model_key(profile), *digests)
-        logp_paths[row], kl_paths[row] = Path(f"{path}.logp.json"), Path(f"{path}.kl.json")
+        logp_paths[row] = Path(f"{path}.logp.json")
+        kl_paths[row] = Path(f"{path}.kl.json")
 
     def load_pair(row: str) -> tuple[Any, Any]:
         model, tokenizer = load_policy(profile, adapters[row])
@@ -90,30 +95,34 @@ def compare_with_sft(
     for row in arms[own_rows]:
         _score(kl_paths[row], first[row], cache(partial(load_pair, row)), token_kl)
     process().wait_for_everyone()  # now all scores exist
-    logp = {row: read_json(path) for row, path in logp_paths.items()}
-    kl = {row: read_json(kl_paths[row]) for row in arms}
-    by_prompt = {row: dict(zip(first[row]["prompt_id"], kl[row], strict=True)) for row in arms}
-    return logp, by_prompt
+    logps = {row: read_json(path) for row, path in logp_paths.items()}
+    kls = {}
+    for row in arms:
+        values = read_json(kl_paths[row])
+        kls[row] = dict(zip(first[row]["prompt_id"], values, strict=True))
+    return logps, kls
 
 
 def score_rewards(
     profile: Profile, frames: Mapping[str, pd.DataFrame], folder: Path, reward: Path | None
 ) -> tuple[dict[str, Any], str]:
-    """A reward for each row's stories (none if it did not pass), and what is said of quality."""
+    """A reward for each row's stories (none if it did not pass), and a sentence on quality."""
     if reward is None:
         return {}, "quality not measured: no reward was given"
-    trial, backbone = load_trial(reward), public_backbone(profile)
+    trial = load_trial(reward)
+    backbone = public_backbone(profile)
     if trial["backbone"] != backbone:
         other = f"the reward's trial is of {trial['backbone']}, another backbone"
         return {}, f"quality not measured: {other}"
-    accuracy, bound = trial["accuracy"]["regression"], trial["bound"]
-    share = accuracy["unseen prompts and writers"] or accuracy["unseen prompts"]
-    grounds = f"it orders {share} of unseen pairs rightly, and the lower end must reach {bound}"
-    if share.low < bound:
+    accuracy = decisive_accuracy(trial["accuracy"]["regression"])
+    bound = trial["bound"]
+    grounds = f"it orders {accuracy} of unseen pairs rightly, and the lower end must reach {bound}"
+    if accuracy.low < bound:
         return {}, f"quality not measured: the reward did not pass its trial ({grounds})"
     load = cache(partial(load_reward, profile, reward / FINAL))
     key = backbone, profile.dtype, profile.max_length, adapter_digest(reward / FINAL)
-    quality, rewards = f"reward: regression on {backbone} ({grounds})", {}
+    quality = f"reward: regression on {backbone} ({grounds})"
+    rewards = {}
     for row, frame in frames.items():
         if row == "gold":
             rewards[row] = Target(**trial["target"])(frame["score"])

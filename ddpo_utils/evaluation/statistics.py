@@ -31,6 +31,10 @@ __all__ = [
 ]
 
 
+LOWER, UPPER = 0.025, 0.975  # the tails of a 95% interval
+POWER = 0.8  # chance of finding a true difference of the detectable size
+
+
 @dataclass(frozen=True)
 class Interval:
     """A mean with its 95% interval, in the unit of the values; n prompts (or other clusters)."""
@@ -43,13 +47,6 @@ class Interval:
 
     def __str__(self) -> str:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-    @property
-    def above_zero(self) -> bool:
-        return self.low > 0
-
-
-# -- means -----------------------------------------------------------------------------------------
 
 
 def mean_interval(values: Any) -> Interval:
@@ -64,18 +61,21 @@ def mean_interval(values: Any) -> Interval:
     n = len(values)
     if n < 2:
         raise ValueError(f"An interval needs the values of at least two prompts; got {n}.")
-    mean = values.mean()
-    half = t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n)
-    return Interval(float(mean), float(mean - half), float(mean + half), n)
+    half = t.ppf(UPPER, n - 1) * values.std(ddof=1) / np.sqrt(n)
+    return _symmetric(values.mean(), half, n)
+
+
+def _symmetric(mean: float, half: float, n: int, df: float | None = None) -> Interval:
+    return Interval(float(mean), float(mean - half), float(mean + half), n, df)
 
 
 def crossed_interval(values: Any) -> Interval:
     """Mean and 95% t interval of a (seeds, prompts) matrix; both seeds and prompts are samples.
 
-    The variance of the mean is (MS_seeds + MS_prompts - MS_residual) / (seeds * prompts), the mean
-    squares of the two-way layout, but never below that of one factor alone (Cameron, Gelbach and
-    Miller 2011); degrees of freedom are Satterthwaite's (1946). Prompts without a value for every
-    seed are left out. Raises ValueError with fewer than two seeds or prompts.
+    The variance of the mean is (MS_seeds + MS_prompts - MS_residual) / (seeds * prompts), but at
+    least that of one factor alone (Cameron, Gelbach and Miller 2011). Degrees of freedom are
+    Satterthwaite's (1946). Prompts without a value for every seed are left out. Raises ValueError
+    with fewer than two seeds or prompts.
     """
     from scipy.stats import t
 
@@ -85,40 +85,46 @@ def crossed_interval(values: Any) -> Interval:
     if seeds < 2 or prompts < 2:
         raise ValueError(f"An interval needs two seeds and two prompts; got {seeds} and {prompts}.")
     mean = values.mean()
-    by_seed = values.mean(axis=1) - mean
-    by_prompt = values.mean(axis=0) - mean
-    residual = values - mean - by_seed[:, None] - by_prompt
-    degrees = np.array([seeds - 1, prompts - 1, (seeds - 1) * (prompts - 1)])
-    squares = [prompts * (by_seed**2).sum(), seeds * (by_prompt**2).sum(), (residual**2).sum()]
-    squares = np.array(squares) / degrees
-    total = max(squares @ [1, 1, -1], squares[0], squares[1])
-    df = total**2 / (squares**2 / degrees).sum() if total else seeds - 1.0
-    half = t.ppf(0.975, df) * np.sqrt(total / values.size)
-    return Interval(float(mean), float(mean - half), float(mean + half), prompts, float(df))
+    seed_effects = values.mean(axis=1) - mean
+    prompt_effects = values.mean(axis=0) - mean
+    residuals = values - mean - seed_effects[:, None] - prompt_effects
+    df = np.array([seeds - 1, prompts - 1, (seeds - 1) * (prompts - 1)])
+    by_seed = prompts * (seed_effects**2).sum()
+    by_prompt = seeds * (prompt_effects**2).sum()
+    mean_squares = np.array([by_seed, by_prompt, (residuals**2).sum()]) / df
+    total = max(mean_squares @ [1, 1, -1], mean_squares[0], mean_squares[1])
+    df_total = seeds - 1.0  # where all values are equal
+    if total:
+        df_total = float(total**2 / (mean_squares**2 / df).sum())
+    half = t.ppf(UPPER, df_total) * np.sqrt(total / values.size)
+    return _symmetric(mean, half, prompts, df_total)
 
 
 def difference(a: Any, b: Any) -> Interval:
     """Mean of a - b with its 95% t interval, paired by prompt.
 
-    a and b hold (G,) values, one per prompt, or (S, G), one row per seed, in the same order. Raises
-    ValueError if the shapes differ, or with fewer than two prompts (or seeds).
+    a and b hold (prompts,) or (seeds, prompts) values in the same order. Raises ValueError if the
+    shapes differ, or with fewer than two prompts (or seeds).
     """
-    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    a = np.asarray(a, dtype=float)
+    b = np.asarray(b, dtype=float)
     if a.shape != b.shape:
         raise ValueError(f"A paired difference needs the same prompts; got {a.shape}, {b.shape}.")
-    return crossed_interval(a - b) if a.ndim == 2 else mean_interval(a - b)
+    gaps = a - b
+    return crossed_interval(gaps) if gaps.ndim == 2 else mean_interval(gaps)
 
 
-def detectable(interval: Interval, power: float = 0.8) -> float:
-    """Smallest true difference that a comparison with this spread finds with the given power.
+def detectable(interval: Interval) -> float:
+    """Smallest true difference that a comparison with this spread finds with a power of 0.8.
 
-    (t_0.975 + t_power) standard errors, two-sided at 5%; in the unit of the values.
+    (t_0.975 + t_0.8) standard errors, two-sided at 5%; in the unit of the values.
     """
     from scipy.stats import t
 
     df = interval.n - 1 if interval.df is None else interval.df
-    error = (interval.high - interval.mean) / t.ppf(0.975, df)
-    return float((t.ppf(0.975, df) + t.ppf(power, df)) * error)
+    quantile = t.ppf(UPPER, df)
+    standard_error = (interval.high - interval.mean) / quantile
+    return float((quantile + t.ppf(POWER, df)) * standard_error)
 
 
 def bootstrap_interval(
@@ -130,7 +136,7 @@ def bootstrap_interval(
     """
     rng = np.random.default_rng(seed)
     values = [statistic(rng.integers(0, clusters, clusters)) for _ in range(draws)]
-    low, high = np.nanpercentile(values, [2.5, 97.5])
+    low, high = np.nanpercentile(values, [100 * LOWER, 100 * UPPER])
     return Interval(float(statistic(np.arange(clusters))), float(low), float(high), clusters)
 
 
@@ -142,29 +148,29 @@ def verdict(
 ) -> dict[str, Any]:
     """The course's verdict on one measure of diversity: did the deviation weights raise it?
 
-    "Effect of deviation" needs all of: DDPO minus shuffled weights above 0, DDPO minus DPO at
-    matched KL above 0 (by their 95% intervals), and a share of usable stories not lower than either
-    control's by more than `margin` (lower end of the 95% interval). Else "no effect shown".
+    "Effect of deviation" needs 95% intervals of DDPO minus shuffled weights, and of DDPO minus DPO
+    at matched KL, that lie above 0 for diversity and above -`margin` for the share of usable
+    stories. Else the verdict is "no effect shown".
 
     Args:
         diversity, usable: values per prompt, or (seeds, prompts), for "ddpo", "shuffled" and "dpo"
             (the DPO checkpoint nearest in KL).
-        quality: what may be said about quality.
+        quality: is added to the text of an effect.
 
     Returns:
         verdict (text); to_shuffled, to_dpo, usable_to_shuffled, usable_to_dpo (Intervals);
-        detectable: the larger of the diversity differences found with a power of 0.8, each alone.
+        detectable: the larger of the two diversity differences that a power of 0.8 finds.
     """
     controls = ("shuffled", "dpo")
     gaps = {name: difference(diversity["ddpo"], diversity[name]) for name in controls}
     kept = {name: difference(usable["ddpo"], usable[name]) for name in controls}
     smallest = max(detectable(gap) for gap in gaps.values())
-    text = (
-        f"no effect shown (either difference alone: {smallest:.3f} would have been found "
-        "four times in five)"
-    )
-    if all(gaps[name].above_zero and kept[name].low > -margin for name in controls):
-        text = f"effect of deviation; {quality}"
+    diverse = all(gap.low > 0 for gap in gaps.values())
+    as_usable = all(gap.low > -margin for gap in kept.values())
+    text = f"effect of deviation; {quality}"
+    if not (diverse and as_usable):
+        size = f"{smallest:.3f} would have been found four times in five"
+        text = f"no effect shown (either difference alone: {size})"
     return {
         "verdict": text,
         "to_shuffled": gaps["shuffled"],
@@ -175,15 +181,12 @@ def verdict(
     }
 
 
-# -- shares ----------------------------------------------------------------------------------------
-
-
 def _exact_limits(hits: float, trials: float) -> tuple[float, float]:
     """Clopper and Pearson's 95% limits of a share (1934); the counts need not be whole."""
     from scipy.stats import beta
 
-    low = beta.ppf(0.025, hits, trials - hits + 1) if hits > 0 else 0.0
-    high = beta.ppf(0.975, hits + 1, trials - hits) if hits < trials else 1.0
+    low = beta.ppf(LOWER, hits, trials - hits + 1) if hits > 0 else 0.0
+    high = beta.ppf(UPPER, hits + 1, trials - hits) if hits < trials else 1.0
     return float(low), float(high)
 
 
@@ -192,27 +195,28 @@ def share_interval(hits: Any, labels: Any) -> Interval:
 
     The exact interval at the effective number of labels (Korn and Graubard, Survey Methodology 24,
     1998): share (1 - share) over the variance clustered by prompt, reduced for that variance's few
-    degrees of freedom. It is at most the number of labels, and at least the number that labels
-    alike within each prompt would give (this project's bound), which is also taken where the share
-    is 0 or 1 and the variance says nothing.
-
-    hits and labels hold (G,) counts, one per prompt. Raises CourseError without any label.
+    degrees of freedom. It is at most the number of labels, and at least that of labels alike within
+    each prompt (this project's bound), which is also taken where the share is 0 or 1. hits and
+    labels hold (G,) counts, one per prompt. Raises CourseError without any label.
     """
     from scipy.stats import t
 
-    hits, labels = np.asarray(hits, dtype=float), np.asarray(labels, dtype=float)
-    total, prompts = labels.sum(), int((labels > 0).sum())
+    hits = np.asarray(hits, dtype=float)
+    labels = np.asarray(labels, dtype=float)
+    total = labels.sum()
+    prompts = int((labels > 0).sum())
     if not total:
         raise CourseError("A share needs at least one label: rate a comparison first.")
     share = hits.sum() / total
     alike = total**2 / (labels**2).sum()
     effective = alike
     if 0 < share < 1 and prompts > 1:
-        gaps = hits - share * labels
-        variance = prompts / (prompts - 1) * (gaps**2).sum() / total**2
-        allowance = (t.ppf(0.975, total - 1) / t.ppf(0.975, prompts - 1)) ** 2
+        residuals = hits - share * labels
+        variance = prompts / (prompts - 1) * (residuals**2).sum() / total**2
+        allowance = (t.ppf(UPPER, total - 1) / t.ppf(UPPER, prompts - 1)) ** 2
         with np.errstate(divide="ignore"):
-            effective = np.clip(share * (1 - share) / variance * allowance, alike, total)
+            unbounded = share * (1 - share) / variance * allowance
+        effective = np.clip(unbounded, alike, total)
     return Interval(float(share), *_exact_limits(share * effective, effective), prompts)
 
 
@@ -235,7 +239,7 @@ def sign_test(wins: int, losses: int, ties: int = 0) -> SignTest:
     """Exact two-sided binomial test of wins against losses; one count per independent item.
 
     `p` drops the ties. `p_split` gives half of the ties to either side, an odd one to the side
-    behind, and is the more careful of the two.
+    behind, and is never the smaller of the two.
     """
     from scipy.stats import binomtest
 
@@ -258,9 +262,11 @@ def _power_given_decided(n: int, win: float, loss: float) -> np.ndarray:
 
     decided = np.arange(n + 1)
     # the largest count of the smaller side with 2 P(X <= count) <= 0.05, or -1
-    bound = binom.ppf(0.025, decided, 0.5)
-    bound -= binom.cdf(bound, decided, 0.5) > 0.025
-    return sum(binom.cdf(bound, decided, rate / (win + loss)) for rate in (win, loss))
+    bound = binom.ppf(LOWER, decided, 0.5)
+    bound -= binom.cdf(bound, decided, 0.5) > LOWER
+    few_wins = binom.cdf(bound, decided, win / (win + loss))
+    few_losses = binom.cdf(bound, decided, loss / (win + loss))
+    return few_wins + few_losses
 
 
 def _power(n: int, given_decided: np.ndarray, decided_share: float) -> float:
@@ -281,22 +287,22 @@ def sign_power(n: int, win: float, loss: float) -> float:
     return _power(n, _power_given_decided(n, win, loss), win + loss)
 
 
-def comparisons_needed(win: float, loss: float, power: float = 0.8) -> int:
-    """Smallest number of comparisons from which on `sign_power` stays at least `power`.
+def comparisons_needed(win: float, loss: float) -> int:
+    """Smallest number of comparisons from which on `sign_power` stays at least 0.8.
 
     Raises CourseError where about 5,000 or more are needed.
     """
     from scipy.stats import norm
 
     _check_rates(win, loss)
-    scale = (norm.ppf(0.975) + norm.ppf(power)) ** 2 * (win + loss)
-    if scale >= 5000 * (win - loss) ** 2:
+    squared_gap = (win - loss) ** 2
+    scale = (norm.ppf(UPPER) + norm.ppf(POWER)) ** 2 * (win + loss)
+    if scale >= 5000 * squared_gap:
         raise CourseError(f"Telling {win} from {loss} needs about 5,000 comparisons or more.")
-    # The normal approximation, with room: the exact test needs a little more, and its power
-    # falls back here and there as n grows.
-    n = 40 + int(1.3 * scale / (win - loss) ** 2)
+    # more than the normal approximation, since the exact power falls back here and there
+    n = 40 + int(1.3 * scale / squared_gap)
     given_decided = _power_given_decided(n, win, loss)
-    while _power(n - 1, given_decided, win + loss) >= power:
+    while _power(n - 1, given_decided, win + loss) >= POWER:
         n -= 1
     return n
 
@@ -306,15 +312,18 @@ def _score_limit(wins: float, losses: float, n: int, side: int) -> float:
     from scipy.optimize import brentq
     from scipy.stats import norm
 
-    z2 = norm.ppf(0.975) ** 2
-    estimate = (wins - losses) / n
+    critical = norm.ppf(UPPER) ** 2
+    lead = wins - losses
+    estimate = lead / n
 
     def excess(gap: float) -> float:
-        b = (2 * n - wins + losses) * gap - wins - losses
+        # the likeliest share of losses, given the gap, solves 2 n x^2 + b x + c = 0
+        b = (2 * n - lead) * gap - wins - losses
         c = -losses * gap * (1 - gap)
-        # the likeliest share of losses, given the gap
-        lost = (np.sqrt(max(b * b - 8 * n * c, 0.0)) - b) / (4 * n)
-        return (wins - losses - n * gap) ** 2 - z2 * n * max(2 * lost + gap * (1 - gap), 0.0)
+        discriminant = max(b * b - 8 * n * c, 0.0)
+        loss_share = (np.sqrt(discriminant) - b) / (4 * n)
+        variance = max(2 * loss_share + gap * (1 - gap), 0.0)
+        return (lead - n * gap) ** 2 - critical * n * variance
 
     if abs(estimate - side) < 1e-9:
         return float(side)
@@ -331,9 +340,11 @@ def what_rates_mean(win: float, loss: float, n: int) -> dict[str, Interval]:
     _check_rates(win, loss)
     if n < 1:
         raise CourseError("Win rates need at least one item.")
-    low, high = (_score_limit(win * n, loss * n, n, side) for side in (-1, 1))
+    wins = win * n
+    losses = loss * n
+    limits = [_score_limit(wins, losses, n, side) for side in (-1, 1)]
     return {
-        "win": Interval(win, *_exact_limits(win * n, n), n),
-        "loss": Interval(loss, *_exact_limits(loss * n, n), n),
-        "difference": Interval(win - loss, low, high, n),
+        "win": Interval(win, *_exact_limits(wins, n), n),
+        "loss": Interval(loss, *_exact_limits(losses, n), n),
+        "difference": Interval(win - loss, *limits, n),
     }

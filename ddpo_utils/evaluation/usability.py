@@ -1,11 +1,12 @@
 """Usable stories: thresholds, the failures of each story, and tables by prompt and by source.
 
-Diversity rewards failure (random words are far from everything), so every diversity figure stands
+Failures look diverse (random words are far from everything), so every diversity figure is shown
 beside the share of usable stories.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
@@ -16,21 +17,35 @@ from ..corpus.stories import load_prompts, load_stories
 from ..corpus.text import first_words, prompt_overlap, repeat_share, words
 from ..deviation import diversity
 from ..embeddings.encoders import load_encoder
-from ..settings import CourseError
+from ..settings import CourseError, Profile
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
+    "CUT",
+    "CUT_TEXTS",
     "FAULTS",
+    "MEASURES",
     "Thresholds",
     "check_stories",
     "course_prompts",
+    "encoders_by_measure",
+    "measure_row",
     "prompt_ranks",
     "prompt_table",
     "rival_table",
 ]
 
+ON_TOPIC_POOL = 70  # prompts for which `on_topic_rank` is stated
+MEASURES = {  # of diversity -> setting that names the encoder; the 2nd ones make no weights
+    "semantic": "semantic",
+    "style": "style",
+    "semantic, 2nd": "judge_semantic",
+    "style, 2nd": "judge_style",
+}
+CUT = 25  # words at which texts are compared at a common length
+CUT_TEXTS = [f"{name} ({CUT} words)" for name in MEASURES]
 FAULTS = ["short", "cut", "repeating", "off_topic", "implausible"]
 
 
@@ -40,23 +55,20 @@ class Thresholds:
 
     min_words: int
     repeat_share: float  # largest share of 4-word sequences that occurred before in the story
-    on_topic_rank: int  # lowest rank of the story's own prompt in a pool of `on_topic_pool` prompts
+    on_topic_rank: int  # lowest rank of the story's own prompt among the course's 70
     logprob_quantile: float  # of the training stories' log-probs: the plausible range's lower end
     usable_margin: float  # largest tolerated loss of usable stories, as a share
-    reward_bound: float  # share of unseen pairs that a reward must order rightly
+    reward_bound: float  # share of unseen pairs that a reward must order correctly
     quality_margin: float  # largest tolerated loss of reward, in standard deviations
-    on_topic_pool: int = 70
 
     @classmethod
     def read(cls, decisions: Mapping[str, Any]) -> Thresholds:
         """The thresholds among the entries of data/decisions.json."""
-        names = [field.name for field in fields(cls) if field.name in decisions]
-        return cls(**{name: decisions[name] for name in names})
+        return cls(**{field.name: decisions[field.name] for field in fields(cls)})
 
     def logprob_range(self, logps: Sequence[float]) -> tuple[float, float]:
         """Plausible mean log-probs of a token (nats), given those of the training stories."""
-        tail = self.logprob_quantile
-        low, high = np.quantile(logps, [tail, 1 - tail])
+        low, high = np.quantile(logps, [self.logprob_quantile, 1 - self.logprob_quantile])
         return float(low), float(high)
 
 
@@ -66,13 +78,14 @@ def course_prompts() -> list[str]:
 
 
 def prompt_ranks(stories: np.ndarray, prompts: np.ndarray, own: Sequence[int]) -> np.ndarray:
-    """Rank of each story's own prompt among all prompts by cosine; 1 is the nearest.
+    """(N,) rank of each story's own prompt among all prompts by cosine; 1 is the nearest.
 
-    Args:
-        stories: (N, d) unit rows. prompts: (P, d) unit rows. own: (N,) row of each story's prompt.
+    stories are (N, d) and prompts (P, d) unit rows; `own` is the row of each story's prompt.
     """
     cosines = stories @ prompts.T
-    return 1 + (cosines > cosines[np.arange(len(own)), own][:, None]).sum(axis=1)
+    own_cosines = cosines[np.arange(len(own)), own]
+    nearer = cosines > own_cosines[:, None]
+    return 1 + nearer.sum(axis=1)
 
 
 def check_stories(
@@ -82,41 +95,39 @@ def check_stories(
     encoder: str = "minilm",
     logprob_range: tuple[float, float] | None = None,
 ) -> pd.DataFrame:
-    """Failures of each story.
+    """Per story: FAULTS and usable (bool), rank of its prompt, n_words, overlap with its prompt.
 
     Args:
         stories: prompt and text, and where known `finished` (False: cut by the length limit) and
             `logp` (mean log-prob of a token under the SFT model, nats).
-        pool: prompts among which a story must find its own, by the semantic encoder; the stories'
-            prompts join it. The rank allowed grows with the pool: a random text passes as often.
+        pool: prompts, with those of the stories, among which a story must find its own by the
+            encoder. The rank allowed grows with the pool: a random text passes as often.
         logprob_range: lowest and highest plausible `logp`; None leaves that check out.
-
-    Returns:
-        A frame with the same index: the FAULTS and usable (bool), rank (of the own prompt in the
-        pool), n_words, overlap (share of words taken from the prompt).
     """
     import pandas as pd
 
-    prompts = list(dict.fromkeys([*pool, *stories["prompt"]]))
-    row_of = {prompt: row for row, prompt in enumerate(prompts)}
-    own = [row_of[prompt] for prompt in stories["prompt"]]
     texts = stories["text"].tolist()
+    prompts = list(dict.fromkeys([*pool, *stories["prompt"]]))
+    rows = {prompt: row for row, prompt in enumerate(prompts)}
+    own = [rows[prompt] for prompt in stories["prompt"]]
     model = load_encoder(encoder)
+    checks = pd.DataFrame(index=stories.index)
+    checks["n_words"] = [len(words(text)) for text in texts]
     pairs = zip(texts, stories["prompt"], strict=True)
-    out = pd.DataFrame(index=stories.index)
-    out["n_words"] = [len(words(text)) for text in texts]
-    out["overlap"] = [prompt_overlap(text, prompt) for text, prompt in pairs]
-    out["rank"] = prompt_ranks(model.encode(texts), model.encode(prompts), own)
-    out["short"] = out["n_words"] < thresholds.min_words
-    out["cut"] = ~stories["finished"].astype(bool) if "finished" in stories else False
-    out["repeating"] = [repeat_share(text) > thresholds.repeat_share for text in texts]
+    checks["overlap"] = [prompt_overlap(text, prompt) for text, prompt in pairs]
+    checks["rank"] = prompt_ranks(model.encode(texts), model.encode(prompts), own)
+    checks["short"] = checks["n_words"] < thresholds.min_words
+    checks["cut"] = False
+    if "finished" in stories:
+        checks["cut"] = ~stories["finished"].astype(bool)
+    checks["repeating"] = [repeat_share(text) > thresholds.repeat_share for text in texts]
     allowed = (thresholds.on_topic_rank - 1) * (len(prompts) - 1)
-    out["off_topic"] = (out["rank"] - 1) * (thresholds.on_topic_pool - 1) > allowed
-    out["implausible"] = False
+    checks["off_topic"] = (checks["rank"] - 1) * (ON_TOPIC_POOL - 1) > allowed
+    checks["implausible"] = False
     if logprob_range is not None:
-        out["implausible"] = ~stories["logp"].between(*logprob_range)
-    out["usable"] = ~out[FAULTS].any(axis=1)
-    return out
+        checks["implausible"] = ~stories["logp"].between(*logprob_range)
+    checks["usable"] = ~checks[FAULTS].any(axis=1)
+    return checks
 
 
 def prompt_table(
@@ -125,35 +136,64 @@ def prompt_table(
     encoders: Mapping[str, str],
     cut_to: int | None = None,
 ) -> pd.DataFrame:
-    """One row per prompt: diversity by each encoder, over all and over usable stories.
+    """One row per prompt_id, sorted: usable (share), words (mean), top1, overlap, diversity.
+
+    top1 is the share of stories nearest to their own prompt. Diversity is the mean pairwise cosine
+    distance of all stories (`name`) and of the usable ones (`name (usable)`; NaN below two).
 
     Args:
-        stories: prompt_id and text.
-        checks: of `check_stories` for the same rows.
+        checks: `check_stories` of the stories.
         encoders: measure name -> encoder name.
         cut_to: compare only the first so many words.
-
-    Returns:
-        A frame indexed by prompt_id, sorted: usable (share), words (mean), top1 (share whose own
-        prompt is the nearest), overlap (mean share), and for each measure the mean pairwise cosine
-        distance of all stories (`name`) and of usable ones (`name (usable)`; NaN below two).
     """
     groups = stories["prompt_id"].to_numpy()
-    means = checks.assign(prompt_id=groups, top1=checks["rank"] == 1).groupby("prompt_id")
-    table = means[["usable", "n_words", "top1", "overlap"]].mean()
-    table = table.rename(columns={"n_words": "words"})
     usable = checks["usable"].to_numpy()
-    enough = table.index[means["usable"].sum() > 1]
-    keep = usable & np.isin(groups, enough)
+    by_prompt = checks.assign(words=checks["n_words"], top1=checks["rank"] == 1).groupby(groups)
+    table = by_prompt[["usable", "words", "top1", "overlap"]].mean().rename_axis("prompt_id")
+    # diversity needs two usable stories
+    enough = table.index[by_prompt["usable"].sum() > 1]
+    kept = usable & np.isin(groups, enough)
     texts = stories["text"].tolist()
     if cut_to:
         texts = [first_words(text, cut_to) for text in texts]
     for name, encoder in encoders.items():
         rows = load_encoder(encoder).encode(texts)
+        usable_column = f"{name} (usable)"
         table[name] = diversity(rows, groups)
-        table[f"{name} (usable)"] = np.nan
-        if keep.any():
-            table.loc[enough, f"{name} (usable)"] = diversity(rows[keep], groups[keep])
+        table[usable_column] = np.nan
+        if kept.any():
+            table.loc[enough, usable_column] = diversity(rows[kept], groups[kept])
+    return table
+
+
+def encoders_by_measure(profile: Profile) -> dict[str, str]:
+    """The profile's encoder of each of MEASURES."""
+    return {name: getattr(profile, setting) for name, setting in MEASURES.items()}
+
+
+def measure_row(
+    profile: Profile,
+    frame: pd.DataFrame,
+    checks: pd.DataFrame,
+    kl: Mapping[Any, float] | None = None,
+    reward: Sequence[float] | None = None,
+) -> pd.DataFrame:
+    """One line per prompt of a model's stories, every measure a column.
+
+    `kl` maps prompt_id to the KL from SFT (nats a story); `reward` holds a score per story.
+    """
+    encoders = encoders_by_measure(profile)
+    by_prompt = frame.assign(reward=reward).groupby("prompt_id")
+    cut = prompt_table(frame, checks, encoders, cut_to=CUT)
+    table = prompt_table(frame, checks, encoders)
+    table = table.join(checks[FAULTS].groupby(frame["prompt_id"]).mean())
+    table[CUT_TEXTS] = cut[list(MEASURES)]
+    if reward is not None:
+        table["reward"] = by_prompt["reward"].mean()
+    if "tokens" in frame:
+        table["tokens"] = by_prompt["tokens"].mean()
+    if kl:
+        table["kl"] = table.index.map(kl)
     return table
 
 
@@ -164,15 +204,11 @@ def rival_table(
     encoders: Mapping[str, str],
     logprob_range: tuple[float, float] | None = None,
 ) -> pd.DataFrame:
-    """One row per source: diversity, failures, and tokens paid per usable story.
+    """One row per source: stories, diversity, failures, calls, and tokens paid per usable story.
 
-    Args:
-        samples: stories of any number of sources, of `read_samples`; two per prompt and source.
-
-    Returns:
-        A frame indexed by source: stories; means over prompts of each measure's columns in
-        `prompt_table`; shares usable, FAULTS and unreadable (of verbalised answers); calls; prompt
-        and completion tokens per usable story (inf without one, NaN if not recorded).
+    Diversity is the mean over prompts of `prompt_table`; failures are shares (unreadable: of
+    verbalised answers). Tokens are inf without a usable story, and NaN if they were not recorded.
+    Raises CourseError where a source has fewer than two stories of a prompt in `samples`.
     """
     import pandas as pd
 
@@ -180,25 +216,26 @@ def rival_table(
     if not len(samples) or sizes.min() < 2:
         raise CourseError("Diversity needs two stories of each source per prompt: sample more.")
     checks = check_stories(samples, thresholds, pool, logprob_range=logprob_range)
-    known = samples.reindex(columns=["calls", "prompt_tokens", "completion_tokens", "tokens"])
+    recorded = ["calls", "prompt_tokens", "completion_tokens", "tokens", "unreadable"]
+    known = samples.reindex(columns=recorded)
     # samples of `sample_stories` record the tokens of a story alone
     known["completion_tokens"] = known["completion_tokens"].fillna(known["tokens"])
-    unreadable = samples["unreadable"] if "unreadable" in samples else pd.Series(0, samples.index)
-    unreadable = unreadable.fillna(False).astype(bool)
-    measures = [column for name in encoders for column in (name, f"{name} (usable)")]
+    known["unreadable"] = known["unreadable"].fillna(False).astype(bool)
     rows = {}
     for source, frame in samples.groupby("source", sort=False):
-        own, paid = checks.loc[frame.index], known.loc[frame.index]
-        row = {
-            "stories": len(frame),
-            **prompt_table(frame, own, encoders)[measures].mean(),
-            **own[["usable", *FAULTS]].mean(),
-            "unreadable": unreadable[frame.index].mean(),
-            "calls": int(paid["calls"].fillna(1).sum()),
-        }
-        usable = int(own["usable"].sum())
+        own_checks = checks.loc[frame.index]
+        paid = known.loc[frame.index]
+        means = prompt_table(frame, own_checks, encoders).mean()
+        row: dict[str, Any] = {"stories": len(frame)}
+        for name in encoders:
+            row[name] = means[name]
+            row[f"{name} (usable)"] = means[f"{name} (usable)"]
+        row |= own_checks[["usable", *FAULTS]].mean()
+        row["unreadable"] = paid["unreadable"].mean()
+        row["calls"] = int(paid["calls"].fillna(1).sum())
+        usable = int(own_checks["usable"].sum())
         for name in ("prompt", "completion"):
-            total = float(paid[f"{name}_tokens"].sum(min_count=len(frame)))
-            row[f"{name} tokens per usable"] = total / usable if usable else float("inf")
+            total = paid[f"{name}_tokens"].sum(skipna=False)
+            row[f"{name} tokens per usable"] = float(total) / usable if usable else math.inf
         rows[source] = row
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("source")

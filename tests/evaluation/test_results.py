@@ -19,10 +19,10 @@ from evaluated import THRESHOLDS, samples_of
 from ddpo_utils import CourseError, Profile, diversity, load_encoder
 from ddpo_utils.corpus.text import first_words
 from ddpo_utils.evaluation.evaluate import evaluate, evaluation_prompts, find_adapters
-from ddpo_utils.evaluation.results import MEASURES, _differences, _verdicts, show_table
+from ddpo_utils.evaluation.results import _differences, _verdicts, show_table
 from ddpo_utils.evaluation.reward import load_reward, score_stories
 from ddpo_utils.evaluation.statistics import difference, mean_interval, verdict
-from ddpo_utils.evaluation.usability import FAULTS
+from ddpo_utils.evaluation.usability import FAULTS, MEASURES
 from ddpo_utils.models.sampling import read_samples
 from ddpo_utils.storage.files import read_json, write_json
 

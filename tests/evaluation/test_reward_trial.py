@@ -72,7 +72,6 @@ def test_held_pairs_by_hand():
     stories = pd.DataFrame(frame, index=[7] * 5)
     pairs = held_pairs(stories, [split], [[0.2, 9.0, 0.5, 1.0, 0.5]], unseen_writers=False)
     assert pairs["prompt_id"].tolist() == ["b", "b", "b"]  # the tie of a is no pair
-    assert pairs["margin"].tolist() == pytest.approx([0.3, 0.3, 0.0])
     assert pairs["right"].tolist() == [True, True, False]  # 4 against 9 is not told apart
 
 
