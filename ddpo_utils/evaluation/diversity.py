@@ -3,6 +3,8 @@
 compression_ratio, rouge_homogenisation and self_bleu grow with similarity, ngram_diversity,
 vendi_score and distinct_k with diversity. The wording measures read words (lower case, no
 punctuation), not meaning. All but ROUGE-L depend on the number of texts: compare equal sizes.
+They raise CourseError for fewer than two texts, or a text without a word; measures of an encoder's
+rows raise ValueError for faulty rows.
 
 Source: arXiv 2503.17126 uses three of them beside embeddings; arXiv 2403.00553 surveys the wording
 measures. That survey's package `diversity` 0.3.1 is slow and partly wrong (tests/benchmarks).
@@ -32,9 +34,6 @@ __all__ = [
 
 ORDERS = range(1, 5)  # n-grams of 1 to 4 words
 GZIP_LEVEL = 9
-
-
-# -- wording: CourseError for fewer than two texts, or a text without a word -----------------------
 
 
 def _tokens(texts: Sequence[str]) -> list[list[str]]:
@@ -143,9 +142,6 @@ def _nearest_lengths(lengths: np.ndarray) -> np.ndarray:
         others = np.sort(np.delete(lengths, place))
         nearest.append(others[np.argmin(np.abs(others - length))])
     return np.array(nearest)
-
-
-# -- an encoder's rows: ValueError for faulty ones -------------------------------------------------
 
 
 def _unit_rows(rows: Any) -> np.ndarray:

@@ -44,9 +44,6 @@ TRAIN_RANGE = (50, 1000)  # training stories that say what is plausible: four ti
 ALWAYS = {"start", "sft", "dpo", "shuffled", "ddpo-sem", "ddpo-sty", "ddpo"}  # rows, trained or not
 
 
-# -- what is evaluated -----------------------------------------------------------------------------
-
-
 def evaluation_prompts(profile: Profile, stories: pd.DataFrame) -> pd.DataFrame:
     """The test prompts to sample (prompt_id, prompt): `profile.sample_prompts`, or all if fewer.
 
@@ -165,9 +162,6 @@ def _gold(profile: Profile, stories: pd.DataFrame, prompts: pd.DataFrame) -> pd.
     return gold[sizes > 1].reset_index(drop=True)
 
 
-# -- samples ---------------------------------------------------------------------------------------
-
-
 def _settled(profile: Profile, folder: Path) -> Profile:
     """The profile with one number type for all that goes into `folder`.
 
@@ -212,9 +206,6 @@ def _sample(
         )
     process().wait_for_everyone()
     return paths
-
-
-# -- the evaluation --------------------------------------------------------------------------------
 
 
 def evaluate(
@@ -298,8 +289,10 @@ def evaluate_adapters(
     output: Path | None = None,
     reward: Path | None = None,
 ) -> dict[str, Any]:
-    """`evaluate` the adapters of the profile (see `adapters_of`) on its data, by default into
-    <work_dir>/evaluation; print the table, and put it into the adapters' model cards."""
+    """`evaluate` the profile's adapters on its data, print the table, and add it to their cards.
+
+    The defaults are `adapters_of` the profile and <work_dir>/evaluation.
+    """
     adapters = adapters or adapters_of(profile)
     output = output or work_dir(profile) / "evaluation"
     models = find_adapters(adapters)

@@ -57,9 +57,6 @@ SECTIONS = {  # of the table: title -> columns
 DIFFERENCES = ["reward", *MEASURES, "usable", "words", "kl"]
 
 
-# -- figures ---------------------------------------------------------------------------------------
-
-
 def _interval(values: pd.Series, stories: pd.Series | None = None) -> dict[str, Any] | None:
     """An interval as JSON holds it; None where fewer than two prompts have a value.
 
@@ -154,12 +151,10 @@ def make_results(
     reward_spread: float | None,
     facts: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The content of results.json.
+    """The content of results.json, from each row's stories and their `measure_row`.
 
-    Args:
-        frames, tables: row -> stories, and their `measure_row`.
-        reward_spread: standard deviation of the training stories' rewards; None: not measured.
-        facts: further entries, which some notes read (see `evaluate`).
+    `reward_spread` is the standard deviation of the training stories' rewards, None where they are
+    not measured; `facts` are further entries, some of which the notes read (see `evaluate`).
     """
     rows = {}
     by_prompt = {}
@@ -192,9 +187,6 @@ def make_results(
     )
     notes = [*_measure_notes(results), *_row_notes(results), *_comparison_notes(results)]
     return results | {"notes": notes}
-
-
-# -- notes -----------------------------------------------------------------------------------------
 
 
 def _labels(rows: Iterable[str]) -> str:
@@ -256,9 +248,6 @@ def _comparison_notes(results: Mapping[str, Any]) -> Iterator[str]:
     lone = [row for row in arms if "shuffled" + row.removeprefix("ddpo") not in rows]
     if lone:
         yield f"No credit to deviation, without their own shuffled weights: {_labels(lone)}."
-
-
-# -- tables ----------------------------------------------------------------------------------------
 
 
 def _cell(interval: Any) -> str:

@@ -1,7 +1,7 @@
 """reddit-reward: a language model with one output that says how well a story would be received.
 
-Its input, the scale of its scores, training and scoring. Whether it may speak about quality is
-decided by `reward_trial`, on prompts and writers that it never saw.
+Its input, the scale of its scores, training and scoring. `reward_trial` decides whether it measures
+quality, on prompts and writers that it never saw.
 """
 
 from __future__ import annotations
@@ -43,9 +43,6 @@ END = "</response>"
 SETTINGS = {"reward", "dtype", "attention", "lora_targets", "max_length", "micro_batch", "seed"}
 
 
-# -- the scale of the scores -----------------------------------------------------------------------
-
-
 def compress(votes: Any, times: int = 100) -> np.ndarray:
     """Votes passed `times` times through log1p, as an odd function of any shape.
 
@@ -81,9 +78,6 @@ class Target:
         if self.high == self.low:
             return np.zeros_like(values)
         return 2 * (values - self.low) / (self.high - self.low) - 1
-
-
-# -- the model and its input -----------------------------------------------------------------------
 
 
 def public_backbone(profile: Profile) -> str:
@@ -189,9 +183,6 @@ def score_stories(
     if not np.isfinite(scores).all():
         raise CourseError("The reward gives scores that are no numbers: train it again.")
     return scores
-
-
-# -- training --------------------------------------------------------------------------------------
 
 
 def _mean_absolute_error(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> Any:

@@ -1,4 +1,4 @@
-"""Does a reward earn its use? Rewards fitted on the same folds order pairs that they never saw.
+"""The trial of rewards, fitted on the same folds: how well do they order pairs they never saw?
 
 python -m ddpo_utils reward        the trial, and the reward trained on all training stories
 """
@@ -79,9 +79,9 @@ def trial_splits(stories: pd.DataFrame, seed: int) -> Splits:
 def held_pairs(
     stories: pd.DataFrame, splits: Splits, scores: Scores, unseen_writers: bool
 ) -> pd.DataFrame:
-    """The held-out pairs of all splits: two stories of one prompt whose scores differ.
+    """The held-out pairs of all splits: two stories of one prompt with different scores.
 
-    With `unseen_writers` both are of held-out writers, else of writers that are not held out.
+    With `unseen_writers` both are by held-out writers, else by writers that are not held out.
 
     Returns:
         One row per pair: prompt_id, right (bool: the better story has the higher reward).
@@ -138,12 +138,12 @@ def reward_accuracy(
     On "unseen prompts" (of known writers, or where no writer is known) and on "unseen prompts and
     writers"; None where fewer than two prompts have such pairs.
     """
-    out: dict[str, Interval | None] = {}
+    figures: dict[str, Interval | None] = {}
     for name, unseen in (("unseen prompts", False), ("unseen prompts and writers", True)):
         pairs = held_pairs(stories, splits, scores, unseen)
         by_prompt = pairs.groupby("prompt_id")["right"].mean()
-        out[name] = mean_interval(by_prompt) if len(by_prompt) > 1 else None
-    return out
+        figures[name] = mean_interval(by_prompt) if len(by_prompt) > 1 else None
+    return figures
 
 
 def decisive_accuracy(figures: Mapping[str, Interval | None]) -> Interval:
@@ -154,7 +154,7 @@ def decisive_accuracy(figures: Mapping[str, Interval | None]) -> Interval:
 def choose_reward(
     accuracy: Mapping[str, Mapping[str, Interval | None]], bound: float
 ) -> dict[str, Any]:
-    """Which reward is the best, and whether it passed and may speak about quality.
+    """Which reward is the best, and whether it passed its trial.
 
     `accuracy` maps each reward to its `reward_accuracy`. It passes if the lower end of the decisive
     accuracy is at least `bound`. One that passes goes before one that does not, then the mean
@@ -213,7 +213,8 @@ def record_reward(profile: Profile, bound: float, output: Path | None = None) ->
     stories = training_stories(profile)
     # judges' scores have a bounded scale and are not compressed, votes are
     target = Target.fit(stories["score"], 0 if "judge_scores" in stories else 100)
-    splits, values = trial_splits(stories, profile.seed), target(stories["score"])
+    splits = trial_splits(stories, profile.seed)
+    values = target(stories["score"])
     truth = [values[in_prompt] for in_prompt, _ in splits]
     if reward_accuracy(stories, splits, truth)["unseen prompts"] is None:
         raise CourseError(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["compare_with_sft", "model_key", "score_rewards"]
 
-PIECE = 32  # stories whose scores are stored at a time
+PIECE = 32  # scores are stored after so many stories
 
 
 def model_key(profile: Profile) -> list[Any]:
@@ -88,11 +88,11 @@ def compare_with_sft(
         return model, tokenizer
 
     load_sft = cache(partial(load_policy, profile, sft))
-    own_rows = slice(process().process_index, None, process().num_processes)
-    for row in list(frames)[own_rows]:
+    share = slice(process().process_index, None, process().num_processes)
+    for row in list(frames)[share]:
         _score(logp_paths[row], frames[row], load_sft, mean_logps)
     load_sft.cache_clear()
-    for row in arms[own_rows]:
+    for row in arms[share]:
         _score(kl_paths[row], first[row], cache(partial(load_pair, row)), token_kl)
     process().wait_for_everyone()  # now all scores exist
     logps = {row: read_json(path) for row, path in logp_paths.items()}

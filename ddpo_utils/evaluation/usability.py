@@ -77,13 +77,15 @@ def course_prompts() -> list[str]:
     return [*load_stories()["prompt"].unique(), *load_prompts()["prompt"]]
 
 
-def prompt_ranks(stories: np.ndarray, prompts: np.ndarray, own: Sequence[int]) -> np.ndarray:
+def prompt_ranks(
+    stories: np.ndarray, prompts: np.ndarray, prompt_rows: Sequence[int]
+) -> np.ndarray:
     """(N,) rank of each story's own prompt among all prompts by cosine; 1 is the nearest.
 
-    stories are (N, d) and prompts (P, d) unit rows; `own` is the row of each story's prompt.
+    stories are (N, d) and prompts (P, d) unit rows; `prompt_rows` names each story's prompt.
     """
     cosines = stories @ prompts.T
-    own_cosines = cosines[np.arange(len(own)), own]
+    own_cosines = cosines[np.arange(len(stories)), prompt_rows]
     nearer = cosines > own_cosines[:, None]
     return 1 + nearer.sum(axis=1)
 
@@ -109,13 +111,13 @@ def check_stories(
     texts = stories["text"].tolist()
     prompts = list(dict.fromkeys([*pool, *stories["prompt"]]))
     rows = {prompt: row for row, prompt in enumerate(prompts)}
-    own = [rows[prompt] for prompt in stories["prompt"]]
+    prompt_rows = [rows[prompt] for prompt in stories["prompt"]]
     model = load_encoder(encoder)
     checks = pd.DataFrame(index=stories.index)
     checks["n_words"] = [len(words(text)) for text in texts]
     pairs = zip(texts, stories["prompt"], strict=True)
     checks["overlap"] = [prompt_overlap(text, prompt) for text, prompt in pairs]
-    checks["rank"] = prompt_ranks(model.encode(texts), model.encode(prompts), own)
+    checks["rank"] = prompt_ranks(model.encode(texts), model.encode(prompts), prompt_rows)
     checks["short"] = checks["n_words"] < thresholds.min_words
     checks["cut"] = False
     if "finished" in stories:
@@ -223,17 +225,17 @@ def rival_table(
     known["unreadable"] = known["unreadable"].fillna(False).astype(bool)
     rows = {}
     for source, frame in samples.groupby("source", sort=False):
-        own_checks = checks.loc[frame.index]
+        source_checks = checks.loc[frame.index]
         paid = known.loc[frame.index]
-        means = prompt_table(frame, own_checks, encoders).mean()
+        means = prompt_table(frame, source_checks, encoders).mean()
         row: dict[str, Any] = {"stories": len(frame)}
         for name in encoders:
             row[name] = means[name]
             row[f"{name} (usable)"] = means[f"{name} (usable)"]
-        row |= own_checks[["usable", *FAULTS]].mean()
+        row |= source_checks[["usable", *FAULTS]].mean()
         row["unreadable"] = paid["unreadable"].mean()
         row["calls"] = int(paid["calls"].fillna(1).sum())
-        usable = int(own_checks["usable"].sum())
+        usable = int(source_checks["usable"].sum())
         for name in ("prompt", "completion"):
             total = paid[f"{name}_tokens"].sum(skipna=False)
             row[f"{name} tokens per usable"] = float(total) / usable if usable else math.inf

@@ -114,7 +114,6 @@ def test_wording_by_hand():
 def test_identical_and_disjoint_texts_give_the_extremes(text, size):
     assert rouge_homogenisation([text] * size) == 1
     assert self_bleu([text] * size) == pytest.approx(1)
-    assert ngram_diversity([text] * size) == pytest.approx(slow_ngrams([text]) / size)
     apart = ["a b c d", "e f g h", "i j k l m"]
     assert rouge_homogenisation(apart) == self_bleu(apart) == 0 and ngram_diversity(apart) == 4
 

@@ -54,7 +54,7 @@ def test_bundled_prompts_are_the_test_prompts_with_stories_then_those_without():
     assert evaluation_prompts(get_profile("laptop"), stories)["prompt_id"].tolist() == test
 
 
-@pytest.mark.parametrize("leak", ["text", "text, printed otherwise", "id", "development"])
+@pytest.mark.parametrize("leak", ["text in capitals", "id", "development"])
 def test_a_prompt_that_was_trained_on_is_refused_by_its_id(profile, stories, leak):
     stories = stories.copy()
     drawn = evaluation_prompts(profile, stories).iloc[3]
@@ -64,8 +64,6 @@ def test_a_prompt_that_was_trained_on_is_refused_by_its_id(profile, stories, lea
         stories.loc[stories["prompt_id"].eq(named).idxmax(), "split"] = "test"
     elif leak == "id":
         stories.loc[row, "prompt_id"] = named
-    elif leak == "text":
-        stories.loc[row, "prompt"] = drawn["prompt"]
     else:
         stories.loc[row, "prompt"] = f"  {drawn['prompt'].upper()} !"
     with pytest.raises(CourseError, match=repr(named)):
@@ -89,10 +87,9 @@ def test_too_few_prompts_samples_or_adapters_are_refused(profile, stories, adapt
 
 
 def test_arms_are_rows_where_they_were_trained(adapters, tmp_path):
-    always = ["start", "sft", "dpo", "shuffled", "ddpo-sem", "ddpo-sty", "ddpo"]
-    assert list(find_adapters(adapters)) == always
-    assert find_adapters(adapters)["start"] is None
-    assert find_adapters(adapters)["ddpo"] == adapters / "ddpo"
+    always, found = ["start", *ARMS[:-1], "ddpo-sty", "ddpo"], find_adapters(adapters)
+    assert list(found) == always
+    assert found["start"] is None and found["ddpo"] == adapters / "ddpo"
     more = ["divpo", "divpo-sem", "orpo", "dorpo-sty", "dorpo"]
     for arm in (*more, "shuffled-sem"):
         (tmp_path / arm).mkdir()
@@ -170,7 +167,6 @@ def test_log_probs_and_kl_are_those_of_the_sft_adapter(run, profile, adapters, s
 def test_a_killed_evaluation_goes_on_and_ends_with_the_same_files(
     run, profile, adapters, stories, tmp_path, monkeypatch
 ):
-    """Killed while it samples (24 batches in six rows)."""
     from transformers import LlamaForCausalLM
 
     generate, batches = LlamaForCausalLM.generate, []
@@ -181,7 +177,7 @@ def test_a_killed_evaluation_goes_on_and_ends_with_the_same_files(
             raise KeyboardInterrupt
         return generate(self, **inputs)
 
-    monkeypatch.setattr(LlamaForCausalLM, "generate", failing)
+    monkeypatch.setattr(LlamaForCausalLM, "generate", failing)  # 24 batches in six rows
     models = find_adapters(adapters)
     with pytest.raises(KeyboardInterrupt):
         evaluate(profile, models, tmp_path, stories, THRESHOLDS)
@@ -190,7 +186,7 @@ def test_a_killed_evaluation_goes_on_and_ends_with_the_same_files(
     assert contents(tmp_path) == contents(run[1]) and len(batches) == 25  # one of them twice
 
 
-def test_what_is_scored_is_not_scored_again(run, copy, profile, adapters, stories, monkeypatch):
+def test_no_story_is_scored_twice(run, copy, profile, adapters, stories, monkeypatch):
     models = find_adapters(adapters)
     (train,) = copy.glob("train-*.logp.json")
     write_json(train, json.loads(train.read_text())[:32], indent=None)  # killed after one piece
@@ -247,9 +243,9 @@ def test_the_command_prints_the_table_and_fills_the_model_cards(
     record = run_facts(profile, arm="ddpo", pairs=9, log=[], seconds=1.0, processes=1)
     write_json(trained / "ddpo" / "run.json", record)
     (trained / "ddpo" / "README.md").write_text("before")
-    (trained / "dpo" / "README.md").write_text("of somebody else")
+    (trained / "dpo" / "README.md").write_text("another card")
     results = evaluate_adapters(profile, THRESHOLDS, trained, copy)
     assert results["rows"]["ddpo"] == run[0]["rows"]["ddpo"]
     assert capsys.readouterr().out.count("DDPO-both") >= 5
     assert "| DDPO-both |" in (trained / "ddpo" / "README.md").read_text()
-    assert (trained / "dpo" / "README.md").read_text() == "of somebody else"
+    assert (trained / "dpo" / "README.md").read_text() == "another card"

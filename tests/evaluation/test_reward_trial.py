@@ -1,4 +1,4 @@
-"""The trial that lets a reward speak or not: folds, pairs, accuracy, the choice, and its record."""
+"""The trial of rewards: folds, pairs, accuracy, the choice, and its record."""
 
 from __future__ import annotations
 
@@ -57,12 +57,10 @@ def test_a_reward_that_knows_the_writers_fails_on_unseen_ones():
     [
         (6, 4, False, 6 * (4 * 3 // 2)),  # every pair of a prompt once
         (6, 8, True, 6 * 4),  # only the pairs of two held-out writers: one a part
-        (3, 2, False, 3),
         (3, 2, True, 0),  # no two held-out writers in a part
-        (1, 4, False, 0),
     ],
 )
-def test_every_held_out_pair_is_asked_once(prompts, writers, unseen, pairs):
+def test_every_held_out_pair_occurs_once(prompts, writers, unseen, pairs):
     assert len(reward_pairs(*judged(prompts, writers), unseen)) == pairs
 
 
@@ -75,11 +73,11 @@ def test_held_pairs_by_hand():
     assert pairs["right"].tolist() == [True, True, False]  # 4 against 9 is not told apart
 
 
-@pytest.mark.parametrize("writer_parts", [0, 1, 4])
+@pytest.mark.parametrize("writer_parts", [0, 4])
 def test_splits_cross_prompts_with_writers_and_hold_each_out_once(writer_parts):
     stories, _ = judged()
     splits = reward_splits(stories, 3, writer_parts, seed=5)
-    assert len(splits) == 3 * max(1, writer_parts)
+    assert len(splits) == (12 if writer_parts else 3)
     both = np.sum([in_prompt & in_writer for in_prompt, in_writer in splits], axis=0)
     assert (both == (1 if writer_parts else 0)).all()  # every story is unseen twice in one split
     for in_prompt, in_writer in splits:
@@ -90,7 +88,7 @@ def test_splits_cross_prompts_with_writers_and_hold_each_out_once(writer_parts):
     assert np.array_equal(splits, same) and not np.array_equal(splits, other)
 
 
-def test_accuracy_of_the_truth_its_opposite_and_of_knowing_nothing():
+def test_accuracy_of_true_reversed_and_constant_rewards():
     stories = corpus(6, 9)
     splits, truth = trial_splits(stories, 1), stories["score"].to_numpy()
     assert len(splits) == 9
@@ -156,8 +154,8 @@ def test_a_trial_is_recorded_and_goes_on_fold_by_fold(tiny_profile, tmp_path, mo
     assert len(record["folds"]) == (9 if known else 1) == len(record["training"]["regression"])
     rewards = {"ridge", "regression"} | ({"writer"} if known else set())
     assert set(record["accuracy"]) == set(record["scores"]) == rewards
-    assert record["target"]["times"] == 100 and (known or record["target"]["low"] < 0)
-    assert loaded["accuracy"] == returned["accuracy"] and loaded["bound"] == 0.6
+    assert record["target"]["times"] == 100 and record["bound"] == 0.6
+    assert loaded["accuracy"] == returned["accuracy"]
     stories = training_stories(profile)  # figures follow from the recorded scores
     again = reward_accuracy(stories, trial_splits(stories, profile.seed), record["scores"]["ridge"])
     assert again["unseen prompts"] == returned["accuracy"]["ridge"]["unseen prompts"]

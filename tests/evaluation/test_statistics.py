@@ -134,10 +134,8 @@ def arms(to_shuffled, to_dpo, noise=0.01, n=40):
     ("diversity", "usable", "noise", "effect"),
     [
         ((0.05, 0.05), (0.0, 0.0), 0.001, True),
-        ((0.05, 0.05), (0.3, 0.3), 0.001, True),  # more usable stories do not hurt
         ((0.0, 0.05), (0.0, 0.0), 0.001, False),  # shuffled weights do as well
         ((0.05, 0.0), (0.0, 0.0), 0.001, False),  # DPO at the same KL does as well
-        ((-0.05, 0.05), (0.0, 0.0), 0.001, False),
         ((0.05, 0.05), (-0.06, 0.0), 0.02, False),  # paid for with failures
         ((0.05, 0.05), (0.0, -0.06), 0.02, False),
         ((0.05, 0.05), (-0.049, 0.0), 0.02, False),  # within the margin, but not for certain
@@ -157,10 +155,8 @@ def test_an_effect_needs_both_controls_beaten_and_the_stories_usable(
 
 
 def test_seeds_that_disagree_show_no_effect():
-    same, steady = (
-        {name: np.tile(series, (4, 1)) for name, series in one.items()}
-        for one in (arms(0.0, 0.0, 0.001), arms(0.05, 0.05))
-    )
+    same = {name: np.tile(values, (4, 1)) for name, values in arms(0.0, 0.0, 0.001).items()}
+    steady = {name: np.tile(values, (4, 1)) for name, values in arms(0.05, 0.05).items()}
     assert verdict(steady, same, 0.05)["verdict"].startswith("effect of deviation")
     unsteady = {**steady, "ddpo": steady["ddpo"] + np.array([[-0.2], [0.2], [-0.1], [0.1]])}
     got = verdict(unsteady, same, 0.05)
@@ -197,17 +193,17 @@ def test_an_effective_number_of_labels_by_hand():
     effective = 0.25 / (4 / 3 * 8 / 24**2) * allowance
     high = scipy_stats.beta.ppf(0.975, effective / 2 + 1, effective / 2)
     assert 4 < effective < 24 and limits(got) == pytest.approx((1 - high, high))
-    # hits spread more evenly than chance would have it still count as 120 labels
+    # hits spread more evenly than chance does still count as 120 labels
     even = share_interval(np.tile([2, 2, 2, 2, 1], 8), np.full(40, 3))
     assert limits(even) == pytest.approx(exact(72, 120))
 
 
-def test_a_share_of_nought_or_one_counts_prompts_and_has_a_width():
+def test_a_share_of_0_or_1_counts_prompts_and_has_a_width():
     none = share_interval(np.zeros(20), np.full(20, 3))
     every = share_interval(np.full(20, 3), np.full(20, 3))
     assert limits(none) == pytest.approx((0, 1 - 0.025 ** (1 / 20)))
     assert limits(every) == pytest.approx((0.025 ** (1 / 20), 1))
-    # one prompt with most of the labels: fewer than 11 prompts' worth
+    # one prompt has most of the labels
     lopsided = share_interval(np.zeros(11), [30] + [1] * 10)
     assert lopsided.high == pytest.approx(1 - 0.025 ** (1 / (40**2 / 910)))
     assert share_interval([0, 2], [0, 3]).n == 1  # a prompt without labels is left out
@@ -244,7 +240,7 @@ def test_a_sign_test_by_hand():
 
 
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 30))
-def test_a_sign_test_knows_no_side_and_splitting_ties_is_more_careful(wins, losses, ties):
+def test_a_sign_test_is_symmetric_and_split_ties_give_no_smaller_p(wins, losses, ties):
     one, other = sign_test(wins, losses, ties), sign_test(losses, wins, ties)
     assert (one.p, one.p_split) == (other.p, other.p_split)
     assert one.p - 1e-12 <= one.p_split <= 1 and (ties or one.p == one.p_split)
@@ -266,9 +262,7 @@ def test_power_sums_over_every_outcome(n, win, loss):
     assert sign_power(n, loss, win) == pytest.approx(slow) and sign_power(n, 0.0, 0.0) == 0
 
 
-@pytest.mark.parametrize(
-    ("win", "loss"), [(0.62, 0.26), (0.26, 0.62), (1.0, 0.0), (0.7, 0.3), (0.4, 0.2)]
-)
+@pytest.mark.parametrize(("win", "loss"), [(0.62, 0.26), (0.26, 0.62), (1.0, 0.0), (0.4, 0.2)])
 def test_as_many_comparisons_as_needed_and_no_more(win, loss):
     needed = comparisons_needed(win, loss)
     assert sign_power(needed - 1, win, loss) < 0.8
@@ -286,9 +280,7 @@ def likeliest(wins, losses, n, gap):
     return (wins - losses - n * gap) / np.sqrt(n * (2 * best + gap - gap**2))
 
 
-@pytest.mark.parametrize(
-    ("wins", "losses", "n"), [(31, 13, 50), (34, 12, 50), (3, 9, 20), (10, 10, 40), (62, 26, 100)]
-)
+@pytest.mark.parametrize(("wins", "losses", "n"), [(31, 13, 50), (3, 9, 20), (10, 10, 40)])
 def test_rates_at_n_items_are_exact_shares_and_a_score_interval(wins, losses, n):
     got = what_rates_mean(wins / n, losses / n, n)
     assert limits(got["win"]) == pytest.approx(exact(wins, n))
@@ -300,10 +292,10 @@ def test_rates_at_n_items_are_exact_shares_and_a_score_interval(wins, losses, n)
 
 
 @pytest.mark.parametrize("n", [50, 100])
-def test_a_clean_sweep_is_no_certainty(n):
+def test_intervals_of_a_clean_sweep_have_a_width(n):
     sweep, z2 = what_rates_mean(1, 0, n), scipy_stats.norm.ppf(0.975) ** 2
     assert sweep["win"].low == pytest.approx(0.025 ** (1 / n))
-    # n^2 (1 - gap)^2 = z^2 n (1 - gap^2): what is not won is likeliest lost
+    # n^2 (1 - gap)^2 = z^2 n (1 - gap^2)
     assert limits(sweep["difference"]) == pytest.approx(((n - z2) / (n + z2), 1))
     silent = what_rates_mean(0, 0, n)["difference"]
     assert limits(silent) == pytest.approx((-z2 / (n + z2), z2 / (n + z2)))
@@ -313,14 +305,13 @@ def test_a_clean_sweep_is_no_certainty(n):
     ("call", "arguments"),
     [
         (share_interval, ([0, 0], [0, 0])),
-        (comparisons_needed, (0.5, 0.5)),  # no panel can tell them apart
-        (comparisons_needed, (0.5, 0.47)),
+        (comparisons_needed, (0.5, 0.47)),  # needs too many
         (comparisons_needed, (62, 26)),
         (partial(sign_power, 10), (0.7, 0.4)),
         (partial(what_rates_mean, n=10), (-0.1, 0.5)),
         (what_rates_mean, (0.6, 0.3, 0)),
     ],
 )
-def test_what_are_no_shares_is_refused(call, arguments):
+def test_faulty_shares_and_counts_are_refused(call, arguments):
     with pytest.raises(CourseError):
         call(*arguments)

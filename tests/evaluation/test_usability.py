@@ -10,37 +10,19 @@ import pytest
 from evaluated import POOL, THRESHOLDS
 
 from ddpo_utils import CourseError, diversity, load_encoder, load_stories
-from ddpo_utils.corpus.text import first_words, prompt_overlap, repeat_share, words
-from ddpo_utils.evaluation.usability import (
-    check_stories,
-    prompt_ranks,
-    prompt_table,
-    rival_table,
-)
+from ddpo_utils.corpus.text import first_words
+from ddpo_utils.evaluation.usability import check_stories, prompt_ranks, prompt_table, rival_table
 
 ENCODERS = {"semantic": "wordllama", "style": "delta"}
 
 
-def test_words_cuts_repetition_and_overlap_by_hand():
-    text = "Don't stop—the LIGHT, 3 times. It’s over_there!"
-    assert " ".join(words(text)) == "don't stop the light 3 times it’s over there"
-    assert words("🙂 ...") == []
-    assert first_words("One, two; three. Four!", 3) == "One, two; three"
-    assert first_words("One, two!", 9) == "One, two!" and first_words("", 3) == ""
-    assert repeat_share("A b, c. D a B c d") == pytest.approx(1 / 5)  # one 4-word run of five
-    assert repeat_share("too short") == repeat_share("") == repeat_share("a b c d e") == 0
-    assert prompt_overlap("The light of the sea", "the sea") == pytest.approx(3 / 5)
-    assert prompt_overlap("", "the sea") == 0
-
-
 def test_ranks_of_the_own_prompt_by_hand():
-    stories = np.array([[0.9, 0.3, 0.1], [0.9, 0.3, 0.1], [0.9, 0.3, 0.1], [0.5, 0.5, 0.5]])
-    # a tie does the own prompt no harm
+    stories = np.array([[0.9, 0.3, 0.1]] * 3 + [[0.5, 0.5, 0.5]])  # ties count for the own prompt
     assert prompt_ranks(stories, np.eye(3), [0, 1, 2, 1]).tolist() == [1, 2, 3, 1]
     assert len(POOL) == len(set(POOL)) == 70
 
 
-def test_each_failure_is_seen_for_what_it_is():
+def test_each_failure_has_its_column():
     good = load_stories().query("source == 'assistant'").iloc[0]
     texts = [good["text"], "", "Too short.", "the light again and " * 20, good["text"]]
     frame = pd.DataFrame({"prompt": good["prompt"], "text": texts}, index=[9, 8, 7, 6, 5])
@@ -48,14 +30,9 @@ def test_each_failure_is_seen_for_what_it_is():
     full = frame.assign(finished=finished, logp=logp)
     checks = check_stories(full, THRESHOLDS, POOL, "wordllama", (-4.0, -1.0))
     assert checks.index.tolist() == [9, 8, 7, 6, 5]
-    for name, failing in (
-        ("short", [8, 7]),
-        ("repeating", [6]),
-        ("cut", [5]),
-        ("implausible", [5]),
-        ("usable", [9]),
-    ):
-        assert checks.index[checks[name]].tolist() == failing, name
+    failing = {"short": [8, 7], "repeating": [6], "cut": [5], "implausible": [5], "usable": [9]}
+    for name, index in failing.items():
+        assert checks.index[checks[name]].tolist() == index, name
     assert checks["n_words"].tolist()[1:3] == [0, 2]
     unknown = check_stories(frame, THRESHOLDS, POOL, "wordllama")  # no failure without a record
     assert not unknown["cut"].any() and not unknown["implausible"].any() and unknown["usable"][5]

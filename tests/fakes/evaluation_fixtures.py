@@ -1,5 +1,8 @@
-"""Fixtures: a finished evaluation of a tiny Llama with trained-looking adapters, by real encoders, on posts in the form
-of r/writingPrompts. A test module asks for them by `pytest_plugins = ["evaluation_fixtures"]`."""
+"""A finished evaluation of a tiny Llama with random adapters, on posts of r/writingPrompts' form.
+
+The encoders are real. A test module asks for the fixtures by
+`pytest_plugins = ["evaluation_fixtures"]`.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from ddpo_utils.evaluation.evaluate import evaluate, evaluation_prompts, find_ad
 
 @pytest.fixture(scope="session")
 def adapters(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of an SFT adapter and four arms, each a random step from it; ddpo-sty was not trained."""
+    """Folder of an SFT adapter and four arms, each a random step on; ddpo-sty is missing."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
@@ -83,5 +86,5 @@ def run(
 
 @pytest.fixture
 def copy(run: tuple[dict[str, Any], Path], tmp_path: Path) -> Path:
-    """A copy of the evaluation's folder that a test may spoil."""
+    """A copy of the evaluation's folder that a test may change."""
     return Path(shutil.copytree(run[1], tmp_path / "copy"))

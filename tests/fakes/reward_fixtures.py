@@ -1,5 +1,7 @@
-"""What the tests of the reward share: stories whose score a tiny model can learn, and a profile of seconds. A test
-module asks for the fixture by `pytest_plugins = ["reward_fixtures"]`."""
+"""Stories with a score that a tiny model can learn, and a profile that trains in seconds.
+
+A test module asks for the fixture by `pytest_plugins = ["reward_fixtures"]`.
+"""
 
 from __future__ import annotations
 
@@ -12,23 +14,16 @@ from ddpo_utils import Profile, get_profile
 
 
 def corpus(prompts: int = 4, writers: int = 6, known: bool = True) -> pd.DataFrame:
-    """Short stories; the score is shown by a word, which a tiny model can learn."""
+    """Short stories; the number of times a word occurs is the score."""
     rows = []
     for p in range(prompts):
         for w in range(writers):
             score = (3 * p + 5 * w) % 7
             text = f"{'good light ' * score}{'dark sea ' * (6 - score)}number {w}."
-            rows.append(
-                (
-                    f"p{p}",
-                    f"The light of town {p}.",
-                    text,
-                    float(score),
-                    f"w{w}" if known else "",
-                    "train",
-                )
-            )
-    return pd.DataFrame(rows, columns=["prompt_id", "prompt", "text", "score", "writer", "split"])
+            writer = f"w{w}" if known else ""
+            rows.append((f"p{p}", f"The light of town {p}.", text, float(score), writer))
+    columns = ["prompt_id", "prompt", "text", "score", "writer"]
+    return pd.DataFrame(rows, columns=columns).assign(split="train")
 
 
 @pytest.fixture
