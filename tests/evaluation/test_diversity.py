@@ -135,9 +135,6 @@ def test_less_than_a_set_of_texts_with_words_is_refused(measure, texts, named):
         measure(texts)
 
 
-# -- an encoder's rows -----------------------------------------------------------------------------
-
-
 def cosines(rows: np.ndarray) -> np.ndarray:
     rows = rows.astype(float)
     return np.array([[a @ b / np.sqrt((a @ a) * (b @ b)) for b in rows] for a in rows])

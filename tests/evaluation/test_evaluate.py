@@ -33,9 +33,6 @@ from ddpo_utils.storage.files import write_json
 pytest_plugins = ["evaluation_fixtures"]
 
 
-# -- prompts and adapters --------------------------------------------------------------------------
-
-
 def test_a_smaller_draw_of_test_prompts_is_a_part_of_a_larger_one(profile, stories):
     def drawn(stories=stories, **changes):
         return evaluation_prompts(replace(profile, **changes), stories)["prompt_id"].tolist()
@@ -127,9 +124,6 @@ def test_adapters_are_the_profiles_own_else_the_recorded_ones_of_its_model(tmp_p
         own = tmp_path / "build" / profile.name / "adapters"
         write_json(own / "sft" / "run.json", {})
         assert adapters_of(profile) == own
-
-
-# -- samples, scores, and going on -----------------------------------------------------------------
 
 
 def test_each_row_is_sampled_with_the_papers_settings_longest_prompt_first(run, profile, stories):

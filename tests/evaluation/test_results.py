@@ -28,9 +28,6 @@ pytest_plugins = ["evaluation_fixtures"]
 ENCODERS = dict(zip(MEASURES, ("minilm", "stylometric", "wordllama", "delta"), strict=True))
 
 
-# -- figures ---------------------------------------------------------------------------------------
-
-
 def test_figures_are_means_over_prompts_of_the_encoders_diversities(run):
     results, folder = run
     frame = read_samples(samples_of(folder, "ddpo"))
@@ -102,9 +99,6 @@ def test_each_row_is_set_against_what_it_differs_from_in_one_thing():
     }
     assert list(gaps) == [f"{row} - {control}" for row in expected for control in expected[row]]
     assert gaps["dorpo-sty - orpo"]["x"]["mean"] == 2
-
-
-# -- the verdict and quality -----------------------------------------------------------------------
 
 
 def test_the_verdict_is_the_courses_rule_with_the_nearest_dpo_as_control(
@@ -212,9 +206,6 @@ def test_a_reward_that_did_not_pass_is_not_used(
     results = evaluate(rewarded, models, copy, stories, THRESHOLDS, trial)
     assert results["quality"].startswith("quality not measured")
     assert not any("reward" in table for table in results["by_prompt"].values())
-
-
-# -- tables ----------------------------------------------------------------------------------------
 
 
 def test_the_printed_table_never_shows_diversity_without_failures(run, capsys):

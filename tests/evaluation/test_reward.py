@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from reward_fixtures import corpus
+from tiny_runs import BrokenOff, break_off
 
 from ddpo_utils import CourseError, Profile, get_profile
 from ddpo_utils.evaluation import reward
@@ -31,9 +31,6 @@ VOTES = Target.fit(corpus()["score"], 100)
 
 def scores_of(profile: Profile, folder: Path, stories: pd.DataFrame) -> np.ndarray:
     return score_stories(profile, *load_reward(profile, folder), stories)
-
-
-# -- the scale -------------------------------------------------------------------------------------
 
 
 def test_compression_is_the_papers_from_zero_up_and_odd():
@@ -57,9 +54,6 @@ def test_targets_lie_between_minus_one_and_one_in_the_order_of_the_scores(scores
     assert (np.diff(values) > 0).tolist() == (np.diff(scores) > 0).tolist()  # ties stay ties
     assert Target(**asdict(target))(scores).tolist() == values.tolist()
     assert Target.fit([4, 4, 4])([4, 9, -3]).tolist() == [0, 0, 0]  # a single value is no scale
-
-
-# -- what it reads ---------------------------------------------------------------------------------
 
 
 def test_too_long_a_story_loses_its_end_and_not_the_closing_tag(tiny):
@@ -106,9 +100,6 @@ def test_gemma_2_the_papers_backbone_can_be_one(tiny, tmp_path):
     assert np.ptp(scores_of(profile, tmp_path / "r", corpus(2, 3))) > 0
 
 
-# -- training and scores ---------------------------------------------------------------------------
-
-
 def test_regression_learns_the_scores_on_the_targets_scale(tiny_profile, tmp_path):
     stories, target = corpus(), Target.fit(corpus()["score"], 0)
     profile = replace(tiny_profile, sft_steps=40, sft_batch_size=24)
@@ -149,38 +140,16 @@ def test_plain_peft_loads_the_adapter_and_it_names_no_folder_of_this_machine(
     assert scores_of(tiny_profile, folder, stories) == pytest.approx(plain, abs=1e-4)
 
 
-class Killed(Exception):
-    pass
-
-
-def kill_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from transformers import TrainerCallback
-
-    class Kill(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step == step:
-                raise Killed
-
-    make = reward._trainer
-
-    def with_kill(*args: Any) -> Any:
-        trainer = make(*args)
-        trainer.add_callback(Kill())
-        return trainer
-
-    monkeypatch.setattr(reward, "_trainer", with_kill)
-
-
 def test_a_killed_training_goes_on_to_the_same_scores(tiny_profile, tmp_path, monkeypatch):
     stories = corpus()
     whole = train_reward(tiny_profile, stories, tmp_path / "whole", VOTES)
     with monkeypatch.context() as patch:
-        kill_after(8, patch)
-        with pytest.raises(Killed):
+        break_off(patch, 8)
+        with pytest.raises(BrokenOff):
             train_reward(tiny_profile, stories, tmp_path / "killed", VOTES)
     assert not (tmp_path / "killed" / "reward.json").exists()
     with monkeypatch.context() as patch:
-        kill_after(5, patch)  # a step that is not done again
+        break_off(patch, 5)  # a step that is not done again
         resumed = train_reward(tiny_profile, stories, tmp_path / "killed", VOTES)
     assert resumed["log"][-1]["loss"] == pytest.approx(whole["log"][-1]["loss"], rel=1e-4)
     a, b = (scores_of(tiny_profile, tmp_path / name, stories) for name in ("whole", "killed"))
