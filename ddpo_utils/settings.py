@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -90,7 +89,7 @@ class Profile:
     quantize: bool = _setting(False, "QLoRA: the frozen weights in 4 bits")
     gradient_checkpointing: bool = _setting(False, "compute activations twice: slower, less memory")
     precompute_reference: bool = _setting(
-        True, "false: the frozen copy of the SFT adapter runs beside the policy"
+        True, "false: the frozen copy of the SFT adapter runs with the policy"
     )
     lora_r: int = _setting(8, "rank of the LoRA adapter", ge=1)
     lora_alpha: int = _setting(16, "scale of the LoRA adapter", gt=0)
@@ -199,30 +198,25 @@ PROFILES: dict[str, Profile] = {
 def get_profile(name: str = "", /, **overrides: Any) -> Profile:
     """The profile called `name`, else the one that DDPO_PROFILE names, else `laptop`.
 
-    Args:
-        overrides: settings that differ from the table. Values may be texts, as a command line or a
-            YAML file gives them ("5e-6", "true", "q_proj,v_proj").
-
-    Raises:
-        CourseError: no such profile or setting, or a value of another type or out of bounds.
+    `overrides` are settings that differ from the table; a value may be the text of a command line
+    ("5e-6", "true", "q_proj,v_proj"). CourseError: an unknown name, or a value that does not fit.
     """
     name = name or os.environ.get("DDPO_PROFILE", "") or "laptop"
     if name not in PROFILES:
         raise CourseError(f"There is no profile {name!r}: choose one of {', '.join(PROFILES)}.")
-    return replace(PROFILES[name], **_checked(overrides)) if overrides else PROFILES[name]
+    if not overrides:
+        return PROFILES[name]
+    return replace(PROFILES[name], **_checked(overrides))
 
 
 def _checked(overrides: dict[str, Any]) -> dict[str, Any]:
     """The overrides in the types of the table's fields."""
-    # Imported here because `import ddpo_utils` needs numpy and torch alone.
     from pydantic import TypeAdapter, ValidationError
 
     known = [setting.name for setting in fields(Profile) if setting.name != "name"]
     for setting in overrides:
         if setting not in known:
-            near = get_close_matches(setting, known, 1)
-            hint = f"the nearest is {near[0]!r}" if near else "`train --help` lists all"
-            raise CourseError(f"A profile has no setting {setting!r}: {hint}.")
+            raise CourseError(f"A profile has no setting {setting!r}: `train --help` lists all.")
     values = dict(overrides)
     layers = values.get("lora_targets")
     if isinstance(layers, str) and layers != "all-linear":
@@ -248,11 +242,12 @@ def weight_kinds(weights: str) -> tuple[str, ...]:
 
 def cache_dir() -> Path:
     """Folder of converted models and embeddings: DDPO_CACHE, else `~/.cache/ddpo_utils`."""
-    return Path(os.environ.get("DDPO_CACHE") or Path.home() / ".cache" / "ddpo_utils")
+    default = Path.home() / ".cache" / "ddpo_utils"
+    return Path(os.environ.get("DDPO_CACHE") or default)
 
 
 def data_dir() -> Path:
-    """Folder of the bundled data: inside an installed wheel, or beside the package in a clone."""
+    """Folder of the bundled data: inside an installed wheel, or next to the package in a clone."""
     inside = Path(__file__).parent / "data"
     return inside if inside.is_dir() else Path(__file__).parent.parent / "data"
 

@@ -93,7 +93,7 @@ class CachedEncoder:
             for key in part[0]:
                 del missing[key]
             yield part
-        # Longest first: texts of one length share a batch, and memory runs out at once or never.
+        # Longest first: little padding, and a batch that does not fit fails first.
         order = sorted(missing, key=lambda key: -len(missing[key]))
         block = getattr(self.encoder, "block", BLOCK)
         starts = range(0, len(order), block)

@@ -41,7 +41,7 @@ def _digest(stamps: tuple[tuple[Path, int, int], ...]) -> str:
 
 
 def _content(folder: Path) -> str:
-    """Digest of the files of a model's folder, without hidden files and texts for people."""
+    """Digest of the files of a model's folder, without hidden files and Markdown."""
     stamps = []
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
@@ -162,7 +162,7 @@ def _load_word_llama() -> Any:
     level, handlers = root.level, root.handlers[:]
     import wordllama
 
-    root.setLevel(level)  # its import turns on everybody's log lines
+    root.setLevel(level)  # the import turns on the log lines of all libraries
     root.handlers[:] = handlers
     # Its loader looks for the tokenizer in the cache folder only; the wheel has it in its own.
     folder = Path(wordllama.__file__).parent

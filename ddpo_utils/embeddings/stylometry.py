@@ -1,7 +1,7 @@
 """Two style encoders that need no model.
 
     stylometric  character 2- to 4-grams of text with masked content words (Halvani: POSNoise)
-    delta        cosine Delta over the 150 commonest tokens (Burrows; Smith and Aldridge)
+    delta        cosine Delta over the 150 most frequent tokens (Burrows; Smith and Aldridge)
 
 Both are fitted once, on the training authors, and frozen in data/style.npz: style figures depend on
 the corpus that they are centred on.
@@ -103,14 +103,14 @@ class StylometricEncoder:
 
 
 class DeltaEncoder:
-    """Unit rows of z-scored relative frequencies of the commonest tokens (cosine Delta)."""
+    """Unit rows of z-scored relative frequencies of the most frequent tokens (cosine Delta)."""
 
     def __init__(self, tokens: list[str], mean: np.ndarray, std: np.ndarray):
         self.tokens, self.mean, self.std = tokens, mean, std
 
     @classmethod
     def fit(cls, texts: list[str]) -> DeltaEncoder:
-        """The encoder with the 150 commonest tokens of `texts`, and their means and deviations."""
+        """The encoder with the 150 most frequent tokens of `texts`, their means and deviations."""
         counts: Counter[str] = Counter()
         for text in texts:
             counts.update(_TOKEN.findall(text.lower()))

@@ -117,7 +117,7 @@ def _ask_local(local: LocalModel, requests: Requests, max_tokens: int, store: An
             f"A request of {longest} tokens and an answer of {max_tokens} are more than the "
             f"{context} that {local.name} reads: take shorter stories, summaries, or another model."
         )
-    # longest first: little padding, and memory runs out at once or never
+    # longest first: little padding, and a batch that does not fit fails first
     order = sorted(requests, key=lengths.__getitem__, reverse=True)
     # greedy, whatever the model's own settings for sampling are
     greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}

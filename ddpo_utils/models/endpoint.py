@@ -60,7 +60,7 @@ class Endpoint:
         temperature: of the answers to `answers.get_answers`; None sends none.
         key_variable: environment variable with the key. By default, OpenAI's addresses get that of
             OPENAI_API_KEY, and all others none.
-        concurrency: calls under way at once.
+        concurrency: calls at once.
         timeout: seconds without a byte from the endpoint after which a call counts as failed.
         retries: how often a call is repeated before it counts as failed for good.
         prices: of a million prompt tokens and of a million completion tokens.
@@ -188,7 +188,7 @@ class Endpoint:
         """Make the calls of each chain one after the other, and the chains side by side.
 
         An estimate is printed and confirmed before the first call, the use after the last. After a
-        fault or Ctrl-C, calls under way are waited for and no other is begun.
+        fault or Ctrl-C, running calls are finished and no other is started.
 
         Args:
             label: begins the printed lines.

@@ -161,7 +161,7 @@ def load_policy(
         (model in eval mode on the default device, tokenizer of `load_tokenizer`).
 
     Raises:
-        CourseError: model, tokenizer or adapter cannot be fetched, read or held in memory.
+        CourseError: model, tokenizer or adapter cannot be fetched or read, or does not fit the memory.
     """
     if adapter is not None and not (Path(adapter) / "adapter_config.json").is_file():
         raise CourseError(

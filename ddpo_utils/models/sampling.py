@@ -94,8 +94,8 @@ def sample_stories(
 
     Args:
         model, tokenizer: of `policy.load_policy`.
-        prompts: a frame with `prompt_id` (each once) and `prompt`. In order of length, longest
-            first, batches hold little padding, and memory runs out at once or never.
+        prompts: a frame with `prompt_id` (each once) and `prompt`. Sorted by length, longest
+            first, they need little padding, and a batch that does not fit fails first.
         path: JSONL file; `finished` is False in a record that was cut at the limit.
         max_new_tokens: longest response in tokens.
         source: name of the model in the records.
@@ -164,7 +164,7 @@ def read_samples(paths: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     """Samples of one or more JSONL files as one frame, in order.
 
     Raises:
-        CourseError: a file is missing, broken off, or not of JSON lines.
+        CourseError: a file is missing, cut off, or not of JSON lines.
     """
     import pandas as pd
 

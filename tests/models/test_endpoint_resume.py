@@ -100,16 +100,17 @@ def test_a_stop_from_the_keyboard_stores_what_is_under_way(teller, sample, tmp_p
 
 
 def test_two_runs_do_not_pay_for_one_file(teller, sample, tmp_path):
-    begun, finish, other = threading.Event(), threading.Event(), threading.Thread(target=sample)
+    started, finish = threading.Event(), threading.Event()
+    other = threading.Thread(target=sample)
 
     def answer(body: dict[str, Any], number: int) -> tuple[int, Any]:
-        begun.set()
+        started.set()
         assert finish.wait(10)
         return 200, completion("Story")
 
     teller.answer = answer
     other.start()
-    assert begun.wait(10)
+    assert started.wait(10)
     with pytest.raises(CourseError, match=r"s\.jsonl"):
         sample()
     finish.set()

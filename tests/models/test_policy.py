@@ -34,12 +34,13 @@ def test_an_unknown_model_is_named(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("what", "flag"),
+    ("part", "flag"),
     [("model", "--model "), ("tokenizer", "--model "), ("reward", "--reward-model")],
 )
-def test_what_cannot_be_loaded_is_named_with_the_flag_for_another(what, flag):
-    said = str(policy.cannot_load(what, "nobody/nothing", OSError("Not there.\nSee below.")))
-    assert "'nobody/nothing'" in said and flag in said and "\n" not in said
+def test_what_cannot_be_loaded_is_named_with_the_flag_for_another(part, flag):
+    error = policy.cannot_load(part, "nobody/nothing", OSError("Not there.\nSee below."))
+    message = str(error)
+    assert "'nobody/nothing'" in message and flag in message and "\n" not in message
 
 
 def test_a_folder_without_a_tokenizer_is_named(tiny_folder, tmp_path):

@@ -1,4 +1,4 @@
-"""Fetching SmolLM2: every fault is one sentence, and nothing half done is left behind."""
+"""Fetching SmolLM2: every fault is one sentence, and nothing incomplete is left behind."""
 
 from __future__ import annotations
 

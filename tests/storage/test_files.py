@@ -74,7 +74,7 @@ def test_tables_and_folders_are_put_in_place_whole(tmp_path: Path) -> None:
     [
         (b'{"a": 1}\n[2]\n', "Line 2 of"),
         (b'{"a": 1}\n\n{"a":\n{"a": 2}\n', "Line 3 of"),
-        (b'{"a": 1}\n{"a": "half of a li', "Line 2 of .* is broken off"),
+        (b'{"a": 1}\n{"a": "half of a li', "Line 2 of .* is cut off"),
         ("{é}".encode("latin-1"), "f.jsonl"),
         (None, "f.jsonl"),
     ],
