@@ -20,9 +20,9 @@ from ..storage.files import write_json
 from .comparisons import QUESTIONS, UNDECIDED, Comparisons, read_comparisons
 from .ratings import UNREADABLE, read_ratings
 
-__all__ = ["ORDERS", "consistency", "judge", "judge_file", "judge_request", "read_answer"]
+__all__ = ["consistency", "judge", "judge_file", "judge_request", "read_answer"]
 
-ORDERS = ("AB", "BA")  # which side of the file is shown first
+SIDE_ORDERS = ("AB", "BA")  # which side of the file is shown first
 SHOWN = "PQ"  # the sets' names for the judge; the file's letters would tell the order
 
 HEAD = (
@@ -33,7 +33,7 @@ HEAD = (
 SUMMARIES = (
     "Long stories are given as summaries of their plots: judge the stories that they tell of."
 )
-FORM = (
+ANSWER_FORM = (
     "Where a question is too hard to decide, answer it with: undecided\n"
     "Give your answer as two lines in this form, with your choices after the colons, and write "
     "nothing else:\ndiverse:\nbest:"
@@ -54,7 +54,7 @@ def judge_request(item: dict[str, Any], order: str, shown: str = "whole") -> str
     for question, choices in (("diverse", SHOWN), ("best", names)):
         choices = ", ".join([*choices, UNDECIDED])
         parts.append(f"{question}: {QUESTIONS[question]} One of: {choices}")
-    return "\n\n".join([*parts, FORM])
+    return "\n\n".join([*parts, ANSWER_FORM])
 
 
 def read_answer(text: str, finished: bool, order: str, comparisons: Comparisons) -> dict[str, str]:
@@ -110,7 +110,7 @@ def judge(
         found = read_ratings(path, comparisons)
         if (found["rater"], found["kind"]) != (rater, "model"):
             raise CourseError(f"{path} holds the answers of {found['rater']}: take another file.")
-    asked = [(item, order) for item in comparisons.items for order in ORDERS]
+    asked = [(item, order) for item in comparisons.items for order in SIDE_ORDERS]
     requests = [judge_request(item, order, comparisons.shown) for item, order in asked]
     records = get_answers(requests, path.with_suffix(".jsonl"), model, max_tokens)
     answers = []

@@ -36,21 +36,19 @@ NAMES = {"1": ONE, "2": TWO, "u": UNDECIDED, "?": None}
 
 def frame(table: dict[str, str], kind: str = "person") -> pd.DataFrame:
     """Labels: rater -> a letter an item ("1", "2", "u", "?" unreadable, "-" not rated)."""
-    rows = [
-        (f"c{i}", f"p{i}", rater, kind, NAMES.get(letter, letter))
-        for rater, letters in table.items()
-        for i, letter in enumerate(letters)
-        if letter != "-"
-    ]
+    rows = []
+    for rater, letters in table.items():
+        for i, letter in enumerate(letters):
+            rows.append((f"c{i}", f"p{i}", rater, kind, letter))
     labels = pd.DataFrame(rows, columns=["item", "prompt_id", "rater", "kind", "best"])
-    return labels.assign(diverse=labels["best"], best_at="", diverse_at="")
+    labels = labels[labels["best"] != "-"]
+    best = labels["best"].map(lambda letter: NAMES.get(letter, letter))
+    return labels.assign(best=best, diverse=best, best_at="", diverse_at="")
 
 
 def random_labels(seed: int, raters: int = 3, items: int = 20) -> pd.DataFrame:
-    rng = np.random.default_rng(seed)
-    return frame(
-        {f"r{rater}": "".join(rng.choice(list("112u-"), items)) for rater in range(raters)}
-    )
+    letters = np.random.default_rng(seed).choice(list("112u-"), (raters, items))
+    return frame({f"r{rater}": "".join(row) for rater, row in enumerate(letters)})
 
 
 def means(shares: pd.Series) -> dict[str, float]:
