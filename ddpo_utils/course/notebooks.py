@@ -69,15 +69,14 @@ MODEL_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]  # the 
 
 @lru_cache(maxsize=8)
 def data_digest(folder: Path, unread: tuple[str, ...] = ()) -> str:
-    """SHA-256 of names and contents of the files below `folder`; cached.
+    """SHA-256 of names and contents of the files below `folder`, whatever their line ends; cached.
 
-    Left out: README.md, hidden files, NEVER_READ, and names that begin with one of `unread`. Line
-    ends and the order of the file system have no influence.
+    Left out: README.md, hidden files, NEVER_READ, and names that begin with one of `unread`.
     """
     digest = hashlib.sha256()
     paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
     for name, path in sorted(paths.items()):
-        hidden = name.startswith(".") or "/." in name or path.name == "README.md"
+        hidden = "/." in f"/{name}" or path.name == "README.md"
         if hidden or name.startswith((*NEVER_READ, *unread)) or not path.is_file():
             continue
         content = path.read_bytes()
@@ -92,9 +91,12 @@ def inputs_digest(notebook: Any, data: Path) -> str:
 
     The Colab cell and exercises are left out: they change no output.
     """
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    sources = [cell.source.replace("\r\n", "\n") for cell in code if not _has_tag(cell, "exercise")]
-    sources = [source for source in sources if not ADDRESS.search(source)]
+    sources = []
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and not _has_tag(cell, "exercise"):
+            source = cell.source.replace("\r\n", "\n")
+            if not ADDRESS.search(source):
+                sources.append(source)
     text = "\0".join(sources)
     unread = tuple(name for name, word in READ_BY.items() if word not in text)
     digest = hashlib.sha256(data_digest(data, unread).encode())
@@ -122,14 +124,14 @@ def find_notebooks(root: Path, names: Sequence[str] = ()) -> list[Path]:
         CourseError: a name fits no notebook, or there is none.
     """
     found = sorted((root / "notebooks").glob("[0-9]*.ipynb"))
-    if not found:
-        raise CourseError(f"There is no numbered notebook in {root / 'notebooks'}.")
-    names = [Path(name).name for name in names]
-    for name in names:
-        if not any(path.name.startswith(name) for path in found):
+    beginnings = tuple(Path(name).name for name in names) or ("",)
+    for beginning in beginnings:
+        if not any(path.name.startswith(beginning) for path in found):
             known = ", ".join(path.stem for path in found)
-            raise CourseError(f"No notebook begins with {name!r}: there are {known}.")
-    return [path for path in found if path.name.startswith(tuple(names) or "")]
+            raise CourseError(
+                f"No notebook begins with {beginning!r}: there are {known or 'none'}."
+            )
+    return [path for path in found if path.name.startswith(beginnings)]
 
 
 def run(
@@ -138,10 +140,9 @@ def run(
     """Run the notebooks in order and print one line each; true if all passed.
 
     Args:
-        profile: given to every notebook.
+        profile, overrides: the profile, and the settings in which it differs from its table.
         names: beginnings of the notebooks' names ("01"); none means all.
         write_back: also store the outputs of those that passed in notebooks/.
-        overrides: the settings in which `profile` differs from its table.
 
     Raises:
         CourseError: the profile cannot run here, or results cannot be stored.
@@ -155,17 +156,17 @@ def run(
         raise CourseError(f"The profile {profile.name} cannot run here: {reason}.")
     fetch(profile)
     folder = root / "build" / profile.name
-    outcomes = []
+    failed, seconds = 0, 0.0
     for path in paths:
         outcome = execute(path, profile, folder, **overrides)
-        if write_back and not outcome.fault:
+        if outcome.fault:
+            failed += 1
+        elif write_back:
             store_outputs(path, folder / path.name, root / "data")
         print(outcome, flush=True)
-        outcomes.append(outcome)
-    failed = sum(bool(outcome.fault) for outcome in outcomes)
-    minutes = sum(outcome.seconds for outcome in outcomes) / 60
+        seconds += outcome.seconds
     print(
-        f"{len(outcomes) - failed} passed, {failed} failed in {minutes:.1f} minutes with the "
+        f"{len(paths) - failed} passed, {failed} failed in {seconds / 60:.1f} minutes with the "
         f"profile {profile.name}; executed notebooks and HTML are in {os.path.relpath(folder)}"
     )
     return not failed
@@ -233,9 +234,13 @@ def execute(path: Path, profile: Profile, folder: Path, **overrides: Any) -> Out
     from nbconvert import HTMLExporter
 
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # the caller prints the outcome
-    started, fault, copy = time.perf_counter(), "", folder.resolve() / path.name
     folder.mkdir(parents=True, exist_ok=True)
-    parameters = {"profile": profile.name} | ({"overrides": overrides} if overrides else {})
+    copy = folder.resolve() / path.name
+    parameters: dict[str, Any] = {"profile": profile.name}
+    if overrides:
+        parameters["overrides"] = overrides
+    fault = ""
+    started = time.perf_counter()
     try:
         notebook = nbformat.read(path, as_version=4)
         notebook.cells = [cell for cell in notebook.cells if not _has_tag(cell, "exercise")]
@@ -267,37 +272,40 @@ def execute(path: Path, profile: Profile, folder: Path, **overrides: Any) -> Out
 
 
 def _last_line(error: Any) -> str:
-    return (str(error).strip().splitlines() or [""])[-1]
+    return str(error).strip().rpartition("\n")[2]
 
 
 def _fault(error: Any) -> str:
     """Number and first line of the failing cell, and the last line of papermill's error."""
-    lines = error.source.strip().splitlines()
-    first = next((line for line in lines if not line.startswith("#")), "")
+    lines = [line for line in error.source.strip().splitlines() if not line.startswith("#")]
     reason = _last_line(error.evalue)
     if error.ename != "CourseError":
         reason = f"{error.ename}: {reason}"
     number = error.exec_count - 1  # papermill adds a cell with the parameters
-    return f"failed in cell {number} ({first[:60]}): {reason}"
+    return f"failed in cell {number} ({lines[0][:60]}): {reason}"
 
 
 def store_outputs(path: Path, executed: Path, data: Path) -> None:
     """Store outputs and counts of an executed copy in the notebook, with its inputs' digest.
 
-    Ids, tags and sources stay. Widgets, timings and the machine's own metadata are left out.
+    Ids, tags and sources stay. Widgets, timings and the machine's metadata are left out.
 
     Raises:
         CourseError: the copy was made from other sources.
     """
     import nbformat
 
-    notebook, copy = nbformat.read(path, as_version=4), nbformat.read(executed, as_version=4)
+    notebook = nbformat.read(path, as_version=4)
+    copy = nbformat.read(executed, as_version=4)
     done = [cell for cell in copy.cells if not _has_tag(cell, "injected-parameters")]
     cells = [cell for cell in notebook.cells if not _has_tag(cell, "exercise")]
     if [cell.source for cell in done] != [cell.source for cell in cells]:
         raise CourseError(f"{path.name} was changed while it ran: run `make notebooks` again.")
-    code = [pair for pair in zip(cells, done, strict=True) if pair[0].cell_type == "code"]
-    for count, (cell, executed_cell) in enumerate(code, 1):
+    count = 0
+    for cell, executed_cell in zip(cells, done, strict=True):
+        if cell.cell_type != "code":
+            continue
+        count += 1
         cell.execution_count = count
         cell.outputs = [output for output in executed_cell.outputs if not _is_widget(output)]
         for output in cell.outputs:
@@ -323,10 +331,11 @@ def readme_figures(notebook: Any) -> dict[str, bytes]:
     figures = {}
     for cell in notebook.cells:
         for tag in cell.metadata.get("tags", []):
-            if tag.startswith("figure:"):
+            kind, _, name = tag.partition(":")
+            if kind == "figure":
                 data = [output.get("data", {}) for output in cell.outputs]
-                pictures = [kinds["image/png"] for kinds in data if "image/png" in kinds]
-                figures[f"{tag[7:]}.png"] = base64.b64decode(pictures[0])
+                pictures = [formats["image/png"] for formats in data if "image/png" in formats]
+                figures[f"{name}.png"] = base64.b64decode(pictures[0])
     return figures
 
 

@@ -87,34 +87,31 @@ def load_world() -> pd.DataFrame:
 def trust_table() -> pd.DataFrame:
     """What each measure of diversity answered to sets whose order is known, one row a measure.
 
-    The rule in data/make/measures.py sorts the rows: kind by kind, the recommended ones first and
-    the best first.
+    Kind by kind, the recommended measures first and the best first.
 
     Returns:
         A frame with kind; authors, assistant (mean scores); room (from the authors to the largest
         possible score, as a share of the gap); auc, paired and the contrasts as Intervals over
-        prompts; failed (tests); recommendation.
+        prompts; failed (tests); recommendation (by the rule in data/make/measures.py).
     """
     import pandas as pd
 
     rows = {}
+    order = {}
     for name, recorded in read_json(_results("measures.json"))["measures"].items():
-        tests = recorded.pop("tests")
         row = {}
         for key, value in recorded.items():
             row[key] = Interval(*value) if isinstance(value, list) else value
-        row["room"] = np.inf if row["room"] is None else row["room"]
-        row["failed"] = ", ".join(test for test, passed in tests.items() if not passed)
-        rows[name] = row
-
-    def place(name: str) -> tuple[Any, ...]:
-        row = rows[name]
+        if row["room"] is None:
+            row["room"] = np.inf
+        tests = row.pop("tests")
+        failed = [test for test, passed in tests.items() if not passed]
+        rows[name] = row | {"failed": ", ".join(failed)}
+        kind = KINDS.index(row["kind"])
         refused = row["recommendation"].startswith("no")
-        failures = len(row["failed"].split(", ")) if row["failed"] else 0
-        return KINDS.index(row["kind"]), refused, failures, -row["auc"].low, -row["paired"].low
-
-    ordered = {name: rows[name] for name in sorted(rows, key=place)}
-    return pd.DataFrame.from_dict(ordered, orient="index")
+        order[name] = (kind, refused, len(failed), -row["auc"].low, -row["paired"].low)
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    return table.loc[sorted(order, key=order.get)]
 
 
 def real_models() -> dict[str, str]:
@@ -124,33 +121,40 @@ def real_models() -> dict[str, str]:
     claim (a), since only seed 42 has samples of SFT, and over seeds and prompts for claim (b).
     """
     runs, samples = load_results()
-    seeds, more = load_seeds()
-    thresholds, pool = Thresholds.read(decisions()), course_prompts()
-    recorded = {42: (runs, samples)}
-    for seed, run in seeds["seeds"].items():
-        recorded[int(seed)] = run, more[more["seed"] == int(seed)]
-    tables: dict[tuple[str, int], pd.DataFrame] = {}
-    for seed, (run, stories) in recorded.items():
-        plausible = thresholds.logprob_range(run["authors_logp"])
-        last = stories.groupby("arm")["step"].max()
-        kl = {arm: run["arms"][arm]["kl"] for arm in ("ddpo", "dpo")}
-        steps = {arm: last[arm] for arm in ("sft", "dpo", "shuffled") if arm in last}
-        steps["ddpo"] = matched_step(kl["ddpo"], kl["dpo"])
-        for arm, step in steps.items():
-            chosen = stories[(stories["arm"] == arm) & (stories["step"] == step)]
-            checks = check_stories(chosen, thresholds, pool, logprob_range=plausible)
-            tables[arm, seed] = prompt_table(chosen, checks, {"semantic": "wordllama"})
-    lost = difference(tables["dpo", 42]["semantic"], tables["sft", 42]["semantic"])
-    values = []
-    for column in ("semantic", "usable"):
-        by_arm = {}
+    further, more = load_seeds()
+    thresholds = Thresholds.read(decisions())
+    tables = [_tables(runs, samples, thresholds)]
+    for seed, run in further["seeds"].items():
+        tables.append(_tables(run, more[more["seed"] == int(seed)], thresholds))
+
+    def by_seed(column: str) -> dict[str, np.ndarray]:
+        """Arm -> matrix (seeds, prompts)."""
+        matrices = {}
         for arm in ("ddpo", "dpo", "shuffled"):
-            by_arm[arm] = np.array([tables[arm, seed][column] for seed in recorded])
-        values.append(by_arm)
-    result = verdict(*values, thresholds.usable_margin)
+            matrices[arm] = np.array([table[arm][column] for table in tables])
+        return matrices
+
+    lost = difference(tables[0]["dpo"]["semantic"], tables[0]["sft"]["semantic"])
+    result = verdict(by_seed("semantic"), by_seed("usable"), thresholds.usable_margin)
     decided = result["verdict"].partition(" (")[0]
     return {
         "a": f"these two adapters: DPO - SFT {lost} (cosine distance)",
-        "b": f"{decided}; {len(recorded)} seeds: DDPO - DPO {result['to_dpo']}, "
+        "b": f"{decided}; {len(tables)} seeds: DDPO - DPO {result['to_dpo']}, "
         f"- shuffled {result['to_shuffled']} (cosine distance, matched KL)",
     }
+
+
+def _tables(
+    run: dict[str, Any], samples: pd.DataFrame, thresholds: Thresholds
+) -> dict[str, pd.DataFrame]:
+    """Arm -> its prompts: the last checkpoint's, but DDPO's at the KL of DPO."""
+    steps = samples.groupby("arm")["step"].max().drop("start", errors="ignore")
+    kl = {arm: run["arms"][arm]["kl"] for arm in ("ddpo", "dpo")}
+    steps["ddpo"] = matched_step(kl["ddpo"], kl["dpo"])
+    plausible = thresholds.logprob_range(run["authors_logp"])
+    tables = {}
+    for arm, step in steps.items():
+        stories = samples[(samples["arm"] == arm) & (samples["step"] == step)]
+        checks = check_stories(stories, thresholds, course_prompts(), logprob_range=plausible)
+        tables[arm] = prompt_table(stories, checks, {"semantic": "wordllama"})
+    return tables

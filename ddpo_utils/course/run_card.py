@@ -72,11 +72,10 @@ def run_card(
         stories: all of the file. left_out: row -> reason.
         audit: name -> (share of the weights' variance explained, share that chance stays below).
         records: of `train_arms`. results: of `evaluate`. table: its results.md.
-        claim: with its points.
     """
     first = next(iter(records.values()))
+    settings = first["settings"]
     versions = ", ".join(f"{name} {number}" for name, number in first["versions"].items())
-    run = f"{first['model']}, seed {first['settings']['seed']}, {first['hardware']}"
     by_split = stories.groupby("split")
     splits = by_split.agg(prompts=("prompt_id", "nunique"), responses=("text", "size"))
     prompts = stories["prompt_id"]
@@ -90,14 +89,18 @@ def run_card(
         "\n".join(removed),
         "## What the weights go with",
         _table(["by itself", "explains", "chance stays below"], shares),
-        f"## Training\n\n{run}, code {first['code']}",
+        "## Training",
+        f"{first['model']}, seed {settings['seed']}, {first['hardware']}, code {first['code']}",
         _arms(records),
-        f"## Measured\n\n{table.strip() or 'Nothing.'}",
-        f"## Not measured\n\n- {results['quality']}\n- what people would say"
-        "\n- another seed: one run of each arm",
-        f"## Claim\n\n{_claim(claim) if claim.text.strip() else 'None yet.'}",
-        f"## Settings and versions\n\n{versions}, Python {first['python']}",
-        _table(["setting", "value"], first["settings"].items()),
+        "## Measured",
+        table.strip() or "Nothing.",
+        "## Not measured",
+        f"- {results['quality']}\n- what people would say\n- another seed: one run of each arm",
+        "## Claim",
+        _claim(claim) if claim.text.strip() else "None yet.",
+        "## Settings and versions",
+        f"{versions}, Python {first['python']}",
+        _table(["setting", "value"], settings.items()),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
@@ -109,24 +112,25 @@ def _table(header: list[str], rows: Iterable[Iterable[Any]]) -> str:
 
 def _arms(records: Mapping[str, Mapping[str, Any]]) -> str:
     """A row for each arm; SFT has no pairs, ORPO no KL."""
-    columns = {"pairs": "{}", "effective_pairs": "{:.2f}", "mean_weight": "{:.2f}"}
     rows = []
     for arm, record in records.items():
-        row = [arm]
-        for column, form in columns.items():
-            row.append(form.format(record[column]) if column in record else "-")
+        pairs = ["-"] * 3
+        if "pairs" in record:
+            effective, mean_weight = record["effective_pairs"], record["mean_weight"]
+            pairs = [record["pairs"], f"{effective:.2f}", f"{mean_weight:.2f}"]
         kl = list(record.get("kl", {}).values())
-        row += [len(record["log"]), f"{kl[-1]:.2f}" if kl else "-", f"{record['seconds']:.0f}"]
-        rows.append(row)
+        last_kl = f"{kl[-1]:.2f}" if kl else "-"
+        rows.append([arm, *pairs, len(record["log"]), last_kl, f"{record['seconds']:.0f}"])
     names = ["arm", "pairs", "effective", "mean weight", "steps", "KL from SFT (nats)", "seconds"]
     return _table(names, rows)
 
 
 def _claim(claim: Claim) -> str:
-    scored = []
+    rows = []
     for line, text in RUBRIC.items():
         points = claim.points.get(line)
-        scored.append([text, "not scored" if points is None else points])
+        rows.append([text, "not scored" if points is None else points])
+    text = " ".join(claim.text.split())
     form = " ".join(claim_form(claim.text)) or "complete, which says nothing about its content."
-    table = _table(["rubric, applied by a person", "points"], scored)
-    return f"> {' '.join(claim.text.split())}\n\nForm: {form}\n\n{table}"
+    table = _table(["rubric, applied by a person", "points"], rows)
+    return f"> {text}\n\nForm: {form}\n\n{table}"

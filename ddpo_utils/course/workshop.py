@@ -43,14 +43,12 @@ def live_minutes(profile: Profile, seconds: float) -> float:
 
 def live_steps(profile: Profile, seconds: float) -> Profile:
     """The profile with steps for LONGEST_LIVE minutes; 1 of SFT and 2 of an arm at least."""
-    budget = LONGEST_LIVE * 60 / (OVERHEAD * seconds)  # steps
-    arm_steps = _arm_steps(profile, seconds)
-    share = budget / (profile.sft_steps + LIVE_ARMS * arm_steps)
+    share = LONGEST_LIVE / live_minutes(profile, seconds)
     if share >= 1:
         return profile
-    steps = max(2, int(share * arm_steps))
-    sft_steps = min(profile.sft_steps, max(1, int(budget - LIVE_ARMS * steps)))
-    return replace(profile, sft_steps=sft_steps, steps=steps)
+    steps = max(2, int(share * _arm_steps(profile, seconds)))
+    sft_steps = int(LONGEST_LIVE * 60 / (OVERHEAD * seconds)) - LIVE_ARMS * steps
+    return replace(profile, sft_steps=max(1, min(sft_steps, profile.sft_steps)), steps=steps)
 
 
 def _default_profile() -> list[Finding]:
@@ -66,14 +64,16 @@ def _kernel() -> Iterator[Finding]:
     import nbformat
     from nbformat.v4 import new_code_cell, new_notebook
 
+    cell = new_code_cell("import ipywidgets\nimport ddpo_utils.course.plots")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "00_preflight.ipynb"
-        cell = new_code_cell("import ipywidgets\nimport ddpo_utils.course.plots")
         nbformat.write(new_notebook(cells=[cell]), path)
         outcome = execute(path, get_profile("smoke"), Path(folder) / "out")
     remedy = f"{INSTALL}; if that is done, close other programs, and allow connections to 127.0.0.1"
-    value = outcome.fault or f"a kernel starts and runs, {outcome.seconds:.0f} s"
-    yield Finding("notebooks", value, remedy if outcome.fault else "")
+    if outcome.fault:
+        yield Finding("notebooks", outcome.fault, remedy)
+    else:
+        yield Finding("notebooks", f"a kernel starts and runs, {outcome.seconds:.0f} s")
 
 
 def _training() -> Iterator[Finding]:
@@ -86,22 +86,23 @@ def _training() -> Iterator[Finding]:
         command = f"`python -m ddpo_utils plan --profile {profile.name}`"
         yield Finding("live training", f"hours: {command} estimates how many")
         return
-    seconds = {}
+    seconds = []
     for steps in (1, 3):  # the difference leaves out the loading
         timed = replace(profile, sft_steps=steps, sft_warmup_steps=0, checkpoint_every=10**6)
         with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
             record = train_sft(timed, training_stories(timed), Path(folder) / "sft")
-        seconds[steps] = record["seconds"]
-    step = max((seconds[3] - seconds[1]) / 2, 0.01)
+        seconds.append(record["seconds"])
+    step = max((seconds[1] - seconds[0]) / 2, 0.01)
     yield Finding("a training step", f"{step:.1f} s for {profile.sft_batch_size} stories of SFT")
     fewer = live_steps(profile, step)
-    value = f"about {live_minutes(profile, step):.0f} minutes in notebook 04 (estimate)"
+    advice = ""
     if live_minutes(fewer, step) > LONGEST_LIVE:
-        value += '; set profile = "smoke" there, or read the recorded runs'
+        advice = '; set profile = "smoke" there, or read the recorded runs'
     elif fewer != profile:
         overrides = f'{{"sft_steps": {fewer.sft_steps}, "steps": {fewer.steps}}}'
-        value += f"; overrides = {overrides} there keeps it to {LONGEST_LIVE}"
-    yield Finding("live training", value)
+        advice = f"; overrides = {overrides} there keeps it to {LONGEST_LIVE}"
+    minutes = live_minutes(profile, step)
+    yield Finding("live training", f"about {minutes:.0f} minutes in notebook 04 (estimate){advice}")
 
 
 def preflight() -> bool:
@@ -115,8 +116,10 @@ def preflight() -> bool:
         print("The rest is a rehearsal and takes a minute or two.")
         findings += report({"Loading": _models, "A kernel": _kernel, "Training": _training})
     remedies = dict.fromkeys(finding.remedy for finding in findings if finding.remedy)
-    last = f"ready: live training takes {findings[-1].value}"
-    print(f"not ready: {'; '.join(remedies)}" if remedies else last)
+    if remedies:
+        print(f"not ready: {'; '.join(remedies)}")
+    else:
+        print(f"ready: live training takes {findings[-1].value}")
     return not remedies
 
 
@@ -132,19 +135,13 @@ def wheelhouse(folder: Path, root: Path) -> None:
 
     from ..models.smollm2 import WHEEL
 
-    folder.mkdir(parents=True, exist_ok=True)
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
-    wanted = [f"{root}[test]", *project["build-system"]["requires"], "editables"]
+    course = [f"{root}[test]", *project["build-system"]["requires"], "editables"]
     if sys.platform == "linux":
-        wanted += ["--constraint", str(root / ".ci" / "constraints.txt")]
-    commands = [
-        ["wheel", "--wheel-dir", str(folder), *wanted],
-        ["download", "--no-deps", "--dest", str(folder), WHEEL],
-    ]
-    for command in commands:
-        pip = [sys.executable, "-m", "pip", *command, "--find-links", str(folder)]
-        if subprocess.run(pip).returncode:
-            raise CourseError("pip could not fill the folder: see its message above and try again.")
+        course += ["--constraint", root / ".ci" / "constraints.txt"]
+    folder.mkdir(parents=True, exist_ok=True)
+    _pip("wheel", "--find-links", folder, "--wheel-dir", folder, *course)
+    _pip("download", "--find-links", folder, "--dest", folder, "--no-deps", WHEEL)
     sizes = [wheel.stat().st_size for wheel in folder.glob("*.whl")]
     print(
         f"{len(sizes)} wheels, {sum(sizes) / GB:.1f} GB, in {folder}. Copy the folder and this "
@@ -152,6 +149,12 @@ def wheelhouse(folder: Path, root: Path) -> None:
         "  PIP_NO_INDEX=1 PIP_FIND_LINKS=FOLDER make workshop\n"
         "notebooks/README.md has the commands for machines without make."
     )
+
+
+def _pip(*arguments: object) -> None:
+    command = [sys.executable, "-m", "pip", *map(str, arguments)]
+    if subprocess.run(command).returncode:
+        raise CourseError("pip could not fill the folder: see its message above and try again.")
 
 
 def _git(root: Path, *arguments: str) -> str:
@@ -177,33 +180,34 @@ def write_address(root: Path) -> str:
         raise CourseError(
             "This clone has no remote on the web: publish it, then `git remote add origin ADDRESS`."
         )
-    address = f"https://{match[1]}/{match[2].strip('/')}"  # without a password
-    paths = find_notebooks(root)
-    links = _colab_links(root, match) if match[1] == "github.com" else {}
+    host, name = match[1], match[2].strip("/")
+    address = f"https://{host}/{name}"  # without a password
+    head = _git(root, "rev-parse", "--abbrev-ref", "origin/HEAD").removeprefix("origin/")
+    branch = head or _git(root, "branch", "--show-current") or "main"
     image = f"in Colab]({COLAB}assets/colab-badge.svg)]"
-    for path in paths:
+    links = {}
+    for path in find_notebooks(root):
         notebook = nbformat.read(path, as_version=4)
         notebook.cells = [cell for cell in notebook.cells if cell.id != BADGE]
         for cell in notebook.cells:
             if cell.cell_type == "code":
                 cell.source = ADDRESS.sub(f'REPOSITORY = "{address}"', cell.source)
-        if links:
-            badge = f"[![Open {path.stem} {image}({links[path]})"
+        if host == "github.com":
+            links[path.stem] = f"{COLAB}github/{name}/blob/{branch}/notebooks/{path.name}"
+            badge = f"[![Open {path.stem} {image}({links[path.stem]})"
             notebook.cells.insert(0, new_markdown_cell(badge, id=BADGE))
         write_notebook(path, notebook)
-    text, line = (root / "README.md").read_text(encoding="utf-8"), ""
+    line = ""
     if links:
-        numbers = " ".join(f"[{path.stem[:2]}]({link})" for path, link in links.items())
-        line = f"[![Open the course {image}({links[paths[0]]}) {numbers}\n"
-        if not MARKS.search(text):
-            text = text.replace("\n", "\n\n<!-- colab -->\n<!-- /colab -->\n", 1)
-    write_text(root / "README.md", MARKS.sub(rf"\g<1>{line}\g<2>", text))
+        numbers = " ".join(f"[{stem[:2]}]({link})" for stem, link in links.items())
+        line = f"[![Open the course {image}({next(iter(links.values()))}) {numbers}\n"
+    _write_readme_line(root / "README.md", line)
     return address
 
 
-def _colab_links(root: Path, remote: re.Match[str]) -> dict[Path, str]:
-    """Where Colab opens each notebook, on the default branch of a remote on GitHub."""
-    head = _git(root, "rev-parse", "--abbrev-ref", "origin/HEAD").removeprefix("origin/")
-    branch = head or _git(root, "branch", "--show-current") or "main"
-    base = f"{COLAB}github/{remote[2].strip('/')}/blob/{branch}/notebooks"
-    return {path: f"{base}/{path.name}" for path in find_notebooks(root)}
+def _write_readme_line(path: Path, line: str) -> None:
+    """Put the line between the README's marks, which are made under its title for the first one."""
+    text = path.read_text(encoding="utf-8")
+    if line and not MARKS.search(text):
+        text = text.replace("\n", "\n\n<!-- colab -->\n<!-- /colab -->\n", 1)
+    write_text(path, MARKS.sub(rf"\g<1>{line}\g<2>", text))

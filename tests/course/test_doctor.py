@@ -1,7 +1,8 @@
-"""The doctor: what a machine lacks, in words that name the remedy, and the estimate of memory."""
+"""The doctor: what a machine lacks, the remedy, and the estimate of memory."""
 
 from __future__ import annotations
 
+import importlib.metadata as metadata
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -24,59 +25,45 @@ def test_too_little_memory_is_refused_with_both_figures(
     monkeypatch.setattr(doctor, "_gpu", lambda: ("", 0.0))
     monkeypatch.setattr(doctor, "available_memory", lambda: 1.5e9)
     assert cli.main(["run", "--profile", "laptop"]) == 1
-    text = error_line(capsys)
-    assert "1.5 GB are free" in text and "(estimate)" in text
-    # never for the profile's name: with room enough the largest profile is let through on a CPU
-    monkeypatch.setattr(doctor, "available_memory", lambda: 1e12)
+    assert "1.5 GB are free" in error_line(capsys)
+    monkeypatch.setattr(doctor, "available_memory", lambda: 1e12)  # no profile is refused by name
     assert not [fault for profile in PROFILES.values() for fault in doctor.lacking(profile)]
 
 
-def test_missing_package_is_named_with_its_mend(
+def test_a_missing_package_is_named_with_its_remedy(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import importlib.metadata as metadata
-
     version = metadata.version
 
-    def without(name: str) -> str:
+    def without_trl(name: str) -> str:
         if name == "trl":
             raise metadata.PackageNotFoundError(name)
         return "1.0" if name == "pandas" else version(name)
 
-    monkeypatch.setattr(metadata, "version", without)
+    monkeypatch.setattr(metadata, "version", without_trl)
     assert {fault.name for fault in doctor.lacking(get_profile("laptop"))} == {"trl", "pandas"}
     assert cli.main(["doctor"]) == 1
-    report = capsys.readouterr().out
-    assert "pip install 'trl<1.17,>=1.16'" in report and "cannot run here yet" in report
+    assert "pip install 'trl<1.17,>=1.16'" in capsys.readouterr().out
     assert cli.main(["run", "--profile", "smoke"]) == 1
     assert "pandas" in error_line(capsys)
 
 
-def test_doctor_speaks_where_a_part_is_broken(
+def test_a_broken_package_does_not_hide_the_rest(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.setitem(sys.modules, "psutil", None)
     assert cli.main(["doctor"]) == 1
     report = capsys.readouterr().out
-    assert "Packages" in report and "unknown" in report and "pip install" in report
+    assert "pandas" in report and "unknown" in report
 
 
 def test_doctor_report(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(doctor, "available_memory", lambda: 16e9)
     assert cli.main(["doctor"]) == 0
     report = capsys.readouterr().out
-    for word in (
-        "Python",
-        "cores",
-        "torch",
-        "trl",
-        "faster number type",
-        "SmolLM2",
-        "minilm",
-        *PROFILES,
-    ):
-        assert word in report
+    for part in ("Python", "cores", "torch", "trl", "minilm", "faster number type", *PROFILES):
+        assert part in report
     assert "ddpo_utils fetch" in report  # the tests' cache is empty
 
 
@@ -85,7 +72,6 @@ def test_estimate_is_the_plans(monkeypatch: pytest.MonkeyPatch, tiny_folder: Pat
     assert doctor.estimate_memory(replace(laptop, model="some/model"), gpu=False) is None
     assert doctor.estimate_memory(big, gpu=True) == plan.peak(big)
     assert 4e9 < doctor.estimate_memory(laptop, gpu=False) < 6e9  # what the course promises
-    assert doctor.estimate_memory(replace(big, quantize=True), gpu=True) < 15e9
     monkeypatch.setenv("DDPO_MODEL", str(tiny_folder))  # what will be loaded is what counts
     assert doctor.estimate_memory(big, gpu=True) < 2e9
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from ddpo_utils.corpus.stories import load_stories
 from ddpo_utils.course.run_card import MOST, RUBRIC, Claim, claim_form, run_card
 from ddpo_utils.settings import data_dir
+from ddpo_utils.storage.files import read_json
 
 GOOD = (
     "On six prompts with four samples each DDPO's responses lay 0.02 [-0.05, 0.09] further apart "
@@ -33,18 +32,16 @@ GOOD = (
 def test_the_form_of_a_claim(text, parts):
     lacks = claim_form(text)
     assert len(lacks) == len(parts)
-    for part, sentence in zip(parts, lacks, strict=True):
-        assert part in sentence
+    assert all(part in sentence for part, sentence in zip(parts, lacks, strict=True))
 
 
 def test_the_run_card_holds_the_records_and_no_path(tmp_path):
-    stories = load_stories(data_dir() / "your_own" / "example.jsonl")
+    example = data_dir() / "your_own" / "example.jsonl"
+    stories = load_stories(example)
     file = tmp_path / "mine.jsonl"
-    file.write_bytes((data_dir() / "your_own" / "example.jsonl").read_bytes())
-    records = {}
-    for arm in ("sft", "dpo", "ddpo"):
-        path = data_dir() / "adapters" / arm / "run.json"
-        records[arm] = json.loads(path.read_text(encoding="utf-8"))
+    file.write_bytes(example.read_bytes())
+    adapters = data_dir() / "adapters"
+    records = {arm: read_json(adapters / arm / "run.json") for arm in ("sft", "dpo", "ddpo")}
     shares, results = {"both: writer": (0.35, 0.25)}, {"quality": "quality not measured"}
     claim = Claim(GOOD, dict.fromkeys(RUBRIC, 1) | {"limit": None})
     left_out = {10: "repeating"}
@@ -65,5 +62,5 @@ def test_the_run_card_holds_the_records_and_no_path(tmp_path):
     ):
         assert part in card
     bare = run_card(file, stories, {}, shares, records, results)
-    assert "Left out of training: 0\n" in bare and "None yet." in bare
-    assert "## Measured\n\nNothing." in bare
+    for part in ("Left out of training: 0\n", "None yet.", "## Measured\n\nNothing."):
+        assert part in bare

