@@ -48,11 +48,10 @@ def text_of(output: Any) -> str:
     if output.output_type == "stream":
         return output.text
     kinds = output.get("data", {})
-    if any(kind.startswith("image/") for kind in kinds):
-        kinds = {
-            kind: kinds[kind] for kind in kinds if not kind.startswith(("image/", "text/plain"))
-        }
-    return "".join(text if isinstance(text, str) else json.dumps(text) for text in kinds.values())
+    is_picture = any(kind.startswith("image/") for kind in kinds)
+    left_out = ("image/", "text/plain") if is_picture else ()
+    texts = [text for kind, text in kinds.items() if not kind.startswith(left_out)]
+    return "".join(map(str, texts))
 
 
 def is_freed(cell: Any) -> bool:
@@ -62,9 +61,8 @@ def is_freed(cell: Any) -> bool:
 
 def strictness(notebook: Any) -> tuple[int, int]:
     """How many cells print, and how many of those are compared."""
-    printing = [
-        cell for cell in code_cells(notebook) if "".join(map(text_of, cell.outputs)).strip()
-    ]
+    cells = code_cells(notebook)
+    printing = [cell for cell in cells if "".join(map(text_of, cell.outputs)).strip()]
     return len(printing), sum(not is_freed(cell) for cell in printing)
 
 
