@@ -43,6 +43,7 @@ FINAL = "regression/final"  # folder of the reward trained on all training stori
 Splits = Sequence[tuple[np.ndarray, np.ndarray]]
 # for each split the scores of its held-out prompts' stories, in their order
 Scores = Sequence[Sequence[float]]
+Accuracy = dict[str, Interval | None]  # of `reward_accuracy`
 
 
 def reward_splits(
@@ -130,15 +131,13 @@ def reward_pairs(stories: pd.DataFrame, features: np.ndarray, unseen_writers: bo
     return held_pairs(stories, splits, scores, unseen_writers)
 
 
-def reward_accuracy(
-    stories: pd.DataFrame, splits: Splits, scores: Scores
-) -> dict[str, Interval | None]:
+def reward_accuracy(stories: pd.DataFrame, splits: Splits, scores: Scores) -> Accuracy:
     """Share of held-out pairs ordered correctly: mean over prompts with its interval.
 
     On "unseen prompts" (of known writers, or where no writer is known) and on "unseen prompts and
     writers"; None where fewer than two prompts have such pairs.
     """
-    figures: dict[str, Interval | None] = {}
+    figures: Accuracy = {}
     for name, unseen in (("unseen prompts", False), ("unseen prompts and writers", True)):
         pairs = held_pairs(stories, splits, scores, unseen)
         by_prompt = pairs.groupby("prompt_id")["right"].mean()
@@ -146,14 +145,12 @@ def reward_accuracy(
     return figures
 
 
-def decisive_accuracy(figures: Mapping[str, Interval | None]) -> Interval:
+def decisive_accuracy(figures: Accuracy) -> Interval:
     """Of a reward's accuracies the one that decides: on unseen writers, where writers are known."""
     return figures["unseen prompts and writers"] or figures["unseen prompts"]
 
 
-def choose_reward(
-    accuracy: Mapping[str, Mapping[str, Interval | None]], bound: float
-) -> dict[str, Any]:
+def choose_reward(accuracy: Mapping[str, Accuracy], bound: float) -> dict[str, Any]:
     """Which reward is the best, and whether it passed its trial.
 
     `accuracy` maps each reward to its `reward_accuracy`. It passes if the lower end of the decisive
@@ -190,7 +187,8 @@ def _fold(
     path = folder / f"scores-{record['run']}.json"
     if not path.is_file():
         reward = load_reward(profile, folder)
-        write_json(path, _rounded(score_stories(profile, *reward, stories[in_prompt])))
+        scores = score_stories(profile, *reward, stories[in_prompt])
+        write_json(path, _rounded(scores))
         if folder.name != "final":
             (folder / "adapter_model.safetensors").unlink()
     losses = [round(entry["loss"], 4) for entry in record["log"]]
@@ -241,6 +239,7 @@ def record_reward(profile: Profile, bound: float, output: Path | None = None) ->
     if not single:
         accuracy["writer"]["unseen prompts and writers"] = None  # it knows nothing there
         train_reward(profile, stories, root / FINAL, target)
+    candidates = {name: accuracy[name] for name in ("ridge", "regression")}
     folds = []
     for in_prompt, in_writer in splits:
         prompts = stories["prompt_id"][in_prompt]
@@ -258,7 +257,7 @@ def record_reward(profile: Profile, bound: float, output: Path | None = None) ->
         training={"regression": training},
         bound=bound,
         accuracy=accuracy,
-        choice=choose_reward({name: accuracy[name] for name in ("ridge", "regression")}, bound),
+        choice=choose_reward(candidates, bound),
         final=FINAL,
         scores=scores,
     )
