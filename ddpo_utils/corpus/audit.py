@@ -69,9 +69,11 @@ def _share(weights: np.ndarray, values: np.ndarray) -> float:
     if not weights.std() or (numbers and not values.std()):
         return 0.0
     if numbers:
-        return float(np.corrcoef(weights, values)[0, 1] ** 2)
+        correlation = np.corrcoef(weights, values)[0, 1]
+        return float(correlation**2)
     _, group = np.unique(values.astype(str), return_inverse=True)
-    means = np.bincount(group, weights) / np.bincount(group)
+    sizes = np.bincount(group)
+    means = np.bincount(group, weights) / sizes
     return float(means[group].var() / weights.var())
 
 
@@ -89,9 +91,10 @@ def explained(
     if not len(weight) == len(by) == len(groups):
         sizes = f"{len(weight)} weights, {len(by)} values and {len(groups)} groups"
         raise ValueError(f"There are {sizes}: give one each.")
-    weights = np.asarray(weight, dtype=float)
-    known = ~np.isnan(weights)
-    weights, values, prompts = weights[known], np.asarray(by)[known], np.asarray(groups)[known]
+    known = ~np.isnan(np.asarray(weight, dtype=float))
+    weights = np.asarray(weight, dtype=float)[known]
+    values = np.asarray(by)[known]
+    prompts = np.asarray(groups)[known]
     rng = np.random.default_rng(seed)
     rows_of = [np.flatnonzero(prompts == prompt) for prompt in np.unique(prompts)]
     shares = []

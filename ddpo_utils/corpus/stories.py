@@ -39,17 +39,15 @@ def is_writing_prompts(data: Any) -> bool:
 
 
 def load_stories(data: str | Path | pd.DataFrame = "bundled") -> pd.DataFrame:
-    """Responses with their prompts as a new frame, one a row, in the order of the file.
+    """Responses as a new frame, one a row, in the order of the file.
+
+    It has at least prompt_id (default: the prompt), prompt, text, score (default: NaN), source,
+    writer, split (default: train). A bundled story's score is the mean of two judges, 1 to 10.
 
     Args:
         data: "bundled" (data/stories.jsonl), the path of a JSONL or CSV file, or a pandas frame.
             It needs the columns `prompt` and `text`, and for pairs `score` (higher is better).
             Every other column is kept.
-
-    Returns:
-        A frame with at least prompt_id (default: the prompt), prompt, text, score (default: NaN),
-        source, writer, split (default: train). A bundled story's score is the mean of two judges,
-        1 to 10.
 
     Raises:
         CourseError: the data cannot be read, are empty, or have a faulty row; names that row.

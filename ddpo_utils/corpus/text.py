@@ -26,7 +26,8 @@ def repeat_share(text: str, n: int = 4) -> float:
     count = len(tokens) - n + 1
     if count < 1:
         return 0.0
-    different = {tuple(tokens[i : i + n]) for i in range(count)}
+    shifted = [tokens[i:] for i in range(n)]
+    different = set(zip(*shifted, strict=False))
     return 1 - len(different) / count
 
 

@@ -99,14 +99,16 @@ def split_posts(titles: list[str], prompts: list[str], seed: int) -> tuple[np.nd
         hashes.append(hashlib.blake2b(seeded, digest_size=8).hexdigest())
     posts = np.tile(np.arange(n), 2)
     linked = np.concatenate([same_prompt, same_title])
-    graph = coo_matrix((np.ones(2 * n), (posts, linked)), shape=(n, n))
+    edges = np.ones(2 * n)
+    graph = coo_matrix((edges, (posts, linked)), shape=(n, n))
     _, family = connected_components(graph, directed=False)
 
     sizes = np.bincount(family)
     room = max(1, round(n / 10))
     test: list[int] = []
     if len(sizes) > 1:
-        for label in pd.Series(hashes).groupby(family).min().sort_values().index:
+        order = pd.Series(hashes).groupby(family).min().sort_values()
+        for label in order.index:
             if sizes[label] <= room:
                 test.append(label)
                 room -= sizes[label]
@@ -146,16 +148,20 @@ def load_writing_prompts(
     ids = frame["prompt_id"]
     counts["post not drawn"] += (ids[~drawn].nunique(), (~drawn).sum())
     counts["response too long with its prompt"] += (0, (drawn & ~fits).sum())
-    without = ids[drawn].nunique() - ids[kept].nunique()
-    counts["post without response short enough"] += (without, 0)
+    emptied = ids[drawn].nunique() - ids[kept].nunique()
+    counts["post without response short enough"] += (emptied, 0)
 
     # by Arrow, piece by piece: pandas would first copy all texts
     frame = pa.Table.from_pandas(frame, preserve_index=False).filter(pa.array(kept)).to_pandas()
     posts = frame.drop_duplicates("prompt_id")
-    test, family = split_posts(posts["title"].tolist(), posts["prompt"].tolist(), seed)
-    in_test = test[frame["prompt_id"].factorize()[0]]
+    titles, texts = posts["title"].tolist(), posts["prompt"].tolist()
+    test, family = split_posts(titles, texts, seed)
+    post_of_row, _ = frame["prompt_id"].factorize()
+    in_test = test[post_of_row]
     frame = frame.drop(columns="title").assign(source="r/writingPrompts", writer="")
     frame["split"] = np.where(in_test, "test", "train")
+    responses = frame.groupby("prompt_id").size()
+    family_sizes = np.bincount(family)
     report = {
         "source": Path(source).name if parquet_files(source) else str(source),
         "read": counts["read"].tolist(),
@@ -163,8 +169,8 @@ def load_writing_prompts(
         "left": [len(posts), len(frame)],
         "train": [int((~test).sum()), int((~in_test).sum())],
         "test": [int(test.sum()), int(in_test.sum())],
-        "single": int((frame.groupby("prompt_id").size() == 1).sum()),
-        "reposts": int((np.bincount(family)[family] > 1).sum()),
+        "single": int((responses == 1).sum()),
+        "reposts": int((family_sizes[family] > 1).sum()),
     }
     return frame, report
 

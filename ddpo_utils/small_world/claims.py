@@ -31,14 +31,9 @@ def contrast(
 ) -> Interval:
     """Mean and 95% interval over worlds of measure(arms[0]) - measure(arms[1]).
 
-    Worlds in which the measure is not defined (an arm has no valid sample) are left out; n counts
-    the others. With fewer than two the interval has no bounds.
-
-    Args:
-        results: a frame with seed, rho, arm and the measures.
-
-    Raises:
-        ValueError: no world has such an arm.
+    `results` has seed, rho, arm and the measures. Worlds in which the measure is not defined (an
+    arm has no valid sample) are left out; n counts the others. With fewer than two the interval
+    has no bounds. ValueError where no world has such an arm.
     """
     at_rho = results[np.isclose(results["rho"], rho)]
     values = at_rho.pivot(index="seed", columns="arm", values=measure)
@@ -53,11 +48,7 @@ def contrast(
 
 
 def outcome(interval: Interval, test: str, margin: float = 0.0) -> str:
-    """What a test says of a contrast: "holds", "fails" or "open".
-
-    Raises:
-        ValueError: there is no such test.
-    """
+    """What a test (else ValueError) says of a contrast: "holds", "fails" or "open"."""
     low, high = interval.low, interval.high
     if test == "below":  # the mirror image of "above"
         low, high = -high, -low

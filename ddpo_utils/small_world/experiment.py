@@ -43,21 +43,13 @@ RESPONSES = 12  # a prompt
 
 @dataclass(frozen=True)
 class Seed:
-    """One world with its model, stories and SFT adapter; what is finished in `folder` is kept.
+    """One world with its model, stories and SFT adapter; what is finished in `folder` is kept."""
 
-    Args:
-        seed: of everything that is drawn.
-        folder: belongs to one seed and one choice of sizes.
-        sizes: test_prompts, samples (of each), stories (to train on), model_steps.
-        settings: of the profile, for all arms.
-        chosen: a method's own settings, by its name.
-    """
-
-    seed: int
-    folder: Path
-    sizes: Mapping[str, int]
-    settings: Mapping[str, Any]
-    chosen: Mapping[str, Mapping[str, Any]]
+    seed: int  # of everything that is drawn
+    folder: Path  # of one seed and one choice of sizes
+    sizes: Mapping[str, int]  # test_prompts, samples (of each), stories (to train on), model_steps
+    settings: Mapping[str, Any]  # of the profile, for all arms
+    chosen: Mapping[str, Mapping[str, Any]]  # further settings of a method, by its name
 
     @cached_property
     def prompts(self) -> list[str]:
@@ -128,7 +120,8 @@ class Seed:
             "distance semantic": profile.judge_semantic,
             "distance style": profile.judge_style,
         }
-        samples = self.sample(name or f"rho{rho:+.1f}-{arm}", adapter, temperature)
+        name = name or f"rho{rho:+.1f}-{arm}"
+        samples = self.sample(name, adapter, temperature)
         figures = count_samples(samples, World(self.seed, rho), encoders)
         row: dict[str, Any] = {"rho": rho, "arm": arm}
         for key, value in figures.items():
@@ -144,11 +137,7 @@ class Seed:
 
 
 def parse_samples(samples: pd.DataFrame, world: World) -> pd.DataFrame:
-    """The samples with valid, plot, voice, ending, vivid and quality (INVALID if invalid).
-
-    Args:
-        samples: a frame with prompt and text.
-    """
+    """The samples (prompt, text) with valid, plot, voice, ending, vivid and quality."""
     import pandas as pd
 
     names = [*DIMENSIONS, "vivid"]
@@ -191,12 +180,13 @@ def count_samples(
     """
     frame = parse_samples(samples, world)
     by_prompt = frame[frame["valid"]].groupby("prompt_id")
+    lengths = frame["text"].str.split().str.len()
     figures = {
         "valid": float(frame["valid"].mean()),
         "quality": float(frame["quality"].mean()),
         "quality of the valid": float(by_prompt["quality"].mean().mean()),
         "vivid": float(by_prompt["vivid"].mean().mean()) / 2,
-        "words": float(frame["text"].str.split().str.len().mean()),
+        "words": float(lengths.mean()),
     }
     groups = [group for _, group in by_prompt if len(group) > 1]
     for name in DIMENSIONS:

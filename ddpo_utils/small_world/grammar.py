@@ -194,15 +194,17 @@ class World:
         rng = np.random.default_rng([self.seed, stream])
         tables = {}
         for name, modes in DIMENSIONS.items():
-            sizes = (len(SUBJECTS), len(OBJECTS), len(PLACES))
-            tables[name] = [rng.standard_normal((size, len(modes))) for size in sizes]
+            lists = (SUBJECTS, OBJECTS, PLACES)
+            tables[name] = [rng.standard_normal((len(names), len(modes))) for names in lists]
         subjects, things, rooms = tables[dimension]
         subject, thing, place = places.T
-        return (subjects[subject] + things[thing] + rooms[place]) / np.sqrt(3)
+        total = subjects[subject] + things[thing] + rooms[place]
+        return total / np.sqrt(3)
 
     def probabilities(self, prompts: Sequence[str], dimension: str) -> np.ndarray:
         """p(mode | prompt) in the grammar, (prompts, modes)."""
-        weight = np.exp(SHARPNESS * self._tables(COMMON, dimension, _places(prompts)))
+        common = self._tables(COMMON, dimension, _places(prompts))
+        weight = np.exp(SHARPNESS * common)
         return weight / weight.sum(axis=1, keepdims=True)
 
     def values(self, prompts: Sequence[str], dimension: str) -> np.ndarray:
@@ -232,14 +234,15 @@ class World:
             drawn = (chance > cumulative[:, :-1]).sum(axis=1)
             frame[name] = np.array(modes)[drawn]
         vivid = rng.random((len(rows), 2)) < P_VIVID
-        vivid_words = np.array(VIVID)[rng.integers(0, len(VIVID), vivid.shape)]
-        plain_words = np.array(PLAIN)[rng.integers(0, len(PLAIN), vivid.shape)]
+        vivid_words = rng.choice(VIVID, vivid.shape)
+        plain_words = rng.choice(PLAIN, vivid.shape)
         adjectives = np.where(vivid, vivid_words, plain_words)
         frame["vivid"] = vivid.sum(axis=1)
-        columns = (repeated, frame["plot"], frame["voice"], frame["ending"], adjectives)
-        frame["text"] = [story_text(*row) for row in zip(*columns, strict=True)]
+        stories = zip(repeated, *(frame[name] for name in DIMENSIONS), adjectives, strict=True)
+        frame["text"] = [story_text(*story) for story in stories]
         frame["quality"] = self.quality(frame)
-        frame["score"] = frame["quality"] + NOISE * rng.standard_normal(len(frame))
+        noise = NOISE * rng.standard_normal(len(frame))
+        frame["score"] = frame["quality"] + noise
         return frame
 
     def quality(self, parsed: pd.DataFrame) -> np.ndarray:

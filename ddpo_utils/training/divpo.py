@@ -46,16 +46,20 @@ def divpo_pairs(
         k = len(positions)
         n = min(max(MIN_RESPONSES, int(SHARE * k)), k // 2)
         order = rng.permutation(positions)
-        order = order[np.argsort(-scores[order], kind="stable")]
-        if n and scores[order[0]] > scores[order[-1]]:
-            sides += [order[:n], order[::-1][:n]]
+        best_first = np.argsort(-scores[order], kind="stable")
+        order = order[best_first]
+        best, worst = scores[order[0]], scores[order[-1]]
+        if n and best > worst:
+            worst_first = order[::-1]
+            sides += [order[:n], worst_first[:n]]
     if not sides:
         return pair_frame(stories, []), len(stories)
     lengths = [len(side) for side in sides]
     groups = np.repeat(np.arange(len(sides)), lengths)
     rows = stories.iloc[np.concatenate(sides)]
     values = np.asarray(deviation(rows, groups), dtype=float)
-    deviations = np.split(values, np.cumsum(lengths)[:-1])
+    ends = np.cumsum(lengths)
+    deviations = np.split(values, ends[:-1])
     pairs: list[tuple[int, int]] = []
     for i in range(0, len(sides), 2):
         most_deviant_first = np.argsort(-deviations[i], kind="stable")

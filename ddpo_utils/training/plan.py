@@ -79,7 +79,8 @@ class Architecture:
     @property
     def linear(self) -> int:
         """Parameters of all layers' linear maps."""
-        return self.layers * sum(math.prod(sizes) for sizes in self.linears.values())
+        sizes = [math.prod(shape) for shape in self.linears.values()]
+        return self.layers * sum(sizes)
 
     @property
     def multiplied(self) -> int:
@@ -151,8 +152,8 @@ def adapted(model: Architecture, profile: Profile) -> list[str]:
 
 def trained_parameters(model: Architecture, profile: Profile) -> int:
     """The adapter's parameters: r (in + out) for each adapted linear map of each layer."""
-    sizes = sum(sum(model.linears[name]) for name in adapted(model, profile))
-    return model.layers * profile.lora_r * sizes
+    sizes = [sum(model.linears[name]) for name in adapted(model, profile)]
+    return model.layers * profile.lora_r * sum(sizes)
 
 
 def split_batch(profile: Profile, sft: bool, processes: int) -> tuple[int, int]:
@@ -189,8 +190,9 @@ def memory(
 
     linear = model.linear * (NF4 if profile.quantize else size)
     ends = size * (model.parameters - model.linear)  # embedding, head, norms
-    # the head's backward pass in one tile; a CPU has torch's own code, 8 in float32 and 2 in bool
-    tile = min(tokens, HEAD_TILE[0]) * min(model.vocabulary, HEAD_TILE[1])
+    # the head's backward pass in one tile; on a CPU torch's code, with 8 in float32 and 2 in bool
+    tile_tokens, tile_words = HEAD_TILE
+    tile = min(tokens, tile_tokens) * min(model.vocabulary, tile_words)
     tile_bytes = size if device == "cuda" else 8 * 4 + 2
     head = tile * tile_bytes + tokens * (4 + size) * model.width
     # or one layer's backward pass
@@ -237,7 +239,8 @@ def _kept_per_token(model: Architecture, profile: Profile, size: int, autocast: 
     # eager attention's scores, or the padding mask, for each token that is looked at
     looked_at = (8 * model.heads if eager else size) * profile.max_length
     norms = 4 * model.norms * model.width + 4 * model.heads  # with the scores' normaliser
-    return norms + looked_at + size * (states + inputs + profile.lora_r * len(targets))
+    adapters = profile.lora_r * len(targets)
+    return norms + looked_at + size * (states + inputs + adapters)
 
 
 def peak(profile: Profile, device: str = "cuda", gpus: int = 1, sharded: bool = False) -> float:
@@ -249,9 +252,8 @@ def peak(profile: Profile, device: str = "cuda", gpus: int = 1, sharded: bool = 
 def flops(profile: Profile, method: str = "ddpo") -> tuple[float, float]:
     """FLOPs a token: in each epoch, and once for a precomputed reference.
 
-    2 N with N multiplied parameters for each of: forward, gradients of the activations, forward
-    again with checkpointing, the reference's forward. LoRA's gradients and attention's products,
-    a few per cent, are left out.
+    2 N for each of: forward, gradients of the activations, forward again with checkpointing, the
+    reference's forward. LoRA's gradients and attention's products (a few per cent) are left out.
     """
     forward = 2 * architecture(profile).multiplied
     step = (3 if profile.gradient_checkpointing else 2) * forward

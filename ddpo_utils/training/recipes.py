@@ -87,15 +87,11 @@ def train_pairs(
     watch: pd.DataFrame | None = None,
     **facts: Any,
 ) -> dict[str, Any]:
-    """The record of a preference arm: DPO or ORPO where `weight` is None, else DDPO or DORPO.
-
-    Pairs, order, seed and steps depend on the profile alone, so arms differ by their weights and
-    nothing else.
+    """The record of a preference arm; arms differ by their weights and nothing else.
 
     Args:
-        pairs: a frame of `make_pairs`.
         weight: one number a pair; None: 1 each.
-        folder: of this run. sft: of the SFT adapter, from which DPO and its kin start.
+        sft: folder of the SFT adapter, from which all but ORPO's arms start.
         watch: stories sampled from SFT, along which each checkpoint's KL from SFT is recorded.
         facts: further entries of the record.
     """
@@ -166,11 +162,9 @@ def _orpo_trainer(profile: Profile, pairs: pd.DataFrame, folder: Path) -> Any:
 def trainer_arguments(
     config: Any, folder: Path, profile: Profile, prefix: str = "", **options: Any
 ) -> Any:
-    """TRL's configuration with what all recipes have in common.
+    """TRL's configuration, of the class `config`, with what all recipes have in common.
 
-    Args:
-        config: its class. options: further arguments of it.
-        prefix: of the profile's settings: "sft_", "orpo_" or none.
+    `prefix` is that of the profile's settings: "sft_", "orpo_" or none.
     """
     sft = prefix == "sft_"
     part, accumulated = split_batch(profile, sft, process().num_processes)
@@ -205,12 +199,7 @@ def trainer_arguments(
 def to_dataset(pairs: pd.DataFrame, weight: Sequence[float] | None = None) -> Any:
     """Pairs as a `datasets.Dataset` in TRL's conversational form, with a `weight` column.
 
-    Args:
-        pairs: a frame of `make_pairs`.
-        weight: one number a pair, in the order of the frame; None: 1 each (plain DPO).
-
-    Raises:
-        ValueError: another number of weights than pairs.
+    `weight` has one number a pair (else ValueError), in the order of the frame; None: 1 each.
     """
     from datasets import Dataset
 
@@ -268,7 +257,7 @@ class _LastStepDone(Exception):
 
 
 class _GoOn(TrainerCallback):
-    """For a run that goes on: checkpoints as asked for now, and no step beyond the last."""
+    """A run that goes on has checkpoints as asked for now, and no step beyond the last."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         state.save_steps = args.save_steps

@@ -37,13 +37,15 @@ def add_reference(trainer: Any, path: Path) -> None:
     data, state = trainer.train_dataset, trainer.accelerator
     state.wait_for_everyone()  # all have read the file before the first process adds to it
     keys = pd.Series(data["key"][:], dtype="uint64")
-    missing = keys[~keys.isin(table.index)].drop_duplicates()  # a user's pairs may repeat
+    unknown = keys[~keys.isin(table.index)]
+    missing = unknown.drop_duplicates()  # a user's pairs may repeat
     lengths = np.zeros(len(missing))
     for name in ("prompt_ids", "chosen_ids", "rejected_ids"):
         ids = data[name][:]
         lengths += [len(ids[row]) for row in missing.index]
     # longest first: memory runs out at once or never, and batches hold little padding
-    order = missing.index[np.argsort(lengths, kind="stable")[::-1]]
+    shortest_first = np.argsort(lengths, kind="stable")
+    order = missing.index[shortest_first[::-1]]
     starts = range(0, len(order), SCORED_AT_ONCE)
     for start in progress_bar(starts, shown=state.is_main_process, desc="reference log-probs"):
         rows = order[start : start + SCORED_AT_ONCE].tolist()
@@ -53,8 +55,9 @@ def add_reference(trainer: Any, path: Path) -> None:
         if state.is_main_process:
             with replacing(path) as part:
                 table.to_csv(part)
+    logps = table.loc[keys]
     for name in REFERENCE_LOGPS:
-        data = data.add_column(name, table[name].loc[keys].to_numpy())
+        data = data.add_column(name, logps[name].to_numpy())
     trainer.train_dataset = data
 
 
@@ -107,4 +110,5 @@ class KLCallback(TrainerCallback):
 def matched_step(kl: dict[str, float], control: dict[str, float]) -> int:
     """The checkpoint whose KL from SFT is nearest to that of the control's last checkpoint."""
     target = control[max(control, key=int)]
-    return int(min(kl, key=lambda step: abs(kl[step] - target)))
+    distances = {step: abs(value - target) for step, value in kl.items()}
+    return int(min(distances, key=distances.__getitem__))

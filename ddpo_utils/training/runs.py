@@ -133,11 +133,7 @@ def is_plain_adapter(folder: Path) -> bool:
 
 
 def read_config(path: Path) -> tuple[Profile, Arm]:
-    """The profile with its settings, and the arm, of a config.yaml.
-
-    Raises:
-        CourseError: there is no such file, or it is not what `open_run` writes.
-    """
+    """The profile with its settings, and the arm, of a config.yaml that `open_run` wrote."""
     import yaml
 
     try:
@@ -154,11 +150,7 @@ def read_config(path: Path) -> tuple[Profile, Arm]:
 def open_run(folder: Path, profile: Profile, arm: Arm, sft: Path | None = None) -> bool:
     """True if the folder holds this run, finished; else its config.yaml is written or compared.
 
-    Args:
-        sft: folder of the adapter that the arm starts from.
-
-    Raises:
-        CourseError: the folder holds a run with other settings, or from another SFT adapter.
+    CourseError where it holds a run with other settings, or from another SFT adapter.
     """
     import yaml
 
@@ -236,11 +228,9 @@ def save_run(trainer: Any, folder: Path, record: dict[str, Any]) -> dict[str, An
 
 
 def model_card(record: dict[str, Any], results: str = "") -> str:
-    """The card in Markdown, with the front matter that the Hub reads.
+    """The card of a run's record (run.json) in Markdown, with the front matter that the Hub reads.
 
-    Args:
-        record: a run's run.json.
-        results: the table of an evaluation in Markdown, where there is one.
+    `results` is the table of an evaluation in Markdown, where there is one.
     """
     settings, versions, model = record["settings"], record["versions"], record["model"]
     # the older records of data/adapters do not name weights and processes

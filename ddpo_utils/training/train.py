@@ -34,12 +34,8 @@ def train(
     """Train the methods' arms, SFT first where it is missing and needed; print a line for each.
 
     Args:
-        methods: of settings.METHODS; the profile says what deviation is measured by.
         output: folder of the adapters (build/<profile>/adapters).
         sft: folder of an SFT adapter to start from (<output>/sft).
-
-    Raises:
-        CourseError: something is missing or does not fit, or a folder holds another run.
     """
     folder = output or work_dir(profile) / "adapters"
     if sft and not any((sft / name).is_file() for name in ("adapter_config.json", "config.yaml")):
@@ -81,11 +77,12 @@ def train_arms(
             package made is used as it is, and has no record.
     """
     sft = sft or folder / "sft"
-    parsed = {name: Arm.parse(name, profile.weights) for name in arms if name != "sft"}
+    parsed = {name: Arm.parse(name, profile.weights) for name in arms}
+    parsed.pop("sft", None)
     runs = _prepared_runs(profile, stories, parsed) if parsed else {}
     records = {}
-    needs_sft = not parsed or "sft" in arms or any(arm.starts_from_sft for arm in parsed.values())
-    if needs_sft and not is_plain_adapter(sft):
+    from_sft = [arm for arm in parsed.values() if arm.starts_from_sft]
+    if (from_sft or "sft" in arms or not arms) and not is_plain_adapter(sft):
         records["sft"] = train_sft(profile, stories, sft)
     watch = None
     if parsed and (is_plain_adapter(sft) or (sft / "run.json").is_file()):
@@ -109,7 +106,7 @@ def _prepared_runs(
         pairs = make_pairs(stories, min_gap=profile.min_gap, seed=profile.seed)
     check_batch(profile, pairs)
     weights = arm_weights(stories, pairs, profile, list(arms))
-    runs: dict[str, tuple[pd.DataFrame, Any, dict[str, int]]] = {}
+    runs = {}
     for name, arm in arms.items():
         runs[name] = pairs, weights[name], {}
         if arm.method == "divpo":

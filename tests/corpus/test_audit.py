@@ -25,13 +25,6 @@ def test_the_example_is_what_its_card_says():
     assert ["o6", "w5"] in jam
 
 
-def test_the_template_is_read_and_has_no_scores_yet():
-    template = load_stories(data_dir() / "your_own" / "template.jsonl")
-    assert template.groupby("split").size().to_dict() == {"test": 2, "train": 8}
-    with pytest.raises(ValueError, match="score"):
-        make_pairs(template[template["split"] == "train"])
-
-
 def test_audit_counts_what_a_prompt_brings():
     rows = [
         ("q2", "b", "One two three.", 5),
@@ -56,14 +49,7 @@ def test_most_pairs_is_never_less_than_what_is_drawn_and_is_reached(seed):
     texts = [f"t{i}" for i in range(9)]
     frame = load_stories(pd.DataFrame({"prompt": "p", "text": texts, "score": scores}))
     assert max(len(make_pairs(frame, seed=draw)) for draw in range(30)) == most_pairs(scores)
-
-
-@pytest.mark.parametrize(
-    ("scores", "pairs"),
-    [([], 0), ([5], 0), ([5, 5], 0), ([5, 6], 1), ([5, 5, 5, 6, 7, 5, 5, 8], 3)],
-)
-def test_most_pairs_of_the_smallest_sets(scores, pairs):
-    assert most_pairs(scores) == pairs
+    assert most_pairs([]) == most_pairs([5]) == most_pairs([5, 5]) == 0
 
 
 def test_explained_tells_the_writer_from_chance():

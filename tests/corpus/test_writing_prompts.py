@@ -111,22 +111,6 @@ def test_every_rule_removes_what_a_slow_count_says(awkward, tokenizer, max_lengt
     pd.testing.assert_frame_equal(load_stories(frame), frame)
 
 
-def test_special_posts_are_read_as_they_should(loaded):
-    by_prompt = dict(list(loaded[0].groupby("prompt")))
-    for prompt in (
-        "[WP] Two tags stand before this one.",
-        "The title was only a tag; the prompt is down here.",
-        "Spaces on every side\nWrite it backwards.",
-        "Title on\ntwo lines\nand text\n\nfrom Windows",
-    ):
-        assert prompt in by_prompt
-    twice = by_prompt["Somebody pressed the button twice"]
-    assert twice["score"].tolist() == [30, -2, 7, 0]  # in the order of the first copies
-    script = by_prompt["月の上の古い図書館 🌕📚\nЛюбой жанр, пожалуйста."]["text"].tolist()
-    assert script[3:] == ["🙂🙃🙂", "Ěščřž — naïve façade, 𝔣𝔯𝔞𝔨𝔱𝔲𝔯, e\u0301 and é."]
-    assert set(loaded[0]["source"]) == {"r/writingPrompts"} and set(loaded[0]["writer"]) == {""}
-
-
 @pytest.mark.parametrize("over", [0, 1])
 def test_the_length_is_exact_and_bos_is_counted_once(tmp_path, tokenizer, over):
     texts = ["one bell", "one bell rang, and rang"]

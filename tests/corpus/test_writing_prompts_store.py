@@ -12,14 +12,9 @@ import pytest
 from awkward_posts import small_posts
 from faults import refusal
 
-from ddpo_utils import get_profile, load_stories
+from ddpo_utils import get_profile
 from ddpo_utils.corpus import writing_prompts
-from ddpo_utils.corpus.posts import RULES
-from ddpo_utils.corpus.writing_prompts import (
-    load_writing_prompts,
-    print_report,
-    stories_of,
-)
+from ddpo_utils.corpus.writing_prompts import load_writing_prompts, print_report, stories_of
 
 pytest_plugins = ["posts_fixtures"]
 
@@ -99,6 +94,11 @@ def test_a_killed_preparation_is_made_anew(profile, tokenizer, tmp_path, loads, 
     assert len(loads) == 3
 
 
+def test_a_folder_that_cannot_be_written_is_named(profile, tokenizer, tmp_path):
+    (tmp_path / "file").touch()
+    assert "file" in refusal(stories_of, profile, tokenizer, tmp_path / "file" / "out")
+
+
 def test_of_three_at_once_one_prepares(profile, tokenizer, tmp_path, loads):
     frames = []
 
@@ -114,27 +114,14 @@ def test_of_three_at_once_one_prepares(profile, tokenizer, tmp_path, loads):
     pd.testing.assert_frame_equal(frames[0], frames[1])
 
 
-def test_a_folder_that_cannot_be_written_is_named(profile, tokenizer, tmp_path):
-    (tmp_path / "file").touch()
-    assert "file" in refusal(stories_of, profile, tokenizer, tmp_path / "file" / "out")
-
-
-def test_other_stories_pass_through(tmp_path):
-    pd.testing.assert_frame_equal(stories_of(get_profile("laptop"), None, tmp_path), load_stories())
-    assert not list(tmp_path.iterdir())
-
-
-def test_the_report_is_a_table_beside_the_papers_counts(loaded, capsys):
+def test_the_report_gives_every_rule_and_the_papers_counts(loaded, capsys):
     report = loaded[1]
     print_report(report)
-    lines = capsys.readouterr().out.splitlines()
     table = {}
-    for line in lines[1:-2]:
+    for line in capsys.readouterr().out.splitlines():
         name, *numbers = re.split(r" {2,}", line)
-        table[name] = [int(number.replace(",", "")) for number in numbers]
-    assert list(table) == ["read", *RULES, "left", "train", "test"]
-    assert all(table[rule] == report["removed"][rule] for rule in RULES)
-    assert table["read"] == report["read"] and table["left"] == [*report["left"], 467_198]
-    assert table["train"] == [*report["train"], 421_330]
-    assert table["test"] == [*report["test"], 45_868]
-    assert len({len(line) for line in (lines[0], *lines[-5:-2])}) == 1
+        table[name] = [int(number.replace(",", "")) for number in numbers if number[0].isdigit()]
+    expected = {"read": report["read"], **report["removed"], "left": [*report["left"], 467_198]}
+    expected["train"] = [*report["train"], 421_330]
+    expected["test"] = [*report["test"], 45_868]
+    assert table.items() >= expected.items()

@@ -1,4 +1,4 @@
-"""What the tests of training runs share: a profile of seconds, stories, a run that is broken off, and its results."""
+"""What the tests of training runs share: a small profile, stories, a run that is broken off."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from awkward_posts import small_posts
 
 from ddpo_utils import Profile, cli, get_profile, load_stories
 
-SMALL = {  # settings of the profile 8b on a tiny model: float32, few steps, encoders that need no network
+SMALL = {  # settings of the profile 8b: float32, few steps, encoders that need no network
     "tokenizer": "",
     "semantic": "stylometric",
     "style": "delta",
@@ -46,18 +46,15 @@ class BrokenOff(Exception):
     """What a kill is in these tests."""
 
 
-def break_off(monkeypatch: pytest.MonkeyPatch, step: int, event: str = "on_step_end") -> None:
-    """Every trainer made from now on raises BrokenOff at this step, before its checkpoint is written."""
+def break_off(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Every trainer made from now on raises BrokenOff at this step, before its checkpoint."""
     from transformers import TrainerCallback, trainer
 
     class Breaker(TrainerCallback):
-        pass
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == step:
+                raise BrokenOff
 
-    def raises(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == step:
-            raise BrokenOff
-
-    setattr(Breaker, event, raises)
     monkeypatch.setattr(trainer, "DEFAULT_CALLBACKS", [*trainer.DEFAULT_CALLBACKS, Breaker])
 
 
@@ -87,25 +84,15 @@ def record_of(folder: Path) -> dict[str, Any]:
 
 
 class Command:
-    """`python -m ddpo_utils train` with the small settings on small posts; the flags given override."""
+    """`python -m ddpo_utils train` with the small settings on small posts; flags override."""
 
     def __init__(self, model: Path, folder: Path):
-        self.folder = folder
-        posts = {
-            "data": small_posts(folder / "posts.parquet", posts=10),
-            "max_length": 768,
-            "lora_alpha": 8,
-        }
-        self.base = (
-            SMALL
-            | {"profile": "8b", "model": model, "steps": 2, "batch_size": 4, "micro_batch": 4}
-            | posts
-        )
+        data = small_posts(folder / "posts.parquet", posts=10)
+        self.settings = SMALL | {"profile": "8b", "model": model, "data": data, "max_length": 768}
+        self.settings |= {"lora_alpha": 8, "steps": 2, "batch_size": 4, "micro_batch": 4}
 
     def __call__(self, output: Path | str, *methods: str, **flags: Any) -> int:
-        words = [
-            f"--{name.replace('_', '-')}={value}" for name, value in (self.base | flags).items()
-        ]
-        return cli.main(
-            ["train", *words, f"--output={output}", *(["--method", *methods] if methods else [])]
-        )
+        words = ["train", f"--output={output}"]
+        for name, value in (self.settings | flags).items():
+            words.append(f"--{name.replace('_', '-')}={value}")
+        return cli.main([*words, "--method", *methods])

@@ -14,12 +14,9 @@ NAN = float("nan")
 
 
 def results_of(**arms: list[float]) -> pd.DataFrame:
-    rows = [
-        {"seed": seed, "rho": 0.0, "arm": arm.replace("_", "-"), "total": value, "quality": value}
-        for arm, values in arms.items()
-        for seed, value in enumerate(values)
-    ]
-    return pd.DataFrame(rows)
+    frame = pd.DataFrame(arms).rename_axis("seed").reset_index()
+    frame = frame.melt("seed", var_name="arm", value_name="total")
+    return frame.assign(rho=0.0, quality=frame["total"])
 
 
 def test_a_contrast_is_paired_by_world() -> None:
@@ -53,7 +50,6 @@ def test_worlds_without_a_valid_sample_are_left_out_and_counted() -> None:
         (-0.1, 0.3, "above", "open"),
         (-0.3, -0.1, "above", "fails"),
         (-0.3, -0.1, "below", "holds"),
-        (-0.3, 0.1, "below", "open"),
         (0.1, 0.3, "below", "fails"),
         (-0.1, 0.3, "not below", "holds"),
         (-0.15, 0.3, "not below", "open"),

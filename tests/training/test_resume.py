@@ -94,8 +94,6 @@ def at_step(step: int) -> Break:
         ("dpo", 1, 0),
         ("ddpo", 3, 2),
         ("dorpo", 3, 2),
-        pytest.param("sft", 1, 0, marks=pytest.mark.slow),
-        pytest.param("ddpo", 5, 4, marks=pytest.mark.slow),
     ],
 )
 def test_a_run_goes_on_from_its_last_checkpoint(
@@ -110,23 +108,8 @@ def test_a_run_goes_on_from_its_last_checkpoint(
     assert run(name, whole.profile, tmp_path, whole.whole) == record_of(tmp_path / name)
 
 
-def test_a_run_may_be_broken_off_twice(whole: Runs, tmp_path: Path) -> None:
-    whole.broken("ddpo", tmp_path, at_step(3))
-    whole.broken("ddpo", tmp_path, at_step(5))
-    whole.resumed("ddpo", tmp_path, at=4)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"micro_batch": 1, "gradient_checkpointing": True, "precompute_reference": False},
-        pytest.param({"micro_batch": 4}, marks=pytest.mark.slow),
-        pytest.param({"attention": "eager"}, marks=pytest.mark.slow),
-    ],
-)
-def test_a_run_goes_on_with_other_arithmetic(
-    change: dict[str, Any], whole: Runs, tmp_path: Path
-) -> None:
+def test_a_run_goes_on_with_other_arithmetic(whole: Runs, tmp_path: Path) -> None:
+    change = {"micro_batch": 1, "gradient_checkpointing": True, "precompute_reference": False}
     whole.broken("ddpo", tmp_path, at_step(3))
     whole.resumed("ddpo", tmp_path, at=2, within=1e-3, **change)
 
@@ -160,13 +143,12 @@ def raises(*_: Any) -> None:
     raise BrokenOff
 
 
-@pytest.mark.parametrize("name", ["sft", pytest.param("ddpo", marks=pytest.mark.slow)])
 def test_a_run_that_dies_after_its_last_step_is_saved_without_another(
-    name: str, whole: Runs, tmp_path: Path
+    whole: Runs, tmp_path: Path
 ) -> None:
     """run.json comes last, so whatever happens before it leaves a run that goes on."""
-    whole.broken(name, tmp_path, lambda patch: patch.setattr(runs, "model_card", raises))
-    whole.resumed(name, tmp_path, at=5)
+    whole.broken("sft", tmp_path, lambda patch: patch.setattr(runs, "model_card", raises))
+    whole.resumed("sft", tmp_path, at=5)
 
 
 def test_a_kill_between_a_checkpoint_and_its_kl_leaves_no_gap(whole: Runs, tmp_path: Path) -> None:
