@@ -22,15 +22,11 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "ddpo_utils" / "training" / "configs"
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
+FSDP_ON_CPU = Path(__file__).with_name("fsdp_on_cpu.py")
 LAUNCHERS = {
     "one": [sys.executable, "-m", "ddpo_utils"],
     "ddp": [*LAUNCH, "--config_file", CONFIGS / "ddp.yaml", "-m", "ddpo_utils"],
-    "fsdp": [
-        *LAUNCH,
-        "--config_file",
-        CONFIGS / "fsdp.yaml",
-        Path(__file__).with_name("fsdp_on_cpu.py"),
-    ],
+    "fsdp": [*LAUNCH, "--config_file", CONFIGS / "fsdp.yaml", FSDP_ON_CPU],
 }
 SETTINGS = {"tokenizer": "", "semantic": "stylometric", "style": "delta", "dtype": "float32"}
 SETTINGS |= {"batch_size": 4, "micro_batch": 2, "steps": 6, "checkpoint_every": 2}

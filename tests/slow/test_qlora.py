@@ -24,16 +24,18 @@ def model(tiny_folder: Path, tmp_path: Path) -> Path:
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
     torch.manual_seed(0)
-    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
-    tokens = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     config = LlamaConfig(
         vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
         max_position_embeddings=1024,
         initializer_range=0.1,
-        **sizes,
-        **heads,
-        **tokens,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
     )
     llama = LlamaForCausalLM(config)
     llama.save_pretrained(tmp_path / "llama")
@@ -61,9 +63,8 @@ def test_four_bit_weights_train_are_saved_and_go_on(
     whole = record_of(tmp_path / "whole" / "ddpo")
     assert whole["settings"]["quantize"] is True and len(set(curve(whole))) == 4
     assert min(curve(whole, "grad_norm")) > 0
-    assert (
-        abs(curve(whole, "rewards/margins")[0]) < 0.05
-    )  # the reference is the policy at its start, in 4 bits too
+    # the reference is the policy at its start, in 4 bits too
+    assert abs(curve(whole, "rewards/margins")[0]) < 0.05
     with monkeypatch.context() as patch:
         break_off(patch, 3)
         with pytest.raises(BrokenOff):
@@ -71,10 +72,7 @@ def test_four_bit_weights_train_are_saved_and_go_on(
     assert train("broken", "ddpo", sft="whole/sft", **options) == 0
     again = record_of(tmp_path / "broken" / "ddpo")
     assert again["resumed_at_step"] == 2 and curve(again) == pytest.approx(curve(whole), rel=5e-3)
-    for arm in (
-        "sft",
-        "ddpo",
-    ):  # the adapter is one for the model in full precision, and for plain PEFT
+    for arm in ("sft", "ddpo"):  # an adapter for the model in full precision, by plain PEFT
         base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
         loaded = PeftModel.from_pretrained(base, str(tmp_path / "whole" / arm))
         moved = [p for name, p in loaded.named_parameters() if "lora_B" in name]
