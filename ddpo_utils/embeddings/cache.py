@@ -52,11 +52,8 @@ class CachedEncoder:
     def encode(self, sentences: Sequence[str], normalize_embeddings: bool = True) -> np.ndarray:
         """(N, d) rows in the order of the texts, from the file where it has them.
 
-        A warning gives the number of texts that the encoder cut. `normalize_embeddings` is there
-        for callers of sentence-transformers: the encoder decides.
-
-        Raises:
-            CourseError: an item is no text, or the encoder cannot be loaded.
+        A warning gives the number of texts that the encoder cut. `normalize_embeddings` has no
+        effect. CourseError: an item is no text, or the encoder cannot be loaded.
         """
         sentences = list(sentences)
         for i, text in enumerate(sentences):
@@ -104,8 +101,8 @@ class CachedEncoder:
             rows = np.asarray(self.encoder.encode(batch), self.dtype)
             limits = np.zeros(len(batch), int)
             if hasattr(self.encoder, "limit"):
-                limit = self.encoder.limit
-                limits = np.where(self.encoder.token_counts(batch) > limit, limit, 0).astype(int)
+                limit, lengths = self.encoder.limit, self.encoder.token_counts(batch)
+                limits = np.where(lengths > limit, limit, 0).astype(int)
             self._write(keys, rows, limits)
             yield keys, rows, limits
 

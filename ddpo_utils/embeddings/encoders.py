@@ -44,7 +44,7 @@ def _content(folder: Path) -> str:
     """Digest of the files of a model's folder, without hidden files and Markdown."""
     stamps = []
     for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        hidden = "/." in f"/{path.relative_to(folder).as_posix()}"
         if path.is_file() and path.suffix != ".md" and not hidden:
             stat = path.stat()
             stamps.append((path, stat.st_size, stat.st_mtime_ns))

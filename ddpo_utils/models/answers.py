@@ -56,10 +56,12 @@ def get_answers(
             request is too long for a local model; as `Endpoint.call_all`.
     """
     if isinstance(model, Endpoint):
-        name, facts, ask = model.model, _settings(model, max_tokens), _ask_endpoint
+        ask = _ask_endpoint
+        run = short_digest("answers", model.model, _settings(model, max_tokens), length=16)
     else:
-        name, facts, ask = model.name, fingerprint(model.model, [max_tokens]), _ask_local
-    run = short_digest("answers", name, facts, length=16)
+        ask = _ask_local
+        weights = fingerprint(model.model, [max_tokens])
+        run = short_digest("answers", model.name, weights, length=16)
     keys = [text_key(text) for text in requests]
     texts = dict(zip(keys, requests, strict=True))
     with AnswerStore(path, run, texts, lambda key: [key]) as store:
@@ -103,7 +105,8 @@ def _ask_endpoint(
 
     prompt_tokens = sum(count_tokens(chat) for chat in chats.values())
     tokens = (prompt_tokens, len(chats) * max_tokens)
-    endpoint.call_all(endpoint.name, [[key] for key in chats], tokens, make)
+    chains = [[key] for key in chats]
+    endpoint.call_all(endpoint.name, chains, tokens, make)
 
 
 def _ask_local(local: LocalModel, requests: Requests, max_tokens: int, store: AnswerStore) -> None:

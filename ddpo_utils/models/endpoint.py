@@ -191,7 +191,6 @@ class Endpoint:
         fault or Ctrl-C, running calls are finished and no other is started.
 
         Args:
-            label: begins the printed lines.
             tokens: of all prompts, and the most that the answers may have.
             make: makes one call with the library's client and stores it; gives what `ask` gives.
 
@@ -278,7 +277,6 @@ def sample_endpoint(
     more prompts, or more samples unless they are verbalised.
 
     Args:
-        prompts: a frame with `prompt_id` (each once) and `prompt`.
         path: JSONL file with the columns of `sampling.sample_stories` and what each call used, on
             its first record; of verbalised calls also what `prompting.stories` adds, and `raw`.
         condition: see `prompting`; a verbalised call may have `samples` times as many tokens.
@@ -316,7 +314,9 @@ def sample_endpoint(
 
     def make(client: Any, key: Key) -> Record:
         answer = endpoint.ask(client, messages(key), settings)
-        facts = {"prompt_id": key[0], "prompt": texts[key[0]], "sample": key[1], "source": source}
+        prompt_id, number = key
+        facts = {"prompt_id": prompt_id, "prompt": texts[prompt_id]}
+        facts |= {"sample": number, "source": source}
         store.add(_records(answer, facts, condition, k))
         return answer
 

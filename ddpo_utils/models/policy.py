@@ -152,16 +152,11 @@ def load_policy(
 ) -> tuple[Any, Any]:
     """Model and tokenizer of a profile, with a LoRA adapter named "default" if one is given.
 
-    Args:
-        profile: DDPO_MODEL overrides its model and tokenizer.
-        adapter: folder of a PEFT adapter.
-        trainable: whether the adapter will be trained further.
-
-    Returns:
-        (model in eval mode on the default device, tokenizer of `load_tokenizer`).
+    The model is in eval mode on the default device. DDPO_MODEL overrides the profile's model and
+    tokenizer; `trainable` is for an adapter that is trained further.
 
     Raises:
-        CourseError: model, tokenizer or adapter cannot be fetched or read, or does not fit the memory.
+        CourseError: a part cannot be fetched or read, or does not fit in memory.
     """
     if adapter is not None and not (Path(adapter) / "adapter_config.json").is_file():
         raise CourseError(

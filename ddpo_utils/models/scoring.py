@@ -51,10 +51,7 @@ def _story_logps(model: Any, inputs: Any, mask: torch.Tensor) -> torch.Tensor:
 
 
 def mean_logps(model: Any, tokenizer: Any, stories: pd.DataFrame) -> np.ndarray:
-    """Mean log-prob of each story's tokens and its end, given its prompt; (N,) in nats a token.
-
-    `stories` is a frame with `prompt` and `text`.
-    """
+    """Mean log-prob of each story's tokens and its end, given its prompt; (N,) in nats a token."""
     means = []
     for inputs, mask in _batches(model, tokenizer, stories):
         tokens = inputs["input_ids"][:, 1:][mask]
@@ -71,11 +68,8 @@ def token_kl(model: Any, tokenizer: Any, samples: pd.DataFrame) -> np.ndarray:
 
     The divergences of the next-token distributions are exact. Along stories sampled from the policy
     their sum estimates the sequence KL with less noise than log-ratios do; along other stories it
-    measures how far the policy moved there.
-
-    Args:
-        model: a PeftModel with the adapters "default" (the policy) and "ref" (the reference).
-        samples: a frame with `prompt` and `text`.
+    measures how far the policy moved there. `model` is a PeftModel with the adapters "default"
+    (the policy) and "ref" (the reference).
     """
     active, training = model.active_adapter, model.training
     model.eval()
