@@ -40,8 +40,7 @@ def deal_sides(answer: Learner) -> str:
         orders.add(tuple(order))
         by_prompt.append([key[prompt] for prompt in sorted(order)])
         by_place.append([key[prompt] for prompt in order])
-    message = "The prompts come in nearly one order: shuffle them by the seed, for raters tire."
-    need(len(orders) > 20, message)
+    need(len(orders) > 20, "Shuffle the prompts by the seed: they come in nearly one order.")
     for dealt, place in ((by_prompt, "list of prompts"), (by_place, "order that raters see")):
         sides = np.array(dealt)
         share = (sides == SYSTEMS[0]).mean(axis=0)
@@ -61,8 +60,7 @@ def effective_labels(answer: Learner) -> str:
     message = f"20 prompts of one label are worth nearly 20 labels; yours are worth {single:.2f}."
     need(18.5 < single < 20, f"{message} What is divided by what?")
     _, thrice = answer.numbers(2, 3 * hits, 3 * ones)
-    message = "I gave each label three times and your number changed: sum by prompt first."
-    need(near(thrice, single), message)
+    need(near(thrice, single), "Each label given three times must change nothing: sum by prompt.")
     hits = np.array([3.0, 0, 1, 5, 2, 0, 4])
     labels = np.array([3.0, 1, 2, 9, 2, 3, 4])
     share, effective = answer.numbers(2, hits, labels)

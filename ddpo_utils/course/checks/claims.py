@@ -23,11 +23,9 @@ def entropy_of_modes(answer: Learner) -> str:
     message = "Three plots, one of them frequent, must have less entropy than three equal ones."
     need(uneven < math.log(3) - 0.01, message)
     unreadable = answer.number([*modes, None, None])
-    message = "A sample that the parser cannot read (None) must not change the entropy."
-    need(near(unreadable, uneven), message)
+    need(near(unreadable, uneven), "A sample without a mode (None) must not change the entropy.")
     p = np.array([4, 1, 1]) / 6
-    message = "Even plots are right, uneven ones are not: what weighs each logarithm?"
-    agree(uneven, -p @ np.log(p), message)
+    agree(uneven, -p @ np.log(p), "Uneven plots are wrong: what weighs each logarithm?")
     return "one plot, even plots, uneven ones, and samples that tell none."
 
 

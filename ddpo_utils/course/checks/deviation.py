@@ -37,8 +37,7 @@ def weights_of_four(answer: Learner) -> str:
         need(ordered, "The response farthest from *all* others must weigh most, the nearest least.")
         agree(weights.min(), 0, "The commonest response must weigh 0: what does min-max do?")
         agree(weights.sum(), k, f"The weights of {k} responses must sum to {k}.")
-        message = "The spacing is wrong: stretch the mean distance to all others by min-max."
-        agree(weights, _weights(raw), message)
+        agree(weights, _weights(raw), "The spacing is wrong: stretch mean distances by min-max.")
     tested = "two sets of four responses and one of seven"
     return f"{tested}; the commonest weighs 0, and the sum is their number."
 
@@ -58,8 +57,7 @@ def weights_with_floor(answer: Learner) -> str:
         agree(weights.sum(), k, f"With a floor of {floor} the weights must still sum to {k}.")
         agree(weights.min(), floor, f"The smallest weight must be the floor itself, {floor}.")
         stretched = np.interp(delta, [0, delta.max()], [floor, weights.max()])
-        message = "The spacing is wrong: all gaps between weights must shrink by one factor."
-        agree(weights, stretched, message)
+        agree(weights, stretched, "The spacing is wrong: all gaps must shrink by one factor.")
     return "four sets with floors of 0, 0.2, 0.5 and 1; the sum stays, and so does the order."
 
 
@@ -82,8 +80,7 @@ def weights_or_ones(answer: Learner) -> str:
         weights = answer.numbers(len(raw), raw)
         need(not near(weights, 1), f"A range of {np.ptp(raw):.3g} is no tie: rounding is far less.")
         agree(weights.sum(), len(raw), f"Without a tie {len(raw)} weights must sum to {len(raw)}.")
-        message = "Without a tie the weights must be those of section 1; yours are not."
-        agree(weights, _weights(raw), message, tolerance=1e-4)
+        agree(weights, _weights(raw), "Without a tie use the weights of section 1.", tolerance=1e-4)
     tested = "four ties, rounded and exact, get weights of 1"
     return f"{tested}; three real ranges, the smallest 0.001, get their weights."
 
@@ -106,6 +103,5 @@ def of_winners(answer: Learner) -> str:
     agree(doubled / effective, 1, message, " times the number")
     _, single = answer.numbers(2, np.eye(10)[8], chosen)
     agree(single, 1, "If one winner has all the weight, one pair is effective.")
-    message = "The simple cases are right, random weights are not: compare with the formula."
-    agree(effective, won.sum() ** 2 / (won**2).sum(), message)
+    agree(effective, won.sum() ** 2 / (won**2).sum(), "Unequal weights are wrong: see the formula.")
     return "equal, random and one-sided weights; the losers' are not read."

@@ -17,8 +17,7 @@ def share_ordered(answer: Learner) -> str:
     prompt = np.repeat(["p1", "p2", "p3"], sizes)
     score = np.concatenate([rng.permutation(size) for size in sizes]).astype(float)
     agree(answer.number(score, score, prompt), 1, "The scores themselves order every pair.")
-    message = "The scores with the sign changed order no pair."
-    agree(answer.number(score, -score, prompt), 0, message)
+    agree(answer.number(score, -score, prompt), 0, "Scores with the sign changed order no pair.")
     agree(answer.number(score, np.ones(16), prompt), 0, "A constant reward orders no pair.")
     level = np.repeat([0.0, 10.0, 20.0], sizes)
     message = "This reward reverses every pair within a prompt: compare stories of one prompt only."

@@ -47,8 +47,7 @@ def interval_over_prompts(answer: Learner) -> str:
         need(near(copied, high - low), message)
         shift = 10 * rng.normal(size=(n, 1))
         moved = width(a + shift, b + shift)
-        message = "I moved both sources alike on each prompt: compare within each prompt first."
-        need(near(moved, high - low, 1e-4), message)
+        need(near(moved, high - low, 1e-4), "Compare both sources within each prompt first.")
         ratio = (high - low) / (right.high - right.low)
         need(
             near(ratio, 1, 1e-3),
@@ -70,11 +69,9 @@ def tokens_per_usable(answer: Learner) -> str:
     no_prompt = answer.number(0, rows, [True] * 4)
     need(near(every - no_prompt, 7), "The prompt is read again with every request.")
     half = answer.number(7, rows, [True, False, True, False])
-    message = "If only half of the stories are usable, each of these costs more."
-    agree(half / every, 2, message, " times the cost")
+    agree(half / every, 2, "If only half of them are usable, each costs more.", " times the cost")
     earlier_and_own = np.cumsum(rows)
-    message = "The stories are wrong: before a story is written, all earlier ones are read."
-    need(near(every, 7 + earlier_and_own.mean()), message)
+    need(near(every, 7 + earlier_and_own.mean()), "Before each story all earlier ones are read.")
     none = answer(7, rows, [False] * 4)
     need(none == math.inf, "No price buys a usable story if there is none: return float('inf').")
     return "rows of one to six stories, usable or not."

@@ -69,10 +69,8 @@ def ddpo_by_hand(answer: Learner) -> str:
         return answer.number(*logps, weight, 0.1)
 
     plain = loss(ones)
-    message = "With weights of 1 DDPO is DPO, a mean over pairs."
-    agree(plain / losses.mean(), 1, message, " times that")
-    message = "Weights of 3 give 3 times the loss: a plain product."
-    agree(loss(3 * ones) / plain, 3, message, " times the loss")
+    agree(plain / losses.mean(), 1, "With weights of 1 it is DPO: a mean of pairs.", " times that")
+    agree(loss(3 * ones) / plain, 3, "Weights of 3 triple it: a plain product.", " times the loss")
     first = torch.tensor([4.0, 1.0, 1.0, 1.0, 1.0, 1.0])
     message = "I moved a large weight to another pair and your loss did not change."
     need(not near(loss(first), loss(first.flip(0))), message)

@@ -26,11 +26,9 @@ def log_odds_ratio(answer: Learner) -> str:
     agree(answer.number(chosen, chosen), 0, "A response against itself has the log odds ratio 0.")
     on_paper = answer.number(chosen, rejected)
     repeated = answer.number(chosen.repeat(2), rejected)
-    message = "Repeated tokens changed your ratio: how does the number of tokens enter?"
-    need(near(repeated, on_paper), message)
+    need(near(repeated, on_paper), "Repeated tokens changed your ratio: how do they enter?")
     swapped = answer.number(rejected, chosen)
-    message = "With chosen and rejected swapped the ratio must only change its sign."
-    need(near(swapped, -on_paper), message)
+    need(near(swapped, -on_paper), "Swapping the responses must only change its sign.")
     need(on_paper > 0, "The chosen response has the better odds, and your ratio is below 0.")
     message = "The responses on paper are wrong: repeat steps 2 to 4. Return the log of the odds."
     agree(on_paper, math.log(9), message)
@@ -51,8 +49,7 @@ def pooled_likelihood(answer: Learner) -> str:
     agree(thrice / plain, 3, "Weights of 3 must give three times as much.", " times as much")
     first = answer.number(NLL, TOKENS, torch.tensor([2.0, 0.5, 0.5]))
     second = answer.number(NLL, TOKENS, torch.tensor([0.5, 2.0, 0.5]))
-    message = "I moved a large weight to another pair and your result did not change."
-    need(not near(first, second), message)
+    need(not near(first, second), "A large weight moved to another pair changed nothing.")
     weight = torch.tensor([2.0, 0.0, 0.5])
     right = (weight * NLL).sum() / TOKENS.sum()
     message = "Equal weights are right, unequal ones are not: which tokens does a weight multiply?"
@@ -75,8 +72,7 @@ def dorpo_by_hand(answer: Learner) -> str:
     def penalty(log_ratio: torch.Tensor, weight: torch.Tensor) -> float:
         return answer.number(log_ratio, 0 * NLL, TOKENS, weight, lam)
 
-    message = "With weights of 1 DORPO is ORPO: pooled NLL plus lambda times a mean."
-    agree(loss(ONES), right(ONES), message)
+    agree(loss(ONES), right(ONES), "With weights of 1 DORPO is ORPO: pooled NLL + lambda * mean.")
     likelihood = loss(ONES) - penalty(log_ratio, ONES)
     doubled = loss(2 * ONES) - penalty(log_ratio, 2 * ONES)
     message = "Weights of 2 must double the part from the likelihood."
@@ -86,6 +82,5 @@ def dorpo_by_hand(answer: Learner) -> str:
     message = "Weight 4 with LO = 2 pays the penalty of weight 1 with LO = 8:"
     need(near(heavy, shifted), f"{message} on which side of the sigmoid is the weight?")
     weight = torch.tensor([0.0, 2.0, 0.5])
-    message = "Equal weights are right, unequal ones are not: each pair has its own weight."
-    agree(loss(weight), right(weight), message)
+    agree(loss(weight), right(weight), "Unequal weights are wrong: each pair has its own weight.")
     return "weights of 1, 2 and 4, and a batch of unequal ones."

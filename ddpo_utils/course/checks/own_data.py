@@ -48,8 +48,7 @@ def share_explained(answer: Learner) -> str:
     scaled = answer.number(3 * weight + 1, group)
     need(near(scaled, share), "I scaled and raised all weights alike, and your share changed.")
     means = np.array([weight[group == name].mean() for name in group])
-    message = "Random weights are wrong: take variances (no roots), with one mean a response."
-    agree(share, means.var() / weight.var(), message)
+    agree(share, means.var() / weight.var(), "Random weights are wrong: take variances (no roots).")
     tested = "weights that are the writer's, that are not at all"
     return f"{tested}, and random ones of groups of unlike size."
 

@@ -23,8 +23,7 @@ def shuffle_within(answer: Learner) -> str:
         deals.append(dealt)
     in_p2 = np.array(deals)[:, prompt == "p2"]
     reached = [len(np.unique(column)) for column in in_p2.T]
-    message = "In 60 deals some weight never reached some pair: every place must be open to rng."
-    need(min(reached) == 4, message)
+    need(min(reached) == 4, "In 60 deals some weight never reached some pair: all must be open.")
     return "eight pairs of three prompts, in mixed order, dealt sixty times."
 
 
@@ -68,8 +67,7 @@ def lora_numbers(answer: Learner) -> str:
     need(near(thin, turned), "Inputs and outputs exchanged must need as many numbers.")
     square = answer.number(1, [(64, 64)], 4)
     four_layers = answer.number(4, [(64, 64)], 4)
-    message = "Four layers have four times the numbers of one."
-    agree(four_layers / square, 4, message, " times as many")
+    agree(four_layers / square, 4, "Four layers have four times as many as one.", " times as many")
     rank_8 = answer.number(1, [(64, 64)], 8)
     agree(rank_8 / square, 2, "Twice the rank needs twice the numbers.", " times as many")
     together = answer.number(1, [(64, 64), (1000, 10)], 4)
