@@ -12,8 +12,8 @@ from ..corpus.text import as_messages
 from ..settings import CourseError, progress_bar
 from ..storage.answers import AnswerStore, Record
 from ..storage.files import short_digest, text_key
-from .endpoint import Decoding, Endpoint, count_tokens
-from .prompting import render, stories
+from .endpoint import Decoding, Endpoint
+from .prompting import count_tokens, render, stories
 from .sampling import complete, fingerprint
 
 __all__ = ["LocalModel", "get_answers"]

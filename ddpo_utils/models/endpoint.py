@@ -6,7 +6,6 @@ server may charge for an answer that was lost on its way: a record's `repeats` c
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -20,7 +19,15 @@ from urllib.parse import urlsplit
 from ..settings import CourseError, progress_bar
 from ..storage.answers import AnswerStore, Key, Record
 from ..storage.files import short_digest
-from .prompting import WORDING, chat, check_prompts, request, stories
+from .prompting import (
+    CHARACTERS_A_TOKEN,
+    WORDING,
+    chat,
+    check_prompts,
+    count_tokens,
+    request,
+    stories,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,8 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["OPENAI", "Decoding", "Endpoint", "sample_endpoint"]
 
 OPENAI = "https://api.openai.com/v1"
-CHARACTERS_A_TOKEN = 4  # about, in English
-TOKENS_AROUND_A_MESSAGE = 4  # of a chat template, about
 COUNTS = ("prompt_tokens", "completion_tokens", "repeats")
 NO_KEY = "none"  # the client library always sends a key
 
@@ -38,10 +43,7 @@ Chat = list[dict[str, str]]
 
 @dataclass(frozen=True)
 class Decoding:
-    """How an answer is sampled: the paper's settings (arXiv 2503.17126, section 4).
-
-    None sends no setting, for models that refuse it (o1).
-    """
+    """How an answer is sampled (arXiv 2503.17126, section 4); None: for models that refuse it."""
 
     temperature: float | None = 1.0
     top_p: float | None = 0.95
@@ -252,15 +254,6 @@ class Endpoint:
         print(f"{label}: {len(answers)} calls used {self._use(prompt_tokens, completion_tokens)}.")
         if uncounted or repeats:
             print(f"{uncounted} calls came without a count; {repeats} repeats after errors.")
-
-
-def count_tokens(messages: Chat) -> int:
-    """Tokens of a chat, about."""
-    count = 0
-    for message in messages:
-        count += TOKENS_AROUND_A_MESSAGE
-        count += math.ceil(len(message["content"]) / CHARACTERS_A_TOKEN)
-    return count
 
 
 def sample_endpoint(

@@ -11,6 +11,7 @@ The papers describe what is asked for; the words are this project's.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -41,6 +42,8 @@ SEVERAL = (
     "<response><text>the piece</text><probability>a number from 0 to 1: how likely you would be to "
     "write this piece</probability></response>"
 )
+CHARACTERS_A_TOKEN = 4  # about, in English
+TOKENS_AROUND_A_MESSAGE = 4  # of a chat template, about
 WORDING = (SYSTEM, FAR, TELLER, SEVERAL)  # samples asked for in other words are other samples
 
 _RESPONSE = re.compile(r"<response\b[^>]*>(.*?)(</response\s*>|(?=<response\b)|\Z)", re.S | re.I)
@@ -105,6 +108,15 @@ def chat(text: str, condition: str) -> list[dict[str, str]]:
     # SYSTEM asks for one piece alone
     system = TELLER if condition == "verbalised" else SYSTEM
     return as_messages("system", system) + as_messages("user", text)
+
+
+def count_tokens(messages: list[dict[str, str]]) -> int:
+    """Tokens of a chat, about."""
+    count = 0
+    for message in messages:
+        count += TOKENS_AROUND_A_MESSAGE
+        count += math.ceil(len(message["content"]) / CHARACTERS_A_TOKEN)
+    return count
 
 
 def render(tokenizer: Any, prompts: Iterable[str]) -> list[str]:

@@ -99,25 +99,6 @@ def test_a_stop_from_the_keyboard_stores_what_is_under_way(teller, sample, tmp_p
     assert len(teller.requests) == 15
 
 
-def test_two_runs_do_not_pay_for_one_file(teller, sample, tmp_path):
-    started, finish = threading.Event(), threading.Event()
-    other = threading.Thread(target=sample)
-
-    def answer(body: dict[str, Any], number: int) -> tuple[int, Any]:
-        started.set()
-        assert finish.wait(10)
-        return 200, completion("Story")
-
-    teller.answer = answer
-    other.start()
-    assert started.wait(10)
-    with pytest.raises(CourseError, match=r"s\.jsonl"):
-        sample()
-    finish.set()
-    other.join()
-    assert len(teller.requests) == 15 and len(read_samples(tmp_path / "s.jsonl")) == 15
-
-
 def test_the_estimate_comes_before_the_first_call_and_the_use_after_the_last(
     teller, sample, capsys
 ):
