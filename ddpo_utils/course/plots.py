@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -63,16 +62,14 @@ def figure(
     return plt.subplots(rows, columns, figsize=(width, height), layout="constrained", **options)
 
 
-def show(fig: Any, alt: str, path: str | Path | None = None) -> None:
-    """Display the figure as a PNG with alternative text, write it to `path` if given, close it."""
+def show(fig: Any, alt: str) -> None:
+    """Display the figure as a PNG with alternative text and close it."""
     import matplotlib.pyplot as plt
     from IPython.display import Image, display
 
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png")
     plt.close(fig)
-    if path is not None:
-        Path(path).write_bytes(buffer.getvalue())
     display(Image(buffer.getvalue(), alt=alt))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
@@ -44,9 +45,10 @@ def deal_sides(answer: Learner) -> str:
     for dealt, place in ((by_prompt, "list of prompts"), (by_place, "order that raters see")):
         sides = np.array(dealt)
         share = (sides == SYSTEMS[0]).mean(axis=0)
-        random = abs(share - 0.5).max() < MOST_UNEVEN and len(np.unique(sides, axis=0)) >= 10
+        even = abs(share - 0.5).max() < MOST_UNEVEN
+        patterns = len(np.unique(sides, axis=0))
         message = f"The sides follow a pattern along the {place}: one side gives others away."
-        need(random, f"{message} Draw the sides at random, apart from the order.")
+        need(even and patterns >= 10, f"{message} Draw the sides at random, apart from the order.")
     return "even and odd numbers of prompts, and no pattern in 200 seeds."
 
 
@@ -77,11 +79,13 @@ def effective_labels(answer: Learner) -> str:
 def sign_by_item(answer: Learner) -> str:
     a, b, none = "ddpo", "dpo", "undecided"
 
-    def numbers(items: list[list[str]]) -> np.ndarray:
-        return answer.numbers(4, items, (a, b))
+    def numbers(wins: int, losses: int, labels: int = 1, others: Any = ()) -> np.ndarray:
+        """The learner's counts and p of items won and lost by unanimous labels, and of others."""
+        won, lost = [a] * labels, [b] * labels
+        return answer.numbers(4, [won] * wins + [lost] * losses + [*others], (a, b))
 
     for wins, losses in ((6, 0), (2, 7)):
-        *counts, _ = numbers([[a] * 3] * wins + [[b] * 3] * losses)
+        *counts, _ = numbers(wins, losses, labels=3)
         message = f"{wins} and {losses} comparisons, each with 3 equal labels: count comparisons."
         agree(counts, (wins, losses, 0), message)
     outcomes = (
@@ -94,22 +98,22 @@ def sign_by_item(answer: Learner) -> str:
         ((0, 0, 1), [a, a, b, b]),
     )
     for right, labels in outcomes:
-        *counts, _ = numbers([labels])
+        *counts, _ = numbers(0, 0, others=[labels])
         message = f"In {labels} a system wins with more than half of all labels, else it is a tie."
         agree(counts, right, message)
     for wins, losses in ((6, 0), (0, 6), (9, 3), (10, 30)):
-        *_, p = numbers([[a]] * wins + [[b]] * losses)
+        *_, p = numbers(wins, losses)
         right = sign_test(wins, losses).p
         case = f"At {wins} wins and {losses} losses your p is {p:.3g}:"
         one_sided = near(p, right / 2, 1e-4)
         need(not one_sided, f"{case} that asks about one side. The other way is as uneven.")
         exact = near(p, right, 1e-4)
         need(exact, f"{case} sum the exact chances of this count and of all more uneven ones.")
-    *_, p = numbers([[a], [b]] * 5)
+    *_, p = numbers(5, 5)
     agree(p, 1, "Five wins and five losses are as even as can be.")
-    *_, p = numbers([[a]] * 9 + [[b]] * 3 + [[none]] * 8)
+    *_, p = numbers(9, 3, others=[[none]] * 8)
     need(near(p, sign_test(9, 3).p), "Eight ties changed your p: this test leaves ties out.")
-    *_, p = numbers([[none], [a, b]])
+    *_, p = numbers(0, 0, others=[[none], [a, b]])
     agree(p, 1, "Ties alone say nothing against equal systems.")
     return "majorities of one to four readers, p on both sides, an even count, and ties."
 

@@ -53,10 +53,11 @@ def nearest_control(answer: Learner) -> str:
 
 @exercise
 def justified_verdict(answer: Learner) -> str:
-    differences = [Interval(mean, mean - 0.03, mean + 0.03, 40) for mean in (0.05, -0.05, 0.02)]
-    kept, worse, lost = (Interval(mean, mean - 0.02, mean + 0.02, 40) for mean in (0, -0.04, -0.2))
+    differences = [_interval(mean, 0.03) for mean in (0.05, -0.05, 0.02)]
+    usable_to_shuffled = [_interval(mean, 0.02) for mean in (0.0, -0.04, -0.2)]
+    usable_to_dpo = usable_to_shuffled[:2]
     margin = 0.05
-    for case in product(differences, differences, (kept, worse, lost), (kept, worse)):
+    for case in product(differences, differences, usable_to_shuffled, usable_to_dpo):
         to_shuffled, to_dpo, *usable = case
         met = {
             "shuffled weights": to_shuffled.low > 0,
@@ -67,6 +68,10 @@ def justified_verdict(answer: Learner) -> str:
         _check_verdict(effect, reasons, met)
     tested = "every combination of differences above, around and below 0"
     return f"{tested}, with usable stories kept and lost."
+
+
+def _interval(mean: float, half: float) -> Interval:
+    return Interval(mean, mean - half, mean + half, 40)
 
 
 def _check_verdict(effect: bool, reasons: list[str], met: dict[str, bool]) -> None:
