@@ -101,7 +101,7 @@ def _fetch(args: argparse.Namespace) -> None:
 )
 def _train(args: argparse.Namespace) -> None:
     """train adapters, alone or under accelerate launch"""
-    from .training.train import train
+    from .training.all_arms import train
 
     train(_profile(args), args.method or ["ddpo"], args.output, args.sft)
 
@@ -268,7 +268,7 @@ def _profile(args: argparse.Namespace) -> Profile:
     given = {name: getattr(args, name) for name in names if hasattr(args, name)}
     if getattr(args, "config", None) is None:
         return get_profile(args.profile, **given)
-    from .training.runs import read_config
+    from .training.run_folder import read_config
 
     configured, arm = read_config(args.config)
     args.method = args.method or [arm.command]

@@ -1,4 +1,4 @@
-"""`pytest --nbval` with the smoke profile, this Python, no bars, and no network where none is needed."""
+"""`pytest --nbval`, here or at the root: the smoke profile, this Python, no needless network."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ from ddpo_utils.evaluation.diversity import (
 from ddpo_utils.evaluation.statistics import Interval, bootstrap_interval
 from ddpo_utils.settings import get_profile
 from ddpo_utils.storage.files import write_json
-from ddpo_utils.training.runs import run_facts
+from ddpo_utils.training.run_folder import run_facts
 from recording import folders, parser, run
 
 COMMAND = "python data/make/measures.py"

@@ -29,10 +29,10 @@ from ddpo_utils.models.sampling import read_samples
 from ddpo_utils.models.scoring import mean_logps, token_kl
 from ddpo_utils.settings import Profile, get_profile
 from ddpo_utils.storage.files import read_json, write_json, write_text
+from ddpo_utils.training.all_arms import sample_adapter, train_arms
 from ddpo_utils.training.arms import ARMS, training_stories
 from ddpo_utils.training.reference import matched_step
-from ddpo_utils.training.runs import run_facts
-from ddpo_utils.training.train import sample_adapter, train_arms
+from ddpo_utils.training.run_folder import run_facts
 from recording import SMOKE_SETTINGS, folders, parser, run
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from ddpo_utils.models.prompting import check_prompts, request, stories
 from ddpo_utils.models.sampling import read_samples, sample_stories
 from ddpo_utils.settings import Profile, data_dir, get_profile
 from ddpo_utils.storage.files import write_json, write_jsonl, write_text
-from ddpo_utils.training.runs import run_facts
+from ddpo_utils.training.run_folder import run_facts
 from recording import SMOKE_SETTINGS, folders, parser, run
 
 if TYPE_CHECKING:

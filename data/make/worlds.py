@@ -19,11 +19,11 @@ from ddpo_utils.pairs import make_pairs
 from ddpo_utils.settings import CourseError
 from ddpo_utils.small_world.experiment import ARMS_OF_METHOD, Seed
 from ddpo_utils.storage.files import read_json, write_json
+from ddpo_utils.training.all_arms import train_arms
 from ddpo_utils.training.arms import Arm, response_weights
-from ddpo_utils.training.recipes import train_pairs
+from ddpo_utils.training.one_arm import train_pairs
 from ddpo_utils.training.reference import matched_step
-from ddpo_utils.training.runs import run_facts
-from ddpo_utils.training.train import train_arms
+from ddpo_utils.training.run_folder import run_facts
 from recording import folders, parser, run
 
 COMMAND = "python data/make/worlds.py"

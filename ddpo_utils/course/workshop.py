@@ -79,7 +79,7 @@ def _kernel() -> Iterator[Finding]:
 def _training() -> Iterator[Finding]:
     """Time SFT steps and estimate notebook 04's live training."""
     from ..training.arms import training_stories
-    from ..training.recipes import train_sft
+    from ..training.one_arm import train_sft
 
     profile = get_profile()
     if not (profile.sft_steps and profile.steps):

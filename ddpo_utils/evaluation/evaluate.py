@@ -28,7 +28,7 @@ from ..settings import CourseError, Profile, data_dir, work_dir
 from ..storage.files import read_json, short_digest, write_json, write_text
 from ..training.arms import all_stories, training_stories
 from ..training.reference import matched_step
-from ..training.runs import adapter_digest, model_card, process
+from ..training.run_folder import adapter_digest, model_card, process
 from .results import ROWS, make_results, show_table, write_results
 from .reward_trial import FINAL
 from .scores import compare_with_sft, model_key, score_rewards

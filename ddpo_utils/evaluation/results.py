@@ -16,7 +16,7 @@ from ..embeddings.encoders import load_encoder
 from ..models.sampling import DECODING
 from ..settings import Profile
 from ..storage.files import write_text
-from ..training.runs import run_facts
+from ..training.run_folder import run_facts
 from .statistics import difference, mean_interval, share_interval, verdict
 from .usability import CUT, CUT_TEXTS, FAULTS, MEASURES, Thresholds, encoders_by_measure
 

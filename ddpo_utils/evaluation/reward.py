@@ -21,7 +21,7 @@ from ..models.policy import cannot_load, default_device, make_room, model_source
 from ..models.smollm2 import HUB_NAME
 from ..settings import CourseError, Profile
 from ..storage.files import read_json, short_digest, write_json
-from ..training.runs import last_checkpoint, run_facts
+from ..training.run_folder import last_checkpoint, run_facts
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -17,7 +17,7 @@ from ..embeddings.encoders import load_encoder
 from ..settings import CourseError, Profile, progress_bar, work_dir
 from ..storage.files import read_json, write_json
 from ..training.arms import training_stories
-from ..training.runs import run_facts
+from ..training.run_folder import run_facts
 from .reward import Target, load_reward, public_backbone, score_stories, train_reward
 from .statistics import Interval, mean_interval
 

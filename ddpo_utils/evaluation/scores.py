@@ -11,7 +11,7 @@ from ..models.policy import load_policy, public_name
 from ..models.scoring import mean_logps, token_kl
 from ..settings import Profile, progress_bar
 from ..storage.files import read_json, short_digest, write_json
-from ..training.runs import adapter_digest, process
+from ..training.run_folder import adapter_digest, process
 from .reward import Target, load_reward, public_backbone, score_stories
 from .reward_trial import FINAL, decisive_accuracy, load_trial
 

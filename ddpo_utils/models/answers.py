@@ -10,7 +10,7 @@ from typing import Any
 
 from ..corpus.text import as_messages
 from ..settings import CourseError, progress_bar
-from ..storage.answers import AnswerStore, Record
+from ..storage.answer_store import AnswerStore, Record
 from ..storage.files import short_digest, text_key
 from .endpoint import Decoding, Endpoint
 from .prompting import count_tokens, render, stories

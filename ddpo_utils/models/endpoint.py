@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ..settings import CourseError, progress_bar
-from ..storage.answers import AnswerStore, Key, Record
+from ..storage.answer_store import AnswerStore, Key, Record
 from ..storage.files import short_digest
 from .prompting import (
     CHARACTERS_A_TOKEN,

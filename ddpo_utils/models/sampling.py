@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..settings import CourseError, progress_bar
-from ..storage.answers import AnswerStore
+from ..storage.answer_store import AnswerStore
 from ..storage.files import read_jsonl
 from .prompting import check_prompts, render
 

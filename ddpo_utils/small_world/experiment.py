@@ -18,8 +18,8 @@ from ..deviation import diversity
 from ..embeddings.encoders import load_encoder
 from ..settings import Profile, get_profile
 from ..storage.files import read_json
-from ..training.recipes import train_sft
-from ..training.train import sample_adapter, train_arms
+from ..training.all_arms import sample_adapter, train_arms
+from ..training.one_arm import train_sft
 from .grammar import DIMENSIONS, World, all_prompts, parse
 from .language_model import make_model
 

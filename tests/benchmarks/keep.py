@@ -12,7 +12,7 @@ import torch
 
 from ddpo_utils.settings import data_dir, get_profile
 from ddpo_utils.storage.files import read_json, write_json
-from ddpo_utils.training.runs import run_facts
+from ddpo_utils.training.run_folder import run_facts
 
 
 def status(key: str) -> int:

@@ -29,7 +29,7 @@ from keep import status
 from ddpo_utils.settings import Profile, data_dir, get_profile
 from ddpo_utils.storage.files import read_json, write_json
 from ddpo_utils.training.plan import HEAP, memory
-from ddpo_utils.training.runs import run_facts
+from ddpo_utils.training.run_folder import run_facts
 
 FILE = data_dir() / "results" / "memory.json"
 COMMAND = "OMP_NUM_THREADS=1 python tests/benchmarks/memory.py"
@@ -69,7 +69,7 @@ def measure(case: dict[str, Any], folder: Path) -> None:
     from ddpo_utils import load_stories, trainers
     from ddpo_utils.models.policy import load_policy, lora_config
     from ddpo_utils.training.arms import Arm
-    from ddpo_utils.training.recipes import train_pairs, train_sft
+    from ddpo_utils.training.one_arm import train_pairs, train_sft
 
     profile, sft = profile_of(case), folder / "sft"
     if case["method"] == "ddpo" and not sft.is_dir():  # a fresh adapter, in a process before

@@ -36,7 +36,7 @@ from ddpo_utils.evaluation.statistics import mean_interval
 from ddpo_utils.settings import CourseError, data_dir, work_dir
 from ddpo_utils.storage.files import read_json, write_json
 from ddpo_utils.training.plan import architecture, flops, reference_ratio
-from ddpo_utils.training.runs import run_facts
+from ddpo_utils.training.run_folder import run_facts
 
 EPOCHS = 3
 COMMAND = "python tests/benchmarks/training.py"

@@ -17,8 +17,8 @@ from keep import status
 from ddpo_utils import load_stories
 from ddpo_utils.models.policy import choose_dtype, default_device, load_policy, lora_config
 from ddpo_utils.settings import Profile, get_profile
+from ddpo_utils.training.one_arm import to_dataset, trainer_arguments
 from ddpo_utils.training.plan import KNOWN, Architecture
-from ddpo_utils.training.recipes import to_dataset, trainer_arguments
 from ddpo_utils.training.reference import add_reference
 
 # name -> (DDPOTrainer or TRL's, reference precomputed or in the loop)
@@ -141,7 +141,7 @@ class Bench:
         self.trainers: dict[bool, Any] = {}
 
     def trainer(self, ours: bool) -> Any:
-        """(a trainer as `recipes` would make it, with nothing saved or printed; its data)."""
+        """(a trainer as `one_arm` would make it, with nothing saved or printed; its data)."""
         from transformers import PrinterCallback
         from trl import DPOConfig, DPOTrainer
 

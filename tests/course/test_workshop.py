@@ -111,12 +111,12 @@ def test_a_kernel_that_does_not_start_is_not_ready(
 def test_slow_machines_are_ready_with_a_setting(
     ready: None, monkeypatch: pytest.MonkeyPatch, seconds: float, advice: str
 ) -> None:
-    from ddpo_utils.training import recipes
+    from ddpo_utils.training import one_arm
 
     def train(profile, *_):
         return {"seconds": 30.0 + profile.sft_steps * seconds}  # 30 s of loading
 
-    monkeypatch.setattr(recipes, "train_sft", train)
+    monkeypatch.setattr(one_arm, "train_sft", train)
     step, live = workshop._training()
     assert step.value.startswith(f"{seconds:.1f} s") and advice in live.value and not live.remedy
 

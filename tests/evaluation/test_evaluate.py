@@ -230,7 +230,7 @@ def test_a_folder_keeps_its_number_type(run, profile, adapters, stories, tmp_pat
 def test_the_command_prints_the_table_and_fills_the_model_cards(
     run, profile, adapters, copy, monkeypatch, tmp_path, capsys
 ):
-    from ddpo_utils.training.runs import run_facts
+    from ddpo_utils.training.run_folder import run_facts
 
     trained = Path(shutil.copytree(adapters, tmp_path / "trained"))
     monkeypatch.chdir(tmp_path)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ddpo_utils.settings import CourseError
-from ddpo_utils.storage.answers import AnswerStore, Key
+from ddpo_utils.storage.answer_store import AnswerStore, Key
 from ddpo_utils.storage.files import read_jsonl
 
 PROMPTS = {"a": "Sea.", "b": "Élodie 🙂\u2028"}
@@ -110,7 +110,7 @@ def test_a_file_of_something_else_is_refused_and_left_alone(tmp_path: Path, cont
 
 def test_a_second_process_is_refused_and_an_empty_file_is_removed(tmp_path: Path) -> None:
     code = (
-        "import sys; from ddpo_utils.storage.answers import AnswerStore\n"
+        "import sys; from ddpo_utils.storage.answer_store import AnswerStore\n"
         "with AnswerStore(sys.argv[1], 'r', {}, None): print('open', flush=True); input()"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "s")]

@@ -17,7 +17,7 @@ from ddpo_utils import DDPOTrainer, Profile, make_pairs
 from ddpo_utils.models.policy import load_policy
 from ddpo_utils.training import reference
 from ddpo_utils.training.arms import Arm
-from ddpo_utils.training.recipes import to_dataset, train_pairs, train_sft
+from ddpo_utils.training.one_arm import to_dataset, train_pairs, train_sft
 
 STORIES = few_stories()
 PAIRS = make_pairs(STORIES)

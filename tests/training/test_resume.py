@@ -19,9 +19,9 @@ from tiny_runs import (
 )
 
 from ddpo_utils import Profile, make_pairs
-from ddpo_utils.training import reference, runs
+from ddpo_utils.training import reference
 from ddpo_utils.training.arms import Arm
-from ddpo_utils.training.recipes import train_pairs, train_sft
+from ddpo_utils.training.one_arm import train_pairs, train_sft
 
 STORIES = few_stories()
 PAIRS = make_pairs(STORIES)
@@ -147,7 +147,7 @@ def test_a_run_that_dies_after_its_last_step_is_saved_without_another(
     whole: Runs, tmp_path: Path
 ) -> None:
     """run.json comes last, so whatever happens before it leaves a run that goes on."""
-    whole.broken("sft", tmp_path, lambda patch: patch.setattr(runs, "model_card", raises))
+    whole.broken("sft", tmp_path, lambda patch: patch.setattr(run_folder, "model_card", raises))
     whole.resumed("sft", tmp_path, at=5)
 
 

@@ -21,9 +21,9 @@ from tiny_runs import (
 )
 
 from ddpo_utils import CourseError, Profile, cli, make_pairs
+from ddpo_utils.training.all_arms import train_arms
 from ddpo_utils.training.arms import training_stories
-from ddpo_utils.training.runs import read_config
-from ddpo_utils.training.train import train_arms
+from ddpo_utils.training.run_folder import read_config
 
 STORIES = few_stories()
 PAIRS = make_pairs(STORIES)

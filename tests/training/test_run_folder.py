@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ddpo_utils import CourseError, Profile, get_profile, make_pairs
 from ddpo_utils.settings import PROFILES, data_dir
 from ddpo_utils.training.arms import Arm
-from ddpo_utils.training.recipes import train_pairs, train_sft
-from ddpo_utils.training.runs import (
+from ddpo_utils.training.one_arm import train_pairs, train_sft
+from ddpo_utils.training.run_folder import (
     last_checkpoint,
     model_card,
     open_run,

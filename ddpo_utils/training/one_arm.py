@@ -1,4 +1,4 @@
-"""The training recipes: SFT, DPO and DDPO from an SFT adapter, ORPO and DORPO without one.
+"""One training run with TRL: SFT, DPO and DDPO from an SFT adapter, ORPO and DORPO without one.
 
 Each takes the settings from a profile, saves adapter, record and checkpoints in a folder, keeps a
 finished run, and goes on with a killed one. They run alone or under `accelerate launch`.
@@ -25,7 +25,7 @@ from ..storage.files import read_json
 from .arms import Arm
 from .plan import split_batch
 from .reference import KLCallback, add_reference
-from .runs import last_checkpoint, open_run, process, run_facts, save_run
+from .run_folder import last_checkpoint, open_run, process, run_facts, save_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -162,7 +162,7 @@ def _orpo_trainer(profile: Profile, pairs: pd.DataFrame, folder: Path) -> Any:
 def trainer_arguments(
     config: Any, folder: Path, profile: Profile, prefix: str = "", **options: Any
 ) -> Any:
-    """TRL's configuration, of the class `config`, with what all recipes have in common.
+    """TRL's configuration, of the class `config`, with what all runs have in common.
 
     `prefix` is that of the profile's settings: "sft_", "orpo_" or none.
     """

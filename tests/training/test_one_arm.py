@@ -1,4 +1,4 @@
-"""The recipes on a tiny model: weights 1 are TRL's losses, and arms differ by weights alone."""
+"""Runs on a tiny model: weights 1 are TRL's losses, and arms differ by weights alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tiny_runs import adapter, assert_same_adapter, curve, few_stories, record_o
 
 from ddpo_utils import CourseError, Profile, get_profile, load_stories, make_pairs
 from ddpo_utils.training.arms import Arm
-from ddpo_utils.training.recipes import train_pairs, train_sft, trainer_arguments
+from ddpo_utils.training.one_arm import train_pairs, train_sft, trainer_arguments
 
 STORIES = few_stories()
 PAIRS = make_pairs(STORIES)
@@ -31,7 +31,7 @@ def profile(tiny_folder: Path) -> Profile:
 
 @pytest.fixture(scope="module")
 def sft(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("recipes") / "sft"
+    folder = tmp_path_factory.mktemp("runs") / "sft"
     record = train_sft(profile, STORIES, folder)
     assert record["arm"] == "sft" and len(record["log"]) == 2
     return folder

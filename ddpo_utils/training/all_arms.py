@@ -17,8 +17,8 @@ from ..settings import CourseError, Profile, course_errors, work_dir
 from ..storage.files import short_digest
 from .arms import ARMS, Arm, arm_weights, group_weights, training_stories
 from .divpo import divpo_pairs
-from .recipes import check_batch, train_pairs, train_sft
-from .runs import adapter_digest, is_plain_adapter, process
+from .one_arm import check_batch, train_pairs, train_sft
+from .run_folder import adapter_digest, is_plain_adapter, process
 
 if TYPE_CHECKING:
     import pandas as pd
