@@ -14,7 +14,7 @@ from ddpo_utils.course.notebooks import QUIET
 
 @lru_cache(maxsize=1)
 def _fetch_model() -> bool:
-    """Whether the model is in the cache; fetched before the first cell, which then prints nothing."""
+    """Whether the model is in the cache; it is fetched before a cell could print that."""
     from ddpo_utils.models.smollm2 import fetch_smollm2
     from ddpo_utils.settings import CourseError
 

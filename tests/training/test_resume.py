@@ -19,7 +19,7 @@ from tiny_runs import (
 )
 
 from ddpo_utils import Profile, make_pairs
-from ddpo_utils.training import reference
+from ddpo_utils.training import reference, run_folder
 from ddpo_utils.training.arms import Arm
 from ddpo_utils.training.one_arm import train_pairs, train_sft
 
