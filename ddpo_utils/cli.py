@@ -20,7 +20,7 @@ __all__ = ["main"]
 
 Command = Callable[[argparse.Namespace], bool | None]
 COMMANDS: dict[str, tuple[Command, tuple[Any, ...], str]] = {}
-OPENAI = "https://api.openai.com/v1"
+OMITTED = {"default": argparse.SUPPRESS}  # a flag that is not given is no attribute
 
 
 def flag(name: str, help: str, **options: Any) -> tuple[str, dict[str, Any]]:
@@ -50,7 +50,7 @@ def number_or_none(text: str) -> float | None:
 
 ENDPOINT_FLAGS = (
     flag("--model", "the endpoint's name of the model", required=True),
-    flag("--base-url", "usually ends in /v1 (default: %(default)s)", default=OPENAI, metavar="URL"),
+    flag("--base-url", "default: OpenAI's; others usually end in /v1", metavar="URL", **OMITTED),
     flag("--key-variable", "environment variable with the key", metavar="NAME"),
     flag("--concurrency", "calls at once (default: %(default)s)", type=int, default=8),
     flag("--timeout", "seconds of silence that end a call", type=float, default=600.0),
@@ -243,16 +243,9 @@ def _ratings(args: argparse.Namespace) -> None:
 def _endpoint(args: argparse.Namespace) -> Any:
     from .models.endpoint import Endpoint
 
-    return Endpoint(
-        args.model,
-        args.base_url,
-        args.temperature,
-        key_variable=args.key_variable,
-        concurrency=args.concurrency,
-        timeout=args.timeout,
-        prices=args.prices,
-        confirm=None if args.yes else _confirm,
-    )
+    names = ("model", "base_url", "temperature", "key_variable", "concurrency", "timeout", "prices")
+    options = {name: getattr(args, name) for name in names if hasattr(args, name)}
+    return Endpoint(**options, confirm=None if args.yes else _confirm)
 
 
 def _confirm(estimate: str) -> bool:
@@ -320,7 +313,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
             f"--{field.name.replace('_', '-')}",
             metavar=field.type.split(" ")[0].upper(),
             help=text.replace("%", "%%"),
-            default=argparse.SUPPRESS,
+            **OMITTED,
         )
 
 

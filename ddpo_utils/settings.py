@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -216,7 +217,8 @@ def _checked(overrides: dict[str, Any]) -> dict[str, Any]:
     known = [setting.name for setting in fields(Profile) if setting.name != "name"]
     for setting in overrides:
         if setting not in known:
-            raise CourseError(f"A profile has no setting {setting!r}: `train --help` lists all.")
+            near = ", ".join(get_close_matches(setting, known)) or "`train --help` lists all"
+            raise CourseError(f"A profile has no setting {setting!r}; the nearest: {near}.")
     values = dict(overrides)
     layers = values.get("lora_targets")
     if isinstance(layers, str) and layers != "all-linear":
