@@ -335,7 +335,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     args, unknown = parser.parse_known_args(arguments)
     if unknown:
-        parser.prog += f" {args.command}"  # whose help lists its flags
+        parser.prog += f" {args.command}"  # its help lists its flags
         parser.error(f"unknown arguments: {' '.join(unknown)}")
     try:
         succeeded = COMMANDS[args.command][0](args)

@@ -1,4 +1,4 @@
-"""What this machine can run, what each profile needs, and the command that mends what is missing.
+"""What this machine can run, what each profile needs, and the command that adds what is missing.
 
 A profile is refused for its estimated memory or for a missing part, never for its name.
 """
@@ -38,7 +38,7 @@ class Finding:
 
     def __str__(self) -> str:
         line = f"  {self.name:<22} {self.value}"
-        return f"{line}\n  {'':<22} mend: {self.remedy}" if self.remedy else line
+        return f"{line}\n  {'':<22} fix: {self.remedy}" if self.remedy else line
 
 
 def available_memory() -> float:
@@ -215,6 +215,6 @@ def doctor() -> bool:
         can_run = not lacking(default)
     except ImportError:
         can_run = False
-    verdict = "can run here" if can_run else "cannot run here yet: see the lines with `mend`"
+    verdict = "can run here" if can_run else "cannot run here yet: see the lines with `fix`"
     print(f"The default profile, {default.name}, {verdict}.")
     return can_run

@@ -7,7 +7,7 @@
     divpo                       DPO on pairs that deviation chose
     orpo, dorpo                 from the starting model; DORPO has deviation weights
 
-shuffled, divpo and dorpo take -sem and -sty as ddpo does. Folders and records bear these names.
+shuffled, divpo and dorpo take -sem and -sty as ddpo does. Folders and records have these names.
 """
 
 from __future__ import annotations
