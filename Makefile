@@ -1,18 +1,24 @@
-# make course      set up, fetch the models, run every notebook (results in build/laptop)
-# make test        set up, ruff, import contracts, unit tests, every notebook's stored outputs        make test-all   and what is slow
+# make course      install, fetch the models, run every notebook (results in build/laptop)
+# make test        install, then ruff, import contracts, unit tests, the notebooks' stored outputs
+# make test-all    the same, and the slow tests
 # make notebooks   run every notebook and store its outputs in notebooks/
-# make workshop    set up, fetch, and rehearse what a room will do; the last line says "ready" or what to do
-# make wheelhouse  all wheels of the course into build/wheelhouse, for machines without a network (FOLDER=... elsewhere)
-# make colab       write this clone's address into the notebooks' Colab cells       make clean      undo all of it
+# make workshop    install, fetch, and check this machine for a workshop: the last line says
+#                  "ready" or what to do
+# make wheelhouse  put all wheels of the course into build/wheelhouse, for machines without a
+#                  network (FOLDER=... for another folder)
+# make colab       write this clone's address into the notebooks' Colab cells
+# make clean       remove everything that the other targets made
 #
-# All is installed into .venv, with its own torch; what the system's Python has is neither used nor changed. To keep a
-# torch that is already installed, use pip in its environment instead: python -m pip install -e '.[test]'
+# All is installed into .venv, with its own torch: the system's Python is neither used nor changed.
+# To keep a torch that is already installed, use pip in its environment instead:
+# python -m pip install -e '.[test]'
 
 PYTHON ?= python3
 RUN := .venv/bin/python
 READY := .venv/ready
 WORKERS ?= 2  # processes for the tests
-READERS := $(wildcard notebooks/05*.ipynb notebooks/06*.ipynb)  # of the adapters that 04 leaves, and so after it
+# 05 and 06 read the adapters that 04 leaves: they run after it.
+READERS := $(wildcard notebooks/05*.ipynb notebooks/06*.ipynb)
 # The pins are tested on Linux; elsewhere pyproject.toml's ranges decide.
 PINS := $(if $(filter Linux,$(shell uname -s)),-c .ci/constraints.txt)
 
