@@ -63,7 +63,8 @@ def errors(cell: nbformat.NotebookNode) -> list[str]:
 
 def run_all(page: Page, file: Path) -> nbformat.NotebookNode:
     """Run > Run All Cells, and the saved notebook when its last cell has run or one has failed."""
-    page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
+    # Without a kernel JupyterLab asks for one. The toolbar's circle says idle before there is one.
+    page.get_by_text("(ipykernel) | Idle").wait_for()
     for label in ("Run", "Run All Cells"):
         page.get_by_role("menuitem", name=label, exact=True).click()
     last = page.locator(".jp-CodeCell .jp-InputPrompt").last  # [ ] waits, [*] runs, [7] has run
