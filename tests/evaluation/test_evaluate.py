@@ -25,7 +25,7 @@ from ddpo_utils.evaluation.evaluate import (
     evaluation_prompts,
     find_adapters,
 )
-from ddpo_utils.models.sampling import DECODING, read_samples
+from ddpo_utils.models.sampling import read_samples
 from ddpo_utils.models.scoring import mean_logps, token_kl
 from ddpo_utils.settings import data_dir
 from ddpo_utils.storage.files import write_json
@@ -41,14 +41,11 @@ def test_a_smaller_draw_of_test_prompts_is_a_part_of_a_larger_one(profile, stori
     assert set(whole) == set(stories["prompt_id"][stories["split"] == "test"]) and len(whole) == 6
     assert drawn(sample_prompts=2) == whole[:2] and drawn() == whole[:5] != drawn(seed=1)
     assert drawn(stories.sample(frac=1, random_state=0)) == whole[:5]
-
-
-def test_bundled_prompts_are_the_test_prompts_with_stories_then_those_without():
-    stories = load_stories()
-    prompts = evaluation_prompts(get_profile("laptop", sample_prompts=60), stories)["prompt_id"]
-    test = stories[stories["split"] == "test"]["prompt_id"].drop_duplicates().tolist()
+    # of the bundled data the test prompts with stories, then those without
+    bundled = load_stories()
+    prompts = evaluation_prompts(get_profile("laptop", sample_prompts=60), bundled)["prompt_id"]
+    test = bundled[bundled["split"] == "test"]["prompt_id"].drop_duplicates().tolist()
     assert len(test) == 6 and prompts.tolist() == test + load_prompts()["prompt_id"].tolist()
-    assert evaluation_prompts(get_profile("laptop"), stories)["prompt_id"].tolist() == test
 
 
 @pytest.mark.parametrize("leak", ["text in capitals", "id", "development"])
@@ -74,7 +71,7 @@ def test_too_few_prompts_samples_or_adapters_are_refused(profile, stories, adapt
         ({}, train, models),
         ({"sample_prompts": 1}, stories, models),
         ({"samples": 1}, stories, models),
-        ({}, stories, find_adapters(tmp_path)),
+        ({}, stories, find_adapters(tmp_path)),  # no adapter at all
     ):
         with pytest.raises(CourseError):
             evaluate(replace(profile, **changes), given, tmp_path / "out", rows, THRESHOLDS)
@@ -99,7 +96,6 @@ def test_arms_are_rows_where_they_were_trained(adapters, tmp_path):
         (5.0, (10, 20, 30), 20),
         (30.0, (10, 20, 30), None),
         (0.5, (10, 30), 10),
-        (5.0, (30,), None),
         (None, (10,), None),
     ],
 )
@@ -126,9 +122,8 @@ def test_adapters_are_the_profiles_own_else_the_recorded_ones_of_its_model(tmp_p
         assert adapters_of(profile) == own
 
 
-def test_each_row_is_sampled_with_the_papers_settings_longest_prompt_first(run, profile, stories):
-    results, folder = run
-    assert results["decoding"] == DECODING
+def test_each_row_is_sampled_longest_prompt_first(run, profile, stories):
+    _, folder = run
     prompts, texts = evaluation_prompts(profile, stories), set()
     for row in ("start", *ARMS):
         frame = read_samples(samples_of(folder, row))
