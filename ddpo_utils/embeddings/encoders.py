@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ import torch
 
 from ..settings import CourseError
 from ..storage.files import file_digest
+from ..storage.locks import locked
 from .cache import BLOCK, CachedEncoder
 from .stylometry import fit_style, frozen_style, mask_content, unit_rows
 
@@ -209,18 +210,13 @@ def embed_corpus(
     Raises:
         CourseError: an item is no text, or the encoder cannot be loaded.
     """
-    from filelock import FileLock
-
     cached = load_encoder(encoder, folder, half)
-    lock = FileLock(cached.path.with_suffix(".lock"))
-    with suppress(OSError):  # the folder cannot be written, which the cache warns of
-        cached.path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    try:
-        return cached.encode(texts)
-    finally:
-        lock.release()
-        if torch.cuda.is_available():  # the training that follows needs the memory
-            del cached
-            _sentence_model.cache_clear()
-            torch.cuda.empty_cache()
+    with ExitStack() as stack:
+        with suppress(CourseError):  # the folder cannot be written, which the cache warns of
+            stack.enter_context(locked(cached.path, wait=True))
+        rows = cached.encode(texts)
+    if torch.cuda.is_available():  # the training that follows needs the memory
+        del cached
+        _sentence_model.cache_clear()
+        torch.cuda.empty_cache()
+    return rows

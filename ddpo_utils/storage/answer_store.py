@@ -7,13 +7,13 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from ..settings import CourseError
 from .files import to_jsonl, write_jsonl
+from .locks import locked
 
 __all__ = ["AnswerStore", "Key", "Record"]
 
@@ -49,34 +49,24 @@ class AnswerStore:
         call_of: Callable[[Key], Sequence[Key]],
         rank: int = 0,
     ):
-        from filelock import FileLock
-
         self.path = Path(path)
         self.run, self.prompts, self.call_of = run, prompts, call_of
         self.part = self.path  # the file that this process writes
         if rank:
             self.part = self.path.with_name(f"{self.path.name}.{rank + 1}")
         self.records: dict[Key, Record] = {}
-        self._lock = FileLock(f"{self.part}.lock")
+        self._lock = locked(self.part, every_rank=True)
         self._adding = Lock()
 
     def __enter__(self) -> AnswerStore:
-        from filelock import Timeout
-
-        self.part.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise CourseError(
-                f"Another process writes to {self.part}: wait for it, or name another file."
-            ) from None
+        self._lock.__enter__()
         try:
             self._read_all()
             _, size = self._read(self.part)
             self._file = self.part.open("ab", buffering=0)
             self._file.truncate(size)
         except BaseException:
-            self._unlock()
+            self._lock.__exit__(None, None, None)
             raise
         return self
 
@@ -84,7 +74,7 @@ class AnswerStore:
         self._file.close()
         if self.part.exists() and not self.part.stat().st_size:
             self.part.unlink()
-        self._unlock()
+        self._lock.__exit__(None, None, None)
 
     def add(self, records: Sequence[Record]) -> None:
         """Append one call's records; returns when they are on the disk. Threads may call it."""
@@ -115,11 +105,6 @@ class AnswerStore:
             for part in parts:
                 part.unlink(missing_ok=True)
         return found
-
-    def _unlock(self) -> None:
-        with suppress(OSError):  # Windows removes no open file
-            os.unlink(self._lock.lock_file)
-        self._lock.release()
 
     def _other_parts(self) -> list[Path]:
         """The files <path>.2, <path>.3, ... of further processes."""
