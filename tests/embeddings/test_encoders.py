@@ -59,15 +59,6 @@ def test_nothing_is_truncated_without_a_limit(name):
     assert not np.allclose(a, b, atol=1e-4)
 
 
-def test_minilm_says_when_it_cuts_a_text():
-    encoder = load_encoder("minilm")
-    with pytest.warns(UserWarning, match="256 tokens: 1 of 2 texts"):
-        encoder.encode(["word " * 300, "short"])
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        encoder.encode(load_stories()["text"].tolist()[:20])  # no bundled story is cut
-
-
 def test_masking_keeps_the_manner_and_drops_the_matter():
     masked = mask_content("The Lighthouse answered him, didn't it? In 1911: NEVER\nagain—QUARTZ.")
     assert masked == "The Xxxx xxx him , didn't it ? In 0 0 0 0 : NEVER \n again — XXX ."

@@ -67,24 +67,6 @@ def test_a_verbalised_answer_may_be_as_long_as_its_stories_together(tiny, tmp_pa
     assert frame["calls"].sum() == 3
 
 
-def test_a_killed_run_goes_on_and_ends_with_the_same_file(tiny, tmp_path, monkeypatch) -> None:
-    whole = local(tiny, tmp_path / "whole.jsonl", "iterative")
-    generate, calls = tiny[0].generate, []
-
-    def failing(**inputs: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return generate(**inputs)
-
-    monkeypatch.setattr(tiny[0], "generate", failing)
-    with pytest.raises(KeyboardInterrupt):
-        local(tiny, tmp_path / "s.jsonl", "iterative")
-    assert not (tmp_path / "s.jsonl").exists()
-    pd.testing.assert_frame_equal(local(tiny, tmp_path / "s.jsonl", "iterative"), whole)
-    assert len(calls) == 4  # three rounds, one of them begun twice
-
-
 def test_rivals_are_recorded_and_read_beside_the_adapters(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

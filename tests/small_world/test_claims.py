@@ -61,20 +61,8 @@ def test_outcomes(low: float, high: float, test: str, expected: str) -> None:
     assert outcome(Interval((low + high) / 2, low, high, 10), test, margin=0.14) == expected
 
 
-@pytest.mark.parametrize(
-    ("outcomes", "expected"),
-    [
-        (["holds", "holds"], "reproduced"),
-        (["holds", "open"], "undecided"),
-        (["holds", "open", "fails"], "not reproduced"),
-        ([], "undecided"),
-    ],
-)
-def test_verdicts(outcomes: list[str], expected: str) -> None:
-    assert verdict_of(outcomes) == expected
-
-
-def test_a_table_of_claims() -> None:
+def test_verdicts_and_the_table_of_claims() -> None:
+    assert verdict_of([]) == verdict_of(["holds", "open"]) == "undecided"
     fewer = {"measure": "total", "arms": ["dpo", "sft"], "test": "below"}
     worse = {"measure": "quality", "arms": ["dpo", "sft"], "test": "not below"}
     claims = [{"claim": "a", "says": "x", "tests": [fewer, worse]}]
