@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ddpo_utils import ddpo_loss, dorpo_loss, dpo_loss, orpo_loss
-from ddpo_utils.losses import check_weights, log_odds, pair_losses
+from ddpo_utils.losses import log_odds, pair_losses
 
-WEIGHTS = [0.0, 0.3, 1.0, 1.0, 2.7, 4.0]
+WEIGHTS = [0.0, 0.25, 1.0, 1.0, 2.75, 4.0]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 
 
@@ -87,8 +87,8 @@ def test_batches_equal_the_literal_loops(beta):
         (orpo_loss(*parts, beta), dorpo_by_hand(parts, ones, beta)),
     ):
         assert loss.item() == pytest.approx(expected, rel=1e-10)
-    assert orpo_loss(*parts).item() == orpo_loss(*parts, beta=0.25).item()
-    assert dpo_loss(*logps).item() == dpo_loss(*logps, beta=0.1).item()
+    assert torch.equal(orpo_loss(*parts), orpo_loss(*parts, beta=0.25))
+    assert torch.equal(dpo_loss(*logps), dpo_loss(*logps, beta=0.1))
 
 
 def test_the_gradient_by_hand():
@@ -114,10 +114,6 @@ def test_weights_of_one_are_dpo_and_orpo_to_the_last_bit(dtype):
             torch.autograd.grad(weighted, inputs), torch.autograd.grad(plain, inputs), strict=True
         )
         assert all(torch.equal(a, b) for a, b in gradients)
-    triple = ddpo_loss(*logps, [3.0] * 6).item()
-    assert triple == pytest.approx(
-        3 * dpo_loss(*logps).item(), rel=2e-2 if dtype == DTYPES[2] else 1e-6
-    )
 
 
 def test_weights_of_zero_have_no_gradient():
@@ -156,19 +152,8 @@ def test_certain_responses_have_finite_odds(dtype):
     assert torch.isfinite(odds).all() and torch.isfinite(means.grad).all() and odds[0] > 15
 
 
-def as_frame(weights: list[float]) -> pd.Series:
-    return pd.Series(weights, index=[f"row{i}" for i in range(len(weights))])
-
-
 def as_scalars(weights: list[float]) -> list[Tensor]:
     return [torch.tensor(weight, dtype=torch.float64) for weight in weights]
-
-
-@pytest.mark.parametrize("kind", [list, tuple, np.array, torch.tensor, as_frame, as_scalars])
-def test_weights_may_be_any_row_of_numbers(kind):
-    loss = ddpo_loss(*draw_logps(), kind([0.0, 0.5, 1.0, 1.5, 2.0, 4.0]))
-    expected = ddpo_by_hand(draw_logps(), [0.0, 0.5, 1.0, 1.5, 2.0, 4.0], 0.1)
-    assert loss.dtype == torch.float64 and loss.item() == pytest.approx(expected, rel=1e-12)
 
 
 BAD_WEIGHTS = [
@@ -180,22 +165,6 @@ BAD_WEIGHTS = [
     (None, "pair 0 is None"),
     (np.ones((3, 1)), "pair 0 is"),
 ]
-
-
-@pytest.mark.parametrize(("weights", "named"), BAD_WEIGHTS)
-def test_faulty_weights_are_named(weights, named):
-    with pytest.raises(ValueError, match=named):
-        check_weights(weights)
-    with pytest.raises(ValueError, match=f"deviation_w of {named}"):
-        ddpo_loss(*[torch.zeros(3)] * 4, weights)
-
-
-@pytest.mark.parametrize("weights", [[1.0, 1.0], 1.0, []])
-def test_a_wrong_number_of_weights_is_never_broadcast(weights):
-    with pytest.raises(ValueError, match="3 weights"):
-        ddpo_loss(*[torch.zeros(3)] * 4, weights)
-
-
 BAD_LOGPS = [
     torch.zeros(3, 1),
     torch.tensor(1.0),
@@ -205,25 +174,36 @@ BAD_LOGPS = [
     torch.tensor([0.0, float("nan"), 0.0]),
     torch.tensor([0.0, 0.0, -float("inf")]),
 ]
+NAMES = ["policy_logps_w", "policy_logps_l", "ref_logps_w", "ref_logps_l"]
 
 
-@pytest.mark.parametrize("value", BAD_LOGPS, ids=repr)
-@pytest.mark.parametrize("position", range(4))
-def test_faulty_logps_are_named(value, position):
-    names = ["policy_logps_w", "policy_logps_l", "ref_logps_w", "ref_logps_l"]
-    logps = [torch.zeros(3)] * 4
-    logps[position] = value
-    for weights in ([[1.0] * 3], []):
-        loss = ddpo_loss if weights else dpo_loss
-        with pytest.raises(ValueError, match=names[position]):
-            loss(*logps, *weights)
+@pytest.mark.parametrize("kind", [list, tuple, np.array, torch.tensor, pd.Series, as_scalars])
+def test_weights_may_be_any_row_of_numbers(kind):
+    loss = ddpo_loss(*draw_logps(), kind(WEIGHTS))
+    expected = ddpo_by_hand(draw_logps(), WEIGHTS, 0.1)
+    assert loss.dtype == torch.float64 and loss.item() == pytest.approx(expected, rel=1e-12)
 
 
-def test_other_faults_are_refused():
-    with pytest.raises(ValueError, match="policy_logps_w holds 0"):
-        dpo_loss(*[torch.zeros(0)] * 4)
+@pytest.mark.parametrize(("weights", "named"), BAD_WEIGHTS)
+def test_faulty_weights_are_named(weights, named):
+    with pytest.raises(ValueError, match=f"deviation_w of {named}"):
+        ddpo_loss(*[torch.zeros(3)] * 4, weights)
+
+
+def test_other_faults_of_ddpo_and_dpo_are_named():
+    for value in BAD_LOGPS:
+        for position in range(4):
+            logps = [torch.zeros(3)] * 4
+            logps[position] = value
+            with pytest.raises(ValueError, match=NAMES[position]):
+                ddpo_loss(*logps, [1.0] * 3)
     with pytest.raises(ValueError, match="ref_logps_l holds 2"):
         dpo_loss(*[torch.zeros(3)] * 3, torch.zeros(2))
+    for weights in ([1.0, 1.0], 1.0, []):  # never broadcast
+        with pytest.raises(ValueError, match="3 weights"):
+            ddpo_loss(*[torch.zeros(3)] * 4, weights)
+    with pytest.raises(ValueError, match="policy_logps_w holds 0"):
+        dpo_loss(*[torch.zeros(0)] * 4)
     for beta in (0.0, -0.1, float("nan")):
         with pytest.raises(ValueError, match="beta"):
             dpo_loss(*[torch.zeros(2)] * 4, beta=beta)
@@ -238,7 +218,6 @@ BAD_ORPO = [
     (3, [1], "tokens_l"),
     (5, torch.tensor([[3], [3]]), "nll_tokens_w"),
     (6, [1.0, -1.0], "deviation_w of pair 1"),
-    (6, [1.0], "deviation_w"),
     (7, 0.0, "beta"),
 ]
 
