@@ -19,6 +19,7 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # workers share the cores
 import numpy as np
 from hypothesis import settings
 from teller import Teller
+from tiny_llama import write_llama
 
 settings.register_profile("course", deadline=None)  # busy machines are slow
 settings.load_profile("course")
@@ -52,9 +53,8 @@ def private_surroundings(
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a random Llama and a byte-level tokenizer; its pad token is not its end token."""
-    import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -74,25 +74,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         padding_side="left",
     )
     tokenizer.chat_template = CHAT
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-        initializer_range=0.3,
-    )
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return write_llama(tmp_path_factory.mktemp("models") / "tiny", tokenizer)
 
 
 @pytest.fixture

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,7 +10,7 @@ import pytest
 from faults import refusal
 
 from ddpo_utils import get_profile
-from ddpo_utils.settings import PROFILES, Profile, cache_dir, progress_bar, weight_kinds, work_dir
+from ddpo_utils.settings import PROFILES, Profile, cache_dir, progress_bar, work_dir
 
 
 def test_the_profile_comes_from_the_argument_then_the_variable_then_laptop(monkeypatch):
@@ -87,11 +84,6 @@ def test_the_8b_profile_holds_the_paper_s_settings():
     assert orpo == (0.25, 5e-6, 4) and paper.steps == 0
 
 
-def test_weight_kinds_name_the_encoders_of_the_weights():
-    assert weight_kinds("both") == ("semantic", "style") and weight_kinds("style") == ("style",)
-    assert "'all'" in refusal(weight_kinds, "all")
-
-
 def test_smoke_shrinks_sampling_and_training_alone():
     """What notebooks 01 to 03 compute from the stories is the same in both profiles."""
     free = {"sample_prompts", "samples", "max_new_tokens", "sample_batch", "checkpoint_every"}
@@ -117,15 +109,9 @@ def test_folders_follow_the_variables(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(("variable", "shown"), [("", True), ("1", False)])
-def test_the_variable_silences_every_bar(variable: str, shown: bool):
-    """Where stderr is no terminal, as in a notebook."""
-    assert list(progress_bar(range(3), shown=False)) == [0, 1, 2]
-    script = (
-        "from ddpo_utils.settings import progress_bar\n"
-        "for shown, name in ((True, 'first'), (False, 'hidden')):\n"
-        "    list(progress_bar(range(3), shown, desc=name))\n"
-    )
-    environment = {**os.environ, "TQDM_DISABLE": variable}
-    command = [sys.executable, "-c", script]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
-    assert ("first" in done.stderr) == shown and "hidden" not in done.stderr
+def test_the_variable_silences_every_bar(variable: str, shown: bool, monkeypatch, capsys):
+    monkeypatch.setenv("TQDM_DISABLE", variable)
+    assert list(progress_bar(range(3), shown=False, desc="hidden")) == [0, 1, 2]
+    list(progress_bar(range(3), desc="first"))
+    printed = capsys.readouterr().err
+    assert ("first" in printed) == shown and "hidden" not in printed

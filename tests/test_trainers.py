@@ -13,7 +13,6 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict, IterableDataset
 from tiny_trainers import (
-    FAULTY_WEIGHTS,
     SETUPS,
     WEIGHTS,
     Gradients,
@@ -22,7 +21,6 @@ from tiny_trainers import (
     maker,
     preference_data,
 )
-from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOTrainer
 from trl.experimental.orpo import ORPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
@@ -86,30 +84,6 @@ def test_dorpo_at_weights_of_one_is_trl_s_orpo(make, setup, chat):
         assert metrics[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-5), name
 
 
-@pytest.mark.parametrize(
-    ("ours", "theirs"), [(DDPOTrainer, DPOTrainer), (DORPOTrainer, ORPOTrainer)]
-)
-def test_truncation_keeps_the_equality(make, ours, theirs):
-    column = "prompt_input_ids" if ours is DORPOTrainer else "prompt_ids"
-    rows = make(theirs, preference_data(weights=None)).train_dataset
-    limit = max(len(row[column]) for row in rows) + 2  # every prompt fits; most responses are cut
-    loss, gradients = loss_and_gradients(
-        make(theirs, preference_data(weights=None), max_length=limit)
-    )
-    loss1, gradients1 = loss_and_gradients(make(ours, preference_data(), max_length=limit))
-    assert loss1 == pytest.approx(loss, rel=1e-5)
-    assert_close(gradients1, gradients)
-
-
-@pytest.mark.parametrize("setup", ["fresh adapter", "virtual tokens"])
-def test_a_prompt_of_one_token_loses_no_response_token(make, setup):
-    columns = preference_data(weights=None).to_dict() | {"prompt": ["a"] * 8}
-    plain = make(DPOTrainer, Dataset.from_dict(columns), setup)
-    assert {len(row["prompt_ids"]) for row in plain.train_dataset} == {1}
-    ours = make(DDPOTrainer, Dataset.from_dict(columns | {"weight": [1.0] * 8}), setup)
-    assert loss_and_gradients(ours)[0] == pytest.approx(loss_and_gradients(plain)[0], rel=1e-6)
-
-
 def test_each_pair_counts_by_its_own_weight(make):
     """The loss is linear in the weights: its value is that of the pairs one at a time."""
     total = 0.0
@@ -139,7 +113,7 @@ def test_the_nll_is_weighted_by_pair(make):
 def test_dorpo_s_loss_is_the_function_s(make):
     trainer = make(DORPOTrainer, preference_data(weights=WEIGHTS))
     loss, _ = loss_and_gradients(trainer)
-    columns: dict[str, list[float]] = {}
+    sums: dict[str, list[tuple[float, int]]] = {"chosen": [], "rejected": [], "nll": []}
     for row in trainer.train_dataset:
         for side in ("chosen", "rejected"):
             ids = torch.tensor([row[f"{side}_input_ids"]])
@@ -147,13 +121,13 @@ def test_dorpo_s_loss_is_the_function_s(make):
             with torch.no_grad():
                 logps = trainer.model(input_ids=ids).logits[0, :-1].log_softmax(-1)
             logps = logps.gather(1, ids[0, 1:, None])[:, 0]
-            columns.setdefault(side, []).append(logps[answer].sum().item())
-            columns.setdefault(f"{side} tokens", []).append(int(answer.sum()))
-            columns.setdefault(f"{side} nll", []).append(-logps.sum().item())
-            columns.setdefault(f"{side} nll tokens", []).append(len(logps))
-    w, l, nll = (torch.tensor(columns[name]) for name in ("chosen", "rejected", "chosen nll"))  # noqa: E741
-    counts = columns["chosen tokens"], columns["rejected tokens"]
-    expected = dorpo_loss(w, l, *counts, nll, columns["chosen nll tokens"], WEIGHTS, beta=0.3)
+            sums[side].append((logps[answer].sum().item(), int(answer.sum())))
+            if side == "chosen":
+                sums["nll"].append((-logps.sum().item(), len(logps)))
+    (w, tokens_w), (rejected, tokens_l), (nll, nll_tokens) = (
+        torch.tensor(pairs, dtype=torch.float64).T for pairs in sums.values()
+    )
+    expected = dorpo_loss(w, rejected, tokens_w, tokens_l, nll, nll_tokens, WEIGHTS, beta=0.3)
     assert loss == pytest.approx(expected.item(), rel=1e-5)
 
 
@@ -257,22 +231,34 @@ def test_evaluation_can_return_logits(make):
     assert logits.shape[:2] == labels.shape
 
 
+FAULTS = [  # (trainers, train_dataset, settings, what is named)
+    (TRAINERS, preference_data(3, None), {}, "train_dataset has no column 'weight'"),
+    (TRAINERS, preference_data(3, [1.0, -0.5, 1.0]), {}, r"train_dataset.*pair 1 is -0\.5"),
+    (TRAINERS, preference_data(3, ["1"] * 3), {}, "pair 0 is '1'"),
+    (TRAINERS, preference_data(3, [1.0, -1.0, 1.0]).with_format("torch"), {}, "pair 1 is -1"),
+    (TRAINERS, preference_data().to_list(), {}, r"Dataset\.from_list"),
+    ([DDPOTrainer], preference_data(3), {"loss_type": "hinge"}, "hinge"),
+    ([DDPOTrainer], preference_data(3), {"loss_type": ["sigmoid", "bco_pair"]}, "bco_pair"),
+    ([DDPOTrainer], preference_data(3), {"f_divergence_type": "js_divergence"}, "f_divergence"),
+    ([DDPOTrainer], preference_data(3), {"ld_alpha": 0.5}, "ld_alpha"),
+    ([DDPOTrainer], preference_data(3), {"use_weighting": True}, "use_weighting"),
+    ([DDPOTrainer], preference_data(3), {"label_smoothing": 0.1}, "label_smoothing"),
+    ([DORPOTrainer], preference_data(), {"max_length": 5}, "max_length"),
+]
+
+
+@pytest.mark.parametrize(("classes", "data", "settings", "named"), FAULTS)
+def test_faults_are_named_when_the_trainer_is_made(make, classes, data, settings, named):
+    for cls in classes:
+        with pytest.raises(ValueError, match=named):
+            make(cls, data, **settings)
+
+
 @pytest.mark.parametrize("cls", TRAINERS)
-@pytest.mark.parametrize(("weights", "named"), FAULTY_WEIGHTS)
-def test_faulty_weights_are_named_when_the_trainer_is_made(make, cls, weights, named):
-    bad = preference_data(3, weights)
-    with pytest.raises(ValueError, match=f"train_dataset.*{named}"):
-        make(cls, bad)
-    sets = DatasetDict(good=preference_data(3), bad=bad)
-    with pytest.raises(ValueError, match=f"eval_dataset.*{named}"):
+def test_an_eval_set_is_checked_as_well(make, cls):
+    sets = DatasetDict(good=preference_data(3), bad=preference_data(3, [1.0, 1.0, float("nan")]))
+    with pytest.raises(ValueError, match=r"eval_dataset.*pair 2 is nan"):
         make(cls, preference_data(3), eval_dataset=sets)
-
-
-@pytest.mark.parametrize("kind", ["numpy", "torch"])
-def test_weights_of_a_formatted_dataset_are_checked_as_well(make, kind):
-    data = preference_data(3, [1.0, -1.0, 1.0])
-    with pytest.raises(ValueError, match="pair 1"):
-        make(DDPOTrainer, data.with_format(kind, columns=["weight"], output_all_columns=True))
 
 
 def test_a_streamed_set_works_and_its_faults_are_found_on_the_way(make):
@@ -288,31 +274,6 @@ def test_a_streamed_set_works_and_its_faults_are_found_on_the_way(make):
         make(DDPOTrainer, late, **options).train()
 
 
-FAULTY_SETTINGS = [
-    {"loss_type": "hinge"},
-    {"loss_type": ["sigmoid", "bco_pair"]},
-    {"f_divergence_type": "js_divergence"},
-    {"ld_alpha": 0.5},
-    {"use_weighting": True},
-    {"label_smoothing": 0.1},
-]
-
-
-@pytest.mark.parametrize("options", FAULTY_SETTINGS)
-def test_losses_without_weights_are_refused(make, options):
-    name, value = next(iter(options.items()))
-    last = value[-1] if isinstance(value, list) else value
-    with pytest.raises(ValueError, match=f"{name}|{last}"):
-        make(DDPOTrainer, preference_data(3), **options)
-
-
-def test_other_faults_are_refused(make):
-    with pytest.raises(ValueError, match=r"Dataset\.from_list"):
-        make(DDPOTrainer, preference_data().to_list())
-    with pytest.raises(ValueError, match="max_length"):
-        make(DORPOTrainer, preference_data(), max_length=5)
-
-
 def test_the_collator_adds_the_weight_and_nothing_else():
     first = {"prompt_ids": [1], "chosen_ids": [2, 3], "rejected_ids": [4], "weight": 0.5}
     second = {"prompt_ids": [5], "chosen_ids": [6], "rejected_ids": [7], "weight": torch.tensor(2)}
@@ -325,17 +286,18 @@ def test_the_collator_adds_the_weight_and_nothing_else():
         WeightedCollator(plain)([first, second])
 
 
+class Letters:
+    """An embedder with what the README asks for: how often a text has each letter."""
+
+    def __init__(self, name: str) -> None: ...
+
+    def encode(self, texts: list[str], normalize_embeddings: bool) -> np.ndarray:
+        return np.array([[text.count(letter) + 0.1 for letter in "aeiost"] for text in texts])
+
+
 def test_the_readme_s_lines_train_with_the_weights_that_they_make(
-    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    class Letters:
-        """An embedder with what the README asks for: how often a text has each letter."""
-
-        def __init__(self, name: str) -> None: ...
-
-        def encode(self, texts: list[str], normalize_embeddings: bool) -> np.ndarray:
-            return np.array([[text.count(letter) + 0.1 for letter in "aeiost"] for text in texts])
-
     monkeypatch.setattr("sentence_transformers.SentenceTransformer", Letters)
     readme = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
     code = re.search(r"```python\n(from datasets.*?)```", readme, re.DOTALL)[1]
@@ -343,9 +305,7 @@ def test_the_readme_s_lines_train_with_the_weights_that_they_make(
     config = f"DPOConfig(output_dir={str(tmp_path)!r}, {settings})"
     responses = ["a tale at sea", "oooo", "it is a test", "so it ends"]
     corpus = [("Tell.", responses, [(1, 0), (2, 3)]), ("More.", responses[::-1], [(0, 1)])]
-    names: dict[str, Any] = {"corpus": corpus}
-    names["model"] = AutoModelForCausalLM.from_pretrained(tiny_folder)
-    names["tokenizer"] = AutoTokenizer.from_pretrained(tiny_folder)
+    names: dict[str, Any] = {"corpus": corpus, "model": tiny[0], "tokenizer": tiny[1]}
     exec(code.replace("DPOConfig(...)", config), names)
     weights = compute_deviation(responses, Letters("any"))[1:]
     assert [row["weight"] for row in names["rows"]] == pytest.approx(list(weights))

@@ -7,7 +7,7 @@ They raise CourseError for fewer than two texts, or a text without a word; measu
 rows raise ValueError for faulty rows.
 
 Source: arXiv 2503.17126 uses three of them beside embeddings; arXiv 2403.00553 surveys the wording
-measures. That survey's package `diversity` 0.3.1 is slow and partly wrong (tests/benchmarks).
+measures, and its package `diversity` 0.3.1 is slow and partly wrong (data/results/benchmarks.json).
 """
 
 from __future__ import annotations

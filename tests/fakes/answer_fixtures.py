@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from teller import Teller
+from tiny_llama import write_llama
 
 from ddpo_utils.models.answers import LocalModel
 from ddpo_utils.models.endpoint import Endpoint
@@ -18,29 +19,12 @@ USER_CACHE = cache_dir()  # the user's; each test gets an empty one
 
 @pytest.fixture(scope="session")
 def random_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(fetch_smollm2(USER_CACHE))
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-        initializer_range=0.3,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
     folder = tmp_path_factory.mktemp("models") / "random"
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    shape = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048}
+    return write_llama(folder, tokenizer, width=64, **shape)
 
 
 @pytest.fixture

@@ -29,13 +29,6 @@ SETTINGS = {
     "max_grad_norm": 0.0,
 }
 WEIGHTS = [0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 7.0]  # of eight pairs
-FAULTY_WEIGHTS = [
-    (None, "no column 'weight'"),
-    ([1.0, -0.5, 1.0], r"pair 1 is -0\.5"),
-    ([1.0, 1.0, float("nan")], "pair 2 is nan"),
-    ([1.0, None, 1.0], "pair 1 is None"),
-    (["1", "1", "1"], "pair 0 is '1'"),
-]
 SETUPS = ["fresh adapter", "re-trained adapter", "full model", "virtual tokens"]
 LORA = LoraConfig(r=2, lora_alpha=4, target_modules="all-linear", task_type="CAUSAL_LM")
 
@@ -57,7 +50,7 @@ def gradients_of(model: Any) -> dict[str, torch.Tensor]:
 
 
 def preference_data(n: int = 8, weights: Any = 1.0, chat: bool = False) -> Dataset:
-    """Pairs of unequal lengths and different texts; `weights` is a list, one number or None."""
+    """Pairs of unequal lengths, one prompt of one token; weights: a list, one number or None."""
 
     def text(role: str, i: int, length: int) -> Any:
         content = " ".join(WORDS[(i + j) % len(WORDS)] for j in range(length)) + f" {i}"
@@ -66,7 +59,7 @@ def preference_data(n: int = 8, weights: Any = 1.0, chat: bool = False) -> Datas
         return content if role == "user" else f" {content}"
 
     columns: dict[str, list[Any]] = {
-        "prompt": [text("user", i, 3 + i % 3) for i in range(n)],
+        "prompt": ["a" if i == 1 and not chat else text("user", i, 3 + i % 3) for i in range(n)],
         "chosen": [text("assistant", i + 1, 2 + (5 * i) % 7) for i in range(n)],
         "rejected": [text("assistant", i + 2, 2 + (3 * i) % 5) for i in range(n)],
     }

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_llama import write_llama
 from tiny_runs import BrokenOff, Command, break_off, curve, record_of
 
 pytestmark = [
@@ -20,27 +21,12 @@ pytestmark = [
 @pytest.fixture
 def model(tiny_folder: Path, tmp_path: Path) -> Path:
     """A random Llama of width 64, the least that 4-bit blocks divide, and a tokenizer."""
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=1024,
-        initializer_range=0.1,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
-    llama = LlamaForCausalLM(config)
-    llama.save_pretrained(tmp_path / "llama")
-    tokenizer.save_pretrained(tmp_path / "llama")
-    return tmp_path / "llama"
+    shape = {"num_key_value_heads": 2, "max_position_embeddings": 1024, "initializer_range": 0.1}
+    shape["tie_word_embeddings"] = False
+    return write_llama(tmp_path / "llama", tokenizer, width=64, **shape)
 
 
 def test_four_bit_weights_train_are_saved_and_go_on(
