@@ -13,7 +13,6 @@ from ddpo_utils.human_eval.comparisons import (
     compare,
     read_comparisons,
     read_key,
-    write_comparisons,
 )
 from ddpo_utils.settings import data_dir
 
@@ -35,33 +34,20 @@ def test_the_key_names_every_story_and_the_comparisons_name_no_system() -> None:
 
 
 def test_sides_are_dealt_evenly_and_the_seed_repeats_them() -> None:
-    a, b = stories(ONE, 40), stories(TWO, 40)
+    a, b = stories(ONE, 41), stories(TWO, 41)
     dealt = set()
     for seed in range(6):
         key = build_comparisons(a, b, SYSTEMS, seed=seed)[1]
         sides = tuple(entry["A"] == ONE for entry in key["items"].values())
-        assert sum(sides) == 20
+        assert sum(sides) in (20, 21)
         dealt.add(sides)
     assert len(dealt) == 6
     assert build() == (BUILT, KEY)
-    odd = build_comparisons(stories(ONE, 7), stories(TWO, 7), SYSTEMS)[1]["items"].values()
-    assert sum(entry["A"] == ONE for entry in odd) in (3, 4)
-
-
-def test_fewer_prompts_and_summaries() -> None:
     summaries = stories(TWO).assign(summarised=True)
     few, key = build_comparisons(stories(ONE), summaries, SYSTEMS, 2, prompts=3)
     assert len(few.items) == len(key["items"]) == 3
     assert few.allowed("best") == ["A1", "A2", "B1", "B2", "undecided"]
     assert (few.shown, BUILT.shown) == ("summaries", "whole")
-
-
-def test_files_keep_the_key_apart(tmp_path: Path) -> None:
-    path = write_comparisons(tmp_path, BUILT, KEY)
-    write_comparisons(tmp_path, BUILT, KEY)
-    assert [entry.name for entry in path.parent.iterdir()] == ["comparisons.json"]
-    assert read_comparisons(path) == BUILT
-    assert read_key(tmp_path / "key.json", BUILT) == KEY
 
 
 def test_the_command_makes_page_comparisons_and_key(tmp_path, monkeypatch, capsys) -> None:

@@ -9,10 +9,9 @@ import re
 from pathlib import Path
 
 import pandas as pd
-import pytest
 from bs4 import BeautifulSoup
 
-from ddpo_utils.human_eval.comparisons import QUESTIONS, Comparisons, build_comparisons
+from ddpo_utils.human_eval.comparisons import QUESTIONS, build_comparisons
 from ddpo_utils.human_eval.page import write_page
 
 HOSTILE = [
@@ -25,46 +24,31 @@ HOSTILE = [
     "@STYLE@ @SCRIPT@ @COMPARISONS@",
     "\\u003c ${1} \\",
 ]
+OUTSIDE = r"https?:|//\w+\.|@import|url\(|fetch\(|XMLHttp|WebSocket|innerHTML|eval\("
 
 
-@pytest.fixture
-def comparisons() -> Comparisons:
+def test_texts_arrive_as_data_and_the_page_runs_and_loads_nothing_else(tmp_path: Path) -> None:
     sides = []
     for texts in (HOSTILE[:4], HOSTILE[4:]):
         sides.append(pd.DataFrame({"prompt_id": "p", "prompt": HOSTILE[0], "text": texts}))
-    return build_comparisons(*sides, ("secretive-one", "secretive-two"))[0]
-
-
-@pytest.fixture
-def page(comparisons: Comparisons, tmp_path: Path) -> BeautifulSoup:
+    comparisons, _ = build_comparisons(*sides, ("secretive-one", "secretive-two"))
     path = write_page(comparisons, tmp_path / "new" / "page.html")
-    return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
-
-
-def test_every_text_arrives_and_none_becomes_an_element(comparisons, page) -> None:
+    page = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
     data, code = page.find_all("script")
     assert (data["type"], code.attrs) == ("application/json", {})
     content = {"id": comparisons.id, "shown": "whole", "questions": QUESTIONS}
     assert json.loads(data.string) == content | {"items": comparisons.items}
     assert data.string.isascii()
     assert "secretive" not in str(page)
-
-
-def test_the_policy_allows_this_script_and_this_style_alone(page) -> None:
     policy = page.find("meta", attrs={"http-equiv": "Content-Security-Policy"})["content"]
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
     assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == "'none'"
-    for tag in ("style", "script"):
-        content = page.find_all(tag)[-1].string
-        digest = hashlib.sha256(content.encode()).digest()
-        assert rules.pop(f"{tag}-src") == f"'sha256-{base64.b64encode(digest).decode()}'"
+    for element in (page.style, code):
+        digest = hashlib.sha256(element.string.encode()).digest()
+        allowed = f"'sha256-{base64.b64encode(digest).decode()}'"
+        assert rules.pop(f"{element.name}-src") == allowed
+        assert not re.search(OUTSIDE, element.string)
     assert not {rule for rule in rules if rule.endswith("-src")} - {"default-src"}
-
-
-def test_the_page_names_nothing_outside_itself(page) -> None:
-    code = page.style.string + page.find_all("script")[1].string
-    outside = r"https?:|//\w+\.|@import|url\(|fetch\(|XMLHttp|WebSocket|innerHTML|eval\("
-    assert not re.search(outside, code)
     for element in page.find_all(True):
         assert not {"src", "href", "style", "action"} & element.attrs.keys(), element
         assert not [name for name in element.attrs if name.startswith("on")], element

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pandas as pd
 from study import BUILT, ITEMS, KEY, ONE, TWO, build, rate, side, write_model
 
 from ddpo_utils.human_eval.comparisons import UNDECIDED, write_comparisons
@@ -12,54 +11,22 @@ from ddpo_utils.human_eval.ratings import UNREADABLE, Ratings, read_labels, read
 
 
 def test_answers_are_on_the_disk_at_once_and_a_restart_goes_on(tmp_path: Path) -> None:
-    ratings = Ratings(tmp_path, BUILT, "Ada L.")
+    ratings, tab = (Ratings(tmp_path, BUILT, "Ada L.") for _ in range(2))
     assert ratings.path == tmp_path / "ada-l.json"
     assert not ratings.path.exists()
     assert ratings.waiting == ITEMS
     ratings.save("c01", "A", "B4", "why not", 12.5)
-    ratings.save("c02", "undecided", "undecided")
+    tab.save("c02", "undecided", "undecided")  # another tab loses nothing
     ratings.save("c01", "B", "A1")  # a second thought
+    download = ratings.path.rename(tmp_path / f"ada-l-{BUILT.id[:6]}.json")  # as from the page
     again = Ratings(tmp_path, BUILT, "Ada L.")
-    assert again.waiting == ITEMS[2:]
+    assert (again.path, again.waiting) == (download, ITEMS[2:])
     answers = [(a["item"], a["diverse"], a["best"]) for a in again.answers]
     assert answers == [("c02", UNDECIDED, UNDECIDED), ("c01", "B", "A1")]
     assert again.undo()["item"] == "c01"
-    assert again.waiting[0] == "c01"
     assert Ratings(tmp_path, BUILT, "Ada L.").waiting == [ITEMS[0], *ITEMS[2:]]
     assert again.undo()["item"] == "c02"
     assert again.undo() is None
-
-
-def test_two_tabs_lose_no_answer(tmp_path: Path) -> None:
-    one, two = (Ratings(tmp_path, BUILT, "ada") for _ in range(2))
-    one.save("c01", "A", "A1")
-    two.save("c02", "B", "B1")
-    assert Ratings(tmp_path, BUILT, "ada").waiting == ITEMS[2:]
-
-
-def test_the_notebook_goes_on_with_the_page_s_file(tmp_path: Path) -> None:
-    path = rate(tmp_path, "Ada", [ONE])
-    download = path.rename(tmp_path / f"ada-{BUILT.id[:6]}.json")
-    ratings = Ratings(tmp_path, BUILT, "Ada")
-    assert ratings.path == download
-    assert ratings.waiting == ITEMS[1:]
-
-
-def test_labels_name_systems_and_places(tmp_path: Path) -> None:
-    named = [ONE, TWO, UNDECIDED, ONE, ONE, TWO]
-    rate(tmp_path, "Ann", named)
-    Ratings(tmp_path, BUILT, "Ben").save("c01", "A", "A1")
-    labels = read_labels(tmp_path, BUILT, KEY)
-    ann = labels[labels["rater"] == "Ann"].set_index("item")
-    assert ann["diverse"].to_dict() == dict(zip(ITEMS, named, strict=True))
-    assert (ann["best"] == ONE).all()
-    assert (ann["kind"] == "person").all()
-    for item, row in ann.iterrows():
-        assert row["prompt_id"] == KEY["items"][item]["prompt_id"]
-        assert row["best_at"] == side(item, ONE)
-        assert row["diverse_at"] == side(item, row["diverse"]).replace(UNDECIDED, "")
-    one = read_labels(tmp_path / "ann.json", BUILT, KEY)
-    pd.testing.assert_frame_equal(one, labels[labels["rater"] == "Ann"].reset_index(drop=True))
 
 
 def test_two_orders_make_one_label(tmp_path: Path) -> None:
@@ -86,15 +53,24 @@ def test_two_orders_make_one_label(tmp_path: Path) -> None:
     assert labels["best_at"].tolist() == ["AB", "BB", "", "BA", "A"]
 
 
-def test_a_study_names_foreign_files_and_leaves_them_out(tmp_path: Path, capsys) -> None:
+def test_a_study_s_labels_name_systems_places_and_foreign_files(tmp_path: Path, capsys) -> None:
     write_comparisons(tmp_path, BUILT, KEY)
     labels, systems = read_study(tmp_path)
     assert labels.empty and systems == (ONE, TWO)
-    rate(tmp_path / "ratings", "Ann", [ONE])
-    write_model(tmp_path / "ratings" / "judge.json", [(ITEMS[0], "A", "A1")])
+    named = [ONE, TWO, UNDECIDED, ONE, ONE, TWO]
+    rate(tmp_path / "ratings", "Ann", named)
+    write_model(tmp_path / "ratings" / "judge.json", [("c01", "A", "A1")])
     write_model(tmp_path / "ratings" / "other.json", [], build(seed=2)[0])
     write_model(tmp_path / "ratings" / "none-yet.json", [])
     labels, _ = read_study(tmp_path)
-    assert labels["rater"].tolist() == ["Ann", "judge"]
+    assert labels["rater"].tolist() == ["Ann"] * 6 + ["judge"]
+    assert labels["kind"].tolist() == ["person"] * 6 + ["model"]
     (line,) = capsys.readouterr().out.splitlines()
     assert "other.json" in line
+    ann = labels[:6].set_index("item")
+    assert ann["diverse"].to_dict() == dict(zip(ITEMS, named, strict=True))
+    assert (ann["best"] == ONE).all()
+    for item, row in ann.iterrows():
+        assert row["prompt_id"] == KEY["items"][item]["prompt_id"]
+        assert row["best_at"] == side(item, ONE)
+        assert row["diverse_at"] == side(item, row["diverse"]).replace(UNDECIDED, "")
