@@ -1,9 +1,8 @@
-"""r/writingPrompts in: every rule against a slow count, the draw, and faulty sources."""
+"""r/writingPrompts in: the rules, the length, the draw, and faulty sources."""
 
 from __future__ import annotations
 
 import json
-import re
 
 import numpy as np
 import pandas as pd
@@ -19,89 +18,18 @@ from ddpo_utils.corpus.posts import RULES
 from ddpo_utils.corpus.writing_prompts import load_writing_prompts
 from ddpo_utils.settings import WRITING_PROMPTS
 
-pytest_plugins = ["posts_fixtures"]
-
 COLUMNS = ["prompt_id", "prompt", "text", "score"]
-HIDDEN = "\u200b\u200c\u200d\u2060\ufeff"
-MODERATORS = ("**welcome to the prompt!**", "submission has been removed", "**off-topic")
 
 
-def seen(text: str | None) -> str:
-    """A text as the corpus should hold it, written without the package's patterns."""
-    text = "\n".join("\n".join((text or "").split("\r\n")).split("\r")).strip()
-    left = text.lower().replace("&#x200b;", "").replace("&nbsp;", "")
-    return text if any(not c.isspace() and c not in HIDDEN for c in left) else ""
-
-
-def removed(text: str) -> bool:
-    text = text.lower()
-    inner = text[1:-1].strip() if text[:1] == "[" and text[-1:] == "]" else ""
-    return inner in ("removed", "deleted") or inner.startswith(("removed by ", "deleted by "))
-
-
-def untagged(title: str) -> str:
-    tagged = title.startswith("[") and "]" in title
-    return title[title.index("]") + 1 :].strip() if tagged else title
-
-
-def tokens(tokenizer, prompt: str, text: str) -> int:
-    talk = [{"role": "user", "content": prompt}, {"role": "assistant", "content": text}]
-    return len(tokenizer.apply_chat_template(talk, tokenize=True)["input_ids"])
-
-
-def post_rule(row) -> int | None:
-    """Place in RULES of the rule that removes the whole post."""
-    texts, scores, title = row["comment_texts"], row["comment_scores"], seen(row["post_title"])
-    if None in (row["post_title"], texts, scores) or len(texts) != len(scores):
-        return 0
-    if any(map(removed, (title, seen(row["post_text"]), untagged(title)))):
-        return 1
-    return 2 if untagged(title) + seen(row["post_text"]) == "" else None
-
-
-def comment_rule(text: str, score: float | None, kept: dict[str, float]) -> int | None:
-    """Place in RULES of the rule that removes the comment."""
-    if any(mark in text.lower() for mark in MODERATORS):
-        return 3
-    cases = (removed(text), not text, score is None, text in kept)
-    return 4 + cases.index(True) if any(cases) else None
-
-
-def recount(rows, tokenizer, max_length):
-    """[posts, responses] that each rule should remove, and the rows of the corpus that are left."""
-    gone, left = np.zeros((len(RULES), 2), dtype=int), []
-    for place, row in enumerate(rows):
-        rule = post_rule(row)
-        if rule is not None:
-            gone[rule] += (1, len(row["comment_texts"] or []))
-            continue
-        prompt = (untagged(seen(row["post_title"])) + "\n" + seen(row["post_text"])).strip()
-        kept: dict[str, float] = {}
-        for text, score in zip(map(seen, row["comment_texts"]), row["comment_scores"], strict=True):
-            rule = comment_rule(text, score, kept)
-            if rule is not None:
-                gone[rule, 1] += 1
-            if rule in (None, 7):
-                kept[text] = max(score, kept.get(text, score))
-        short = [text for text in kept if tokens(tokenizer, prompt, text) <= max_length]
-        gone[10, 1] += len(kept) - len(short)
-        if not short:
-            gone[11 if kept else 8, 0] += 1
-        left += [[f"wp{place:06d}", prompt, text, float(kept[text])] for text in short]
-    return dict(zip(RULES, gone.tolist(), strict=True)), left
-
-
-@pytest.mark.parametrize("max_length", [2048, 150])
-def test_every_rule_removes_what_a_slow_count_says(awkward, tokenizer, max_length):
-    frame, report = load_writing_prompts(str(awkward), tokenizer, max_length)
-    rows = pq.read_table(awkward).to_pylist()
-    gone, left = recount(rows, tokenizer, max_length)
-    assert report["removed"] == gone and frame[COLUMNS].values.tolist() == left
-    unused = {rule for rule, pair in gone.items() if pair == [0, 0]}
-    assert unused == {"post not drawn"}  # every other rule has something to do in this file
-    assert report["read"] == [len(rows), sum(len(row["comment_texts"] or []) for row in rows)]
-    taken = np.sum(list(gone.values()), axis=0)
-    assert (report["read"] - taken == report["left"]).all()
+def test_every_rule_removes_what_it_should(awkward, loaded):
+    source, left, removed = awkward
+    frame, report = loaded
+    assert frame[COLUMNS].values.tolist() == left
+    assert report["removed"] == dict(zip(RULES, removed.tolist(), strict=True))
+    unused = [rule for rule, pair in report["removed"].items() if not any(pair)]
+    assert unused == ["post not drawn"]  # every other rule has something to do in this file
+    comments = pq.read_table(source)["comment_texts"].to_pylist()
+    assert report["read"] == [len(comments), sum(len(texts or []) for texts in comments)]
     assert report["left"] == [frame["prompt_id"].nunique(), len(frame)]
     assert report["single"] == (frame.groupby("prompt_id").size() == 1).sum() > 0
     for side, part in frame.groupby("split"):
@@ -111,24 +39,28 @@ def test_every_rule_removes_what_a_slow_count_says(awkward, tokenizer, max_lengt
     pd.testing.assert_frame_equal(load_stories(frame), frame)
 
 
+def _tokens(tokenizer, prompt: str, text: str) -> int:
+    talk = [{"role": "user", "content": prompt}, {"role": "assistant", "content": text}]
+    return len(tokenizer.apply_chat_template(talk, tokenize=True)["input_ids"])
+
+
 @pytest.mark.parametrize("over", [0, 1])
 def test_the_length_is_exact_and_bos_is_counted_once(tmp_path, tokenizer, over):
     texts = ["one bell", "one bell rang, and rang"]
     source = write_posts(tmp_path / "p.parquet", [post("[WP] A", "", texts, [1, 2])])
-    longest = max(tokens(tokenizer, "A", text) for text in texts)
+    longest = max(_tokens(tokenizer, "A", text) for text in texts)
     tokenizer("x " * 50, truncation=True, max_length=5)  # an earlier caller's settings do not stay
     frame, report = load_writing_prompts(source, tokenizer, longest - over)
     assert len(frame) == 2 - over
     assert report["removed"]["response too long with its prompt"] == [0, over]
 
 
-@pytest.mark.parametrize("max_length", [2048, 150])
-def test_a_draw_keeps_as_many_posts_as_asked_for(awkward, tokenizer, max_length, monkeypatch):
+def test_a_draw_keeps_as_many_posts_as_asked_for(awkward, loaded, tokenizer, monkeypatch):
     monkeypatch.setattr(writing_prompts, "BATCH", 7)
-    whole, full = load_writing_prompts(awkward, tokenizer, max_length)
+    whole, full = loaded
     drawn = {}
     for number in (1, 4, 10, full["left"][0], 1000):
-        frame, report = load_writing_prompts(awkward, tokenizer, max_length, prompts=number)
+        frame, report = load_writing_prompts(awkward[0], tokenizer, prompts=number)
         drawn[number] = set(frame["prompt_id"])
         assert report["left"][0] == len(drawn[number]) == min(number, full["left"][0])
         taken = np.sum(list(report["removed"].values()), axis=0)
@@ -136,7 +68,7 @@ def test_a_draw_keeps_as_many_posts_as_asked_for(awkward, tokenizer, max_length,
         expected = whole.loc[whole["prompt_id"].isin(drawn[number]), COLUMNS]
         pd.testing.assert_frame_equal(frame[COLUMNS], expected.reset_index(drop=True))
     assert drawn[1] < drawn[4] < drawn[10] < drawn[1000] == set(whole["prompt_id"])
-    other, _ = load_writing_prompts(awkward, tokenizer, max_length, prompts=10, seed=1)
+    other, _ = load_writing_prompts(awkward[0], tokenizer, prompts=10, seed=1)
     assert set(other["prompt_id"]) != drawn[10]
 
 
@@ -162,13 +94,13 @@ def test_batches_files_and_the_hub_do_not_matter(
 ):
     import datasets
 
-    rows, load = pq.read_table(awkward), datasets.load_dataset
+    rows, load = pq.read_table(awkward[0]), datasets.load_dataset
     (tmp_path / "data [1]").mkdir()
-    for number, start in enumerate(range(0, len(rows), 50)):
-        pq.write_table(rows.slice(start, 50), tmp_path / "data [1]" / f"train-{number:05d}.parquet")
+    for number, start in enumerate(range(0, len(rows), 25)):
+        pq.write_table(rows.slice(start, 25), tmp_path / "data [1]" / f"train-{number:05d}.parquet")
 
     def from_hub(name, split, **options):
-        files = options.get("data_files", str(awkward))
+        files = options.get("data_files", str(awkward[0]))
         assert options or name == WRITING_PROMPTS
         options = {"cache_dir": str(tmp_path / "cache"), **options, "data_files": files}
         return load("parquet", split=split, **options)
@@ -198,24 +130,22 @@ def test_large_types_and_a_column_of_nulls_are_read(tmp_path, tokenizer):
 @pytest.mark.parametrize(
     ("column", "values"),
     [
-        ("post_title", None),
-        ("comment_scores", None),
+        ("comment_scores", None),  # None: the column is not there
         ("post_title", [1, 2]),
         ("comment_texts", [[1] * 6, [2] * 6]),
         ("comment_scores", [["1"] * 6, ["2"] * 6]),
         ("comment_scores", [3, 4]),
     ],
 )
-@pytest.mark.parametrize("second", [False, True])
-def test_a_wrong_schema_is_refused(tmp_path, tokenizer, column, values, second):
+def test_a_wrong_schema_is_refused_also_in_a_second_file(tmp_path, tokenizer, column, values):
     table = pq.read_table(small_posts(tmp_path / "a.parquet", posts=2))
     table = table.remove_column(table.column_names.index(column))
     if values is not None:
         table = table.append_column(column, pa.array(values))
     pq.write_table(table, tmp_path / "p.parquet")
-    source = tmp_path if second else tmp_path / "p.parquet"
-    message = refusal(load_writing_prompts, source, tokenizer)
-    assert str(source) in message and (column in message) == (values is None)
+    for source in (tmp_path, tmp_path / "p.parquet"):
+        message = refusal(load_writing_prompts, source, tokenizer)
+        assert str(source) in message and (column in message) == (values is None)
 
 
 def test_sources_that_cannot_be_read_are_named(tmp_path, tokenizer, tiny):
@@ -232,4 +162,4 @@ def test_sources_that_cannot_be_read_are_named(tmp_path, tokenizer, tiny):
     assert "network" in refusal(load_writing_prompts, WRITING_PROMPTS, tokenizer)
     bare = tiny[1]
     bare.chat_template = None
-    assert re.search("chat template", refusal(load_writing_prompts, gone, bare))
+    assert "chat template" in refusal(load_writing_prompts, gone, bare)

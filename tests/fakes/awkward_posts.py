@@ -20,9 +20,7 @@ the village dentist
 an apprentice baker
 a tax inspector
 the night nurse
-a piano tuner
-two rival florists
-the museum guard""".splitlines()
+a piano tuner""".splitlines()
 FINDS = """a door in the tide wall
 a letter dated tomorrow
 a map of a street that moved
@@ -31,12 +29,6 @@ a clock that counts apologies
 the town's missing hour
 a whale in the reservoir
 an unpaid bill from the moon""".splitlines()
-BUT = """nobody else remembers it.
-it wants something back.
-the rain knows first.
-only dogs will touch it.
-it grows each time it is told.
-the mayor has one too.""".splitlines()
 OPENINGS = """It began with a smell of burnt sugar.
 Nobody had knocked since the flood.
 "You are late," it said.
@@ -98,108 +90,111 @@ def story(rng: np.random.Generator, sentences: int = 4) -> str:
 
 
 def small_posts(path: Path, posts: int = 12, responses: int = 6, seed: int = 0) -> Path:
-    """A parquet of different prompts with different stories each, votes from -2 to 60."""
+    """A parquet of at most 64 different prompts with different stories each, votes -2 to 60."""
     rng = np.random.default_rng(seed)
-    plots = list(itertools.product(WHO, FINDS, BUT))
+    plots = list(itertools.product(WHO, FINDS))
     rows = []
-    for number, plot in enumerate(rng.permutation(len(plots))[np.arange(posts) % len(plots)]):
-        who, finds, but = plots[plot]
+    for number, plot in enumerate(rng.permutation(len(plots))[:posts]):
+        who, finds = plots[plot]
         stories: list[str] = []
         while len(stories) < responses:
             text = story(rng, int(rng.integers(4, 8)))
             if text not in stories:
                 stories.append(text)
         votes = rng.permutation(np.linspace(-2, 60, max(responses, 2)).astype(int))[:responses]
-        again = "" if number < len(plots) else f" ({number // len(plots) + 1})"
-        title = f"[WP] {who[0].upper()}{who[1:]} finds {finds}, but {but}{again}"
+        title = f"[WP] {who[0].upper()}{who[1:]} finds {finds}."
         text = "" if number % 3 else "Any genre, please."
         rows.append(post(title, text, stories, votes.tolist()))
+    assert len(rows) == posts
     return write_posts(Path(path), rows)
 
 
-PLAIN = [  # (title, text) of posts with four comments
-    ("[WP] The lamp answers back.", ""),
-    ("[EU][WP] Two tags stand before this one.", ""),
-    ("No tag at all, and an [unnamed] island in the middle", ""),
-    ("[WP is never closed, so it stays", ""),
-    ("[WP]", "The title was only a tag; the prompt is down here."),
-    ("[WP] Null where the text should be", None),
-    ("  [CW]   Spaces on every side  ", "\n\n Write it backwards. \n"),
-    ("[WP] Title on\r\ntwo lines", "and text\r\n\r\nfrom Windows"),
-    # removed, or without a prompt
-    ("[WP]", ""),
-    ("[TT]", "&#x200B;"),
-    ("", " \n"),
-    ("\u200b", None),
-    ("[WP] The text has been taken away", "[removed]"),
-    ("[WP] Its writer has left", " [deleted]\n"),
-    ("[deleted by user]", "A text without its title"),
-    ("[WP] [ Removed by Reddit ]", ""),
-    (None, "A text, and null for a title"),
-    # reposts: the same prompt, the same title, and two that only a third joins
-    ("[WP] A door opens in the tide wall.", ""),
-    ("[SP]  a DOOR opens, in the tide-wall", ""),
-    ("[WP] A door opens in the tide wall.", "This time with a cat."),
-    ("[WP] The cartographer", "draws a street that moves at night"),
-    ("[WP] The cartographer", "Any ending but a sad one."),
-    ("The cartographer draws a street that moves at night!", ""),
+# Posts with the comments "one" and "two": (title, text, prompt, or the place of a rule in RULES).
+POSTS = [
+    ("[WP] The lamp answers back.", "", "The lamp answers back."),
+    ("[EU][WP] Two tags", "", "[WP] Two tags"),
+    ("No tag, and an [unnamed] island", "", "No tag, and an [unnamed] island"),
+    ("[WP is never closed", "", "[WP is never closed"),
+    ("[WP]", "The title was only a tag.", "The title was only a tag."),
+    ("[WP] Null for a text", None, "Null for a text"),
+    ("  [CW]   Spaces  ", "\n\n Write it backwards. \n", "Spaces\nWrite it backwards."),
+    ("[WP] Title on\r\ntwo lines", "and\r\n\r\ntext", "Title on\ntwo lines\nand\n\ntext"),
+    ("[WP] 月の上の古い図書館 🌕📚", "Любой жанр.", "月の上の古い図書館 🌕📚\nЛюбой жанр."),
+    (None, "A text, and null for a title", 0),
+    ("[WP] The text has been taken away", "[removed]", 1),
+    ("[WP] Its writer has left", " [deleted]\n", 1),
+    ("[deleted by user]", "A text without its title", 1),
+    ("[WP] [ Removed by Reddit ]", "", 1),
+    ("[WP]", "", 2),
+    ("[TT]", "&#x200B;", 2),
+    ("", " \n", 2),
+    ("\u200b", None, 2),
+    # reposts: the same title, and one whose prompt is the second's, so that it joins the first
+    ("[WP] A door opens in the tide wall.", "", "A door opens in the tide wall."),
+    ("[SP]  a DOOR opens, in the tide-wall", "", "a DOOR opens, in the tide-wall"),
+    ("[WP] The cartographer", "draws a street", "The cartographer\ndraws a street"),
+    ("[WP] The cartographer", "Any ending.", "The cartographer\nAny ending."),
+    ("The cartographer draws a street!", "", "The cartographer draws a street!"),
 ]
-MODERATORS = [
-    "**Welcome to the Prompt!** Stories go below.",
-    "Hello! This submission has been removed.",
-    "Rules first.\n\n**OFF-TOPIC DISCUSSION**: chat under this comment.",
-]
-GONE = ["[deleted]", " [removed]\r\n", "[Deleted by user]", "[ Removed by Reddit ]"]
-EMPTY = ["", " \t\r\n ", None, "&#x200B;", "\u200b\u2060"]
+LONG = "tide salt bell key fog lamp moss " * 450
+QUOTE = 'The label said "[removed]", and so we never learned his name.'
 SCRIPTS = [
-    "👩‍🚀 writes: «Дверь закрыта».",
-    "那扇门只在下雨时打开。",
-    "كان البحر يقرأ بصوت عالٍ.",
-    "🙂🙃🙂",
-    "Ěščřž — naïve façade, 𝔣𝔯𝔞𝔨𝔱𝔲𝔯, e\u0301 and é.",
+    "«Дверь закрыта».",
+    "那扇门。",
+    "كان البحر يقرأ.",
+    "🙂🙃",
+    "naïve 𝔣𝔯𝔞𝔨𝔱𝔲𝔯, e\u0301 and é",
+]
+# (comments, votes, votes of the texts that are left, [posts, responses] that a rule removes).
+COMMENTS = [
+    (["a", "b"], [1, 2, 3], {}, {0: [1, 2]}),
+    (["a", "b", "c"], [1, 2], {}, {0: [1, 3]}),
+    (None, [1, 2], {}, {0: [1, 0]}),
+    (["a", "b"], None, {}, {0: [1, 2]}),
+    ([], [], {}, {8: [1, 0]}),
+    (["[removed]", "[Deleted by user]", ""], [1, 2, 3], {}, {4: [0, 2], 5: [0, 1], 8: [1, 0]}),
+    (["**Welcome to the Prompt!** Stories below.", "one"], [1, 2], {"one": 2}, {3: [0, 1]}),
+    (["Hello! This submission has been removed.", "one"], [1, 2], {"one": 2}, {3: [0, 1]}),
+    (["Rules.\n\n**OFF-TOPIC DISCUSSION**: here."], [1], {}, {3: [0, 1], 8: [1, 0]}),
+    ([" [removed]\r\n", "[ Removed by Reddit ]", QUOTE], [1, 2, 3], {QUOTE: 3}, {4: [0, 2]}),
+    (["", " \t\r\n ", None, "\u200b\u2060", "one"], [1, 2, 3, 4, 5], {"one": 5}, {5: [0, 4]}),
+    (["a", "b", "c"], [3, None, 8], {"a": 3, "c": 8}, {6: [0, 1]}),
+    (
+        ["a", "b", "  a\n", "b\r\nc", "b\nc"],
+        [4, -2, 30, 7, 9],
+        {"a": 30, "b": -2, "b\nc": 9},
+        {7: [0, 2]},
+    ),
+    (["A\r\n\r\nB", "An old\rMac"], [1, 2], {"A\n\nB": 1, "An old\nMac": 2}, {}),
+    (SCRIPTS, [-1, -30, 3, 3, 0], dict(zip(SCRIPTS, (-1, -30, 3, 3, 0), strict=True)), {}),
+    ([LONG], [7], {}, {10: [0, 1], 11: [1, 0]}),
+    (["a", LONG, "b"], [1, 2, 3], {"a": 1, "b": 3}, {10: [0, 1]}),
 ]
 
 
-def awkward_posts(path: Path, seed: int = 0) -> Path:
-    """A parquet with every case that cleaning, splitting and pairing must get right."""
-    rng = np.random.default_rng(seed)
+def awkward_posts(path: Path) -> tuple[Path, list[list[Any]], np.ndarray]:
+    """A parquet of the cases that cleaning must get right, with what is right.
 
-    def stories(n: int) -> list[str]:
-        return [f"{story(rng)} ({i})" for i in range(n)]
+    That is, [prompt_id, prompt, text, score] of each response that is left, and (12, 2) posts and
+    responses that each rule removes. Twenty plain posts stand at the end.
+    """
+    rows, left, removed = [], [], np.zeros((12, 2), dtype=int)
 
-    def add(title: Any, comments: Any, scores: Any = None, text: Any = "") -> None:
-        if scores is None and comments is not None:
-            scores = rng.integers(-5, 90, size=len(comments)).tolist()
+    def add(title: Any, text: Any, comments: Any, scores: Any, prompt: str, kept: Any) -> None:
+        left.extend([f"wp{len(rows):06d}", prompt, story, vote] for story, vote in kept.items())
         rows.append(post(title, text, comments, scores))
 
-    rows: list[dict[str, Any]] = []
-    for title, text in PLAIN:
-        add(title, stories(4), text=text)
-    for i in range(40):
-        add(f"[WP] Filler: {WHO[i % 10]}, {FINDS[i % 8]} and {BUT[i % 6]}", stories(1 + i % 5))
-    long = " ".join(rng.choice(["tide", "salt", "bell", "key", "fog", "lamp", "moss"], size=3200))
-    add("[WP] One answer, and it never ends", [long])
-    add("[WP] One of four is too long", [*stories(2), long, *stories(1)])
-    add("[WP] More texts than votes", stories(4), [1, 2, 3])
-    add("[WP] More votes than texts", stories(2), [1, 2, 3, 4, 5])
-    add("[WP] Votes for nothing", [], [1, 2])
-    add("[WP] No texts", None, [1, 2])
-    rows.append(post("[WP] No votes", "", stories(2), None))
-    add("[WP] Nobody answered", [])
-    add("[WP] Everything was removed", ["[removed]", "[deleted]", ""])
-    add("[WP] Moderators came by", [*MODERATORS, *stories(3)])
-    quote = 'The label said "[removed]", and so we never learned his name.'
-    add("[WP] Comments were removed", [*GONE, *stories(2), quote])
-    add("[WP] Nothing to see", [*EMPTY, *stories(2)])
-    add("[WP] Votes got lost", stories(4), [3, None, 8, None])
-    a, b, c = stories(3)
-    lines = "The bell rang.\nNobody came."
-    twice = [a, b, a, lines, c, f"  {a}\n", lines.replace("\n", "\r\n")]
-    add("[WP] Somebody pressed the button twice", twice, [4, -2, 30, 7, 0, 12, 7])
-    add("[WP] Its answer was posted elsewhere too", [a, *stories(2)])
-    add("[WP] Old machines", ["A\r\n\r\nB", "An old\rMac wrote this."])
-    add("[WP] All tied", stories(6), [3] * 6)
-    add("[WP] All below zero", stories(5), [-1, -30, -3, -7, -2])
-    add("[WP] A thousand answers", stories(1000))
-    add("[WP] 月の上の古い図書館 🌕📚", SCRIPTS, text="Любой жанр, пожалуйста.")
-    return write_posts(Path(path), [rows[i] for i in rng.permutation(len(rows))], row_group_size=7)
+    for title, text, prompt in POSTS:
+        kept = {"one": 3, "two": -1}
+        if isinstance(prompt, int):
+            removed[prompt] += (1, 2)
+            kept = {}
+        add(title, text, ["one", "two"], [3, -1], prompt, kept)
+    for number, (comments, scores, kept, rules) in enumerate(COMMENTS):
+        add(f"[WP] Post {number}", "", comments, scores, f"Post {number}", kept)
+        for rule, pair in rules.items():
+            removed[rule] += pair
+    for number in range(20):
+        kept = {f"Story {i} of {number}": i for i in range(1 + number % 5)}
+        add(f"Filler {number}", "", [*kept], [*kept.values()], f"Filler {number}", kept)
+    return write_posts(Path(path), rows, row_group_size=7), left, removed

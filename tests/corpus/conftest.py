@@ -1,11 +1,6 @@
-"""Fixtures of r/writingPrompts: a tokenizer, and the awkward posts as a file and loaded.
-
-A test module asks for them by `pytest_plugins = ["posts_fixtures"]`.
-"""
+"""A tokenizer, and the awkward posts of r/writingPrompts as a file and loaded."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 from awkward_posts import awkward_posts
@@ -28,10 +23,12 @@ def tokenizer(tiny_folder):
 
 
 @pytest.fixture(scope="session")
-def awkward(tmp_path_factory) -> Path:
+def awkward(tmp_path_factory):
+    """(file, rows of the corpus that are left, what each rule removes)."""
     return awkward_posts(tmp_path_factory.mktemp("awkward") / "posts.parquet")
 
 
 @pytest.fixture(scope="session")
 def loaded(awkward, tokenizer):
-    return load_writing_prompts(awkward, tokenizer)
+    """(corpus, report) of the file."""
+    return load_writing_prompts(awkward[0], tokenizer)
