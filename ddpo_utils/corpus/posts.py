@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..settings import WRITING_PROMPTS, CourseError, progress_bar
+from .text import plain_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +44,6 @@ MODERATORS = re.compile(
 )
 REMOVED = re.compile(r"\[\s*(removed|deleted)(\s+by\s[^\]]*)?\]", re.IGNORECASE)
 TAG = re.compile(r"\A\[[^\]]*\]\s*")
-INVISIBLE = re.compile("(?:&#x200b;|&nbsp;|[\\s\u200b\u200c\u200d\u2060\ufeff])*", re.IGNORECASE)
 COLUMNS = ("post_title", "post_text", "comment_texts", "comment_scores")
 BATCH = 1000  # posts read at a time, and conversations tokenised at a time
 
@@ -87,12 +87,6 @@ def _read_batches(source: str | Path) -> Iterator[list[dict[str, Any]]]:
         raise CourseError(f"{name} cannot be read ({type(error).__name__}): {advice}.") from None
 
 
-def _plain(text: str | None) -> str:
-    """The text with Unix line ends and no space at its ends; empty where nothing is visible."""
-    text = (text or "").replace("\r\n", "\n").replace("\r", "\n").strip()
-    return "" if INVISIBLE.fullmatch(text) else text
-
-
 def _comment_rule(text: str, score: Any, kept: dict[str, float]) -> str | None:
     """The rule that removes a comment; None for a response."""
     if MODERATORS.search(text):
@@ -109,7 +103,7 @@ def _comment_rule(text: str, score: Any, kept: dict[str, float]) -> str | None:
 def _clean_comments(texts: list[Any], scores: list[Any], counts: Counts) -> dict[str, float]:
     """The comments of one post that are responses, in order, with their votes."""
     kept: dict[str, float] = {}
-    for text, score in zip(map(_plain, texts), scores, strict=True):
+    for text, score in zip(map(plain_text, texts), scores, strict=True):
         rule = _comment_rule(text, score, kept)
         if rule:
             counts[rule] += (0, 1)
@@ -126,7 +120,7 @@ def _clean_post(row: dict[str, Any], counts: Counts) -> list[tuple[str, str, str
     texts, scores = row["comment_texts"], row["comment_scores"]
     size = np.array([1, len(texts or [])])
     counts["read"] += size
-    tagged, body = _plain(row["post_title"]), _plain(row["post_text"])
+    tagged, body = plain_text(row["post_title"]), plain_text(row["post_text"])
     title = TAG.sub("", tagged)
     if None in (row["post_title"], texts, scores) or len(texts) != len(scores):
         counts["faulty row (no title, lists missing or unequal)"] += size

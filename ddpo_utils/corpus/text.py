@@ -1,23 +1,74 @@
-"""Words of a text, and a text as a chat message."""
+"""Words of a text in any script, and a text as a chat message."""
 
 from __future__ import annotations
 
 import re
+import sys
+import unicodedata
+from functools import cache
 
-__all__ = ["as_messages", "first_words", "prompt_overlap", "repeat_share", "words"]
+__all__ = [
+    "as_messages",
+    "first_words",
+    "plain_text",
+    "prompt_overlap",
+    "repeat_share",
+    "same_text",
+    "words",
+]
 
+# Scripts that write no spaces between words: Thai and Lao, Burmese, Khmer, kana, Han.
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
+)
+_INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"
+_BLANK = re.compile(rf"(?:&#x200b;|&nbsp;|[\s{_INVISIBLE}])*", re.IGNORECASE)
+
+
+# Where none of these occurs, as in nearly every English text, a short pattern finds the same words.
+_MARKED = re.compile("[\u00ad\u0300-\u036f\u0483-\u1fff\u200c\u200d\u20d0-\u20ff\u2c00-\U0010ffff]")
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
 
+@cache
+def _marked_word() -> re.Pattern[str]:
+    """A word in any script: letters, digits and the marks on them; or one unspaced character.
+
+    `re` counts marks (vowel signs, decomposed accents) to no word, so they are listed here.
+    """
+    characters = map(chr, range(sys.maxunicode + 1))
+    marks = "".join(filter(lambda c: unicodedata.category(c).startswith("M"), characters))
+    letters = f"(?:[^\\W_{_UNSPACED}][{marks}\u200c\u200d\u00ad]*)+"
+    return re.compile(f"[{_UNSPACED}][{marks}]*|{letters}(?:['’]{letters})*")
+
+
+def _word_pattern(text: str) -> re.Pattern[str]:
+    return _marked_word() if _MARKED.search(text) else _WORD
+
+
 def words(text: str) -> list[str]:
-    """The text's words in lower case."""
-    return _WORD.findall(text.lower())
+    """The text's words in lower case; in scripts without spaces, its characters."""
+    text = unicodedata.normalize("NFC", text).lower()
+    return _word_pattern(text).findall(text)
 
 
 def first_words(text: str, n: int = 25) -> str:
     """The text up to its n-th word, to compare texts at a common length."""
-    ends = [match.end() for match in _WORD.finditer(text)]
+    ends = [match.end() for match in _word_pattern(text).finditer(text)]
     return text if len(ends) <= n else text[: ends[n - 1]]
+
+
+def plain_text(text: str | None) -> str:
+    """The text with Unix line ends and no space at its ends; empty where nothing is visible."""
+    text = (text or "").replace("\r\n", "\n").replace("\r", "\n").strip()
+    return "" if _BLANK.fullmatch(text) else text
+
+
+def same_text(text: str) -> str:
+    """What texts have in common that differ by Unicode form or spacing alone."""
+    folded = unicodedata.normalize("NFKC", text)
+    return " ".join(re.sub(f"[{_INVISIBLE}\u00ad]", "", folded).split())
 
 
 def repeat_share(text: str, n: int = 4) -> float:

@@ -2,16 +2,65 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 
 from ddpo_utils import load_stories
-from ddpo_utils.corpus.text import first_words, prompt_overlap, repeat_share, words
+from ddpo_utils.corpus.text import (
+    _MARKED,
+    _WORD,
+    _marked_word,
+    first_words,
+    prompt_overlap,
+    repeat_share,
+    same_text,
+    words,
+)
 
 
-def test_words_are_words():
-    told = ["don't", "stop", "the", "light", "3", "times", "it’s", "over", "there"]
-    assert words("Don't stop—the LIGHT, 3 times. It’s over_there!") == told
-    assert words("🙂 ...") == []
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "Don't stop—the LIGHT, 3 times. It’s over_there!",
+            ["don't", "stop", "the", "light", "3", "times", "it’s", "over", "there"],
+        ),
+        ("🙂 ...", []),
+        ("E\u0301te\u0301, d’e\u0301te\u0301", ["été", "d’été"]),
+        ("हिन्दी की कहानी।", ["हिन्दी", "की", "कहानी"]),
+        ("کتاب می\u200cخواهم", ["کتاب", "می\u200cخواهم"]),
+        ("הַבַּיִת שָׁם", ["הַבַּיִת", "שָׁם"]),
+        ("그 문은 닫혔다.", ["그", "문은", "닫혔다"]),
+        ("那扇门 opens。", ["那", "扇", "门", "opens"]),
+        ("ドアが", ["ド", "ア", "が"]),
+        ("ที่นี่", ["ที่", "นี่"]),
+    ],
+)
+def test_words_are_words_and_characters_where_no_spaces_are_written(text, expected):
+    expected = [unicodedata.normalize("NFC", word) for word in expected]
+    assert words(text) == expected
+    assert len(words(first_words(text, 2))) == min(2, len(expected))
+
+
+def test_the_short_pattern_finds_what_the_long_one_does():
+    for character in filter(lambda c: not _MARKED.search(c), map(chr, range(0x3000))):
+        text = f"a{character}b {character} c{character}"
+        assert _WORD.findall(text) == _marked_word().findall(text)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("caf\u00e9 noir", " cafe\u0301\u00a0 noir\n", True),
+        ("a\u200bb", "ab", True),
+        ("ｆｕｌｌ", "full", True),
+        ("A door", "a door", False),
+        ("a door", "adoor", False),
+    ],
+)
+def test_texts_are_the_same_whatever_their_spacing_and_unicode_form(one, other, same):
+    assert (same_text(one) == same_text(other)) is same
 
 
 def test_texts_are_cut_after_whole_words():
