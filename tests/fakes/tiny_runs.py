@@ -11,7 +11,7 @@ import pytest
 import torch
 from awkward_posts import small_posts
 
-from ddpo_utils import Profile, cli, get_profile, load_stories
+from ddpo_utils import Profile, cli, get_profile, load_stories, make_pairs
 
 SMALL = {  # settings of the profile 8b: float32, few steps, encoders that need no network
     "tokenizer": "",
@@ -37,9 +37,13 @@ def tiny_profile(model: Path, **overrides: Any) -> Profile:
 
 
 def few_stories() -> pd.DataFrame:
-    """The twelve authors' stories of two bundled prompts, two of which make a step's two pairs."""
+    """The twelve authors' stories of two bundled prompts."""
     stories = load_stories()
     return stories[(stories["source"] == "authors") & stories["prompt_id"].isin(["p01", "p02"])]
+
+
+STORIES = few_stories()
+PAIRS = make_pairs(STORIES)  # twelve
 
 
 class BrokenOff(Exception):

@@ -12,21 +12,19 @@ import numpy as np
 import pytest
 from awkward_posts import small_posts
 from tiny_runs import (
+    PAIRS,
+    STORIES,
     Command,
     assert_same_adapter,
     curve,
-    few_stories,
     record_of,
     tiny_profile,
 )
 
-from ddpo_utils import CourseError, Profile, cli, make_pairs
+from ddpo_utils import CourseError, Profile, cli
 from ddpo_utils.training.all_arms import train_arms
 from ddpo_utils.training.arms import training_stories
 from ddpo_utils.training.run_folder import read_config
-
-STORIES = few_stories()
-PAIRS = make_pairs(STORIES)
 
 
 @pytest.fixture
@@ -168,22 +166,6 @@ def test_flags_go_before_a_configuration(made: Path, place: Path) -> None:
     profile, arm = read_config(place / "over" / "dpo" / "config.yaml")
     assert arm.name == "dpo" and profile.learning_rate == 1e-3 and profile.lora_r == 4
     assert record_of(place / "over" / "dpo")["log"][0]["learning_rate"] == 1e-3
-
-
-@pytest.fixture
-def trainers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The trainers that train during the test."""
-    from transformers import Trainer
-
-    seen: list[Any] = []
-    original = Trainer.train
-
-    def spy(trainer: Any, **options: Any) -> Any:
-        seen.append(trainer)
-        return original(trainer, **options)
-
-    monkeypatch.setattr(Trainer, "train", spy)
-    return seen
 
 
 def given(trainer: Any, expected: dict[str, Any]) -> dict[str, Any]:

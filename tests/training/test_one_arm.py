@@ -10,14 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny_runs import adapter, assert_same_adapter, curve, few_stories, record_of, tiny_profile
+from tiny_runs import PAIRS, STORIES, adapter, assert_same_adapter, curve, record_of, tiny_profile
 
-from ddpo_utils import CourseError, Profile, get_profile, load_stories, make_pairs
+from ddpo_utils import CourseError, Profile, get_profile
 from ddpo_utils.training.arms import Arm
 from ddpo_utils.training.one_arm import train_pairs, train_sft, trainer_arguments
 
-STORIES = few_stories()
-PAIRS = make_pairs(STORIES)
 DPO, DDPO, ORPO = Arm("dpo"), Arm("ddpo"), Arm("orpo")
 WATCH = pd.DataFrame({"prompt": ["Sea."], "text": ["the light answers"]})
 
@@ -60,31 +58,18 @@ def test_arms_differ_by_their_weights_alone(profile: Profile, sft: Path, tmp_pat
     assert any(not torch.equal(moved[name], start[name]) for name in start)
 
 
-def test_with_weights_of_one_dorpo_is_orpo(profile: Profile, sft: Path, tmp_path: Path) -> None:
+def test_with_weights_of_one_dorpo_is_orpo(
+    profile: Profile, sft: Path, tmp_path: Path, trainers: list[Any]
+) -> None:
+    """ORPO's tokens are those by which log-probs are taken; no turn begins or ends twice."""
+    profile = replace(profile, max_length=700)
     orpo = train_pairs(profile, PAIRS, None, tmp_path / "orpo", sft, ORPO)
     weight, arm = np.ones(len(PAIRS)), Arm("dorpo")
     ones = train_pairs(profile, PAIRS, weight, tmp_path / "ones", sft, arm)
     assert curve(ones) == curve(orpo)
     assert_same_adapter(tmp_path / "ones", tmp_path / "orpo")
-
-
-def test_orpo_s_texts_end_once(
-    profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The tokens are those by which SFT's log-probs are taken; no turn begins or ends twice."""
-    from transformers import Trainer
-
-    seen: list[Any] = []
-
-    def keep(trainer: Any, **_: Any) -> None:
-        seen.append(trainer)
-        trainer.save_state()
-
-    monkeypatch.setattr(Trainer, "train", keep)
-    profile = replace(profile, max_length=700)
-    train_pairs(profile, PAIRS, None, tmp_path / "orpo", tmp_path / "sft", ORPO)
-    tokenizer = seen[0].processing_class
-    for row in seen[0].train_dataset:
+    tokenizer = trainers[0].processing_class
+    for row in trainers[0].train_dataset:
         ids = row["chosen_input_ids"]
         answer = [token for token in row["chosen_labels"] if token != -100]
         text, start = tokenizer.decode(answer), tokenizer.decode(ids[: len(ids) - len(answer)])
@@ -92,16 +77,6 @@ def test_orpo_s_texts_end_once(
         assert text.removesuffix("<|end|>") in set(PAIRS["chosen"])
         assert start.startswith("<|start|>user") and start.endswith("<|start|>assistant\n")
         assert start.count("<|start|>") == 2
-
-
-def test_pairs_whose_texts_repeat_are_kept(profile: Profile, sft: Path, tmp_path: Path) -> None:
-    frame = pd.DataFrame({"prompt": "A", "text": ["yes", "no", "yes", "no"], "score": [2, 1, 2, 1]})
-    pairs, profile = make_pairs(load_stories(frame)), replace(profile, steps=1)
-    assert len(pairs) == 2 and pairs["chosen"].nunique() == 1
-    first, second = (
-        train_pairs(profile, pairs, None, tmp_path / name, sft, DPO) for name in ("one", "two")
-    )
-    assert curve(first) == curve(second) and second["pairs"] == 2
 
 
 def test_half_precision_is_for_cards_without_bf16(

@@ -77,22 +77,17 @@ def test_counts_are_those_of_the_model(tmp_path: Path, kind: str, targets: str |
 def test_known_models_have_their_published_sizes() -> None:
     assert trained_parameters(KNOWN["Llama-3.1-8B"], BIG) == 54_525_952
     assert KNOWN["Llama-3.1-8B"].parameters == 8_030_261_248
-    assert KNOWN["SmolLM2-135M"].parameters == 134_515_008
-    assert KNOWN["granite-3.1-8b-base"].parameters == 8_170_848_256  # the instruct model's
+    assert architecture(get_profile("laptop")).parameters == 134_515_008
     for name, billions in {"Mistral-7B-v0.3": 7.25, "SmolLM2-1.7B": 1.71}.items():
         assert KNOWN[name].parameters == pytest.approx(billions * 1e9, rel=0.001)
-    assert architecture(get_profile("laptop")) == KNOWN["SmolLM2-135M"]
-    assert architecture(get_profile("colab")) == KNOWN["SmolLM2-1.7B"]
 
 
 @pytest.mark.parametrize(
     ("kind", "number", "checkpointing", "targets"),
     [
-        ("LlamaConfig", "float32", False, "all-linear"),
         ("LlamaConfig", "float32", True, "all-linear"),
-        ("LlamaConfig", "bfloat16", True, ("q_proj", "v_proj")),
         ("MistralConfig", "bfloat16", False, ("q_proj", "v_proj")),
-        ("GraniteConfig", "bfloat16", False, ("k_proj", "down_proj")),
+        ("GraniteConfig", "bfloat16", True, ("k_proj", "down_proj")),
         ("Gemma2Config", "float32", False, ("q_proj", "v_proj")),
         ("Gemma2Config", "bfloat16", False, "all-linear"),
     ],
@@ -166,17 +161,11 @@ def test_flops_are_those_that_torch_counts(tmp_path: Path, checkpointing: bool) 
     # TRL's head computes its logits anew in any case, the plain one never
     expected = plan.flops(profile, "sft")[0] - checkpointing * 2 * 500 * 96
     assert counted.get_total_flops() / tokens.numel() == pytest.approx(expected, rel=0.06)
-
-
-@pytest.mark.parametrize(("checkpointing", "ratio"), [(False, 14 / 18), (True, 20 / 24)])
-def test_a_precomputed_reference_saves_what_the_formula_says(
-    checkpointing: bool, ratio: float
-) -> None:
-    profile = replace(BIG, gradient_checkpointing=checkpointing)
-    assert plan.reference_ratio(3, checkpointing) == pytest.approx(ratio)
     epoch, once = plan.flops(profile)
     loop, _ = plan.flops(replace(profile, precompute_reference=False))
-    assert (3 * epoch + once) / (3 * loop) == pytest.approx(ratio)
+    ratio = (3 * epoch + once) / (3 * loop)
+    assert ratio == pytest.approx(plan.reference_ratio(3, checkpointing))
+    assert ratio == pytest.approx(20 / 24 if checkpointing else 14 / 18)
 
 
 RECORDED = json.loads((data_dir() / "results" / "memory.json").read_text(encoding="utf-8"))["rows"]
@@ -192,10 +181,7 @@ def test_memory_is_within_15_percent_of_every_measured_peak(row: dict[str, Any])
 
 def test_memory_grows_and_shrinks_with_its_settings() -> None:
     base = plan.peak(BIG)
-    more = {"micro_batch": 4, "max_length": 4096, "lora_r": 256, "gradient_checkpointing": False}
-    for setting, value in (more | {"lora_targets": "all-linear", "dtype": "float32"}).items():
-        assert plan.peak(replace(BIG, **{setting: value})) > base
-    assert plan.peak(replace(BIG, quantize=True)) < base
+    assert plan.peak(replace(BIG, lora_r=256)) > base > plan.peak(replace(BIG, quantize=True))
     buckets = plan.peak(BIG, gpus=6)  # DDP adds buckets for the gradients
     assert plan.peak(BIG, gpus=6, sharded=True) < base < buckets
     ddpo, orpo = plan.memory(BIG), plan.memory(BIG, "orpo")
@@ -204,17 +190,11 @@ def test_memory_grows_and_shrinks_with_its_settings() -> None:
     # a batch of 12 over 4 GPUs leaves 3 on each: pairs one at a time, stories all at once
     assert plan.split_batch(BIG, sft=False, processes=4) == (1, 3)
     assert plan.split_batch(BIG, sft=True, processes=4) == (3, 1)
+    for need, verdict in ((20.0, "fits in 24"), (22.6, "may not"), (25, "does not")):
+        assert verdict in plan._verdict(need, 24)
 
 
-@pytest.mark.parametrize(
-    ("need", "says"), [(20.0, "fits in 24"), (22.6, "may not"), (25, "does not")]
-)
-def test_it_says_whether_it_fits(need: float, says: str) -> None:
-    text = plan._verdict(need, 24)
-    assert says in text and f"{need:.1f} GB" in text
-
-
-@pytest.mark.parametrize(("name", "gpus"), [("laptop", 1), ("colab", 1), ("8b", 2)])
+@pytest.mark.parametrize(("name", "gpus"), [("laptop", 1), ("8b", 2)])
 def test_command(name: str, gpus: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["plan", "--profile", name, "--gpu-memory", "24", "--gpus", str(gpus)]) == 0
     text, profile = capsys.readouterr().out, get_profile(name)
@@ -238,26 +218,20 @@ def test_hours_are_flops_over_the_assumed_rate(capsys: pytest.CaptureFixture[str
 
 
 def test_a_user_s_own_data_are_counted(tmp_path: Path) -> None:
-    path = tmp_path / "mine.jsonl"
-    rows = [
-        {"prompt": f"Prompt {n // 4}", "text": "A story.", "score": n % 4, "split": "train"}
-        for n in range(8)
-    ]
-    rows[7]["split"] = "test"
-    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    path, scores = tmp_path / "mine.csv", [0, 1, 2, 3, 0, 1, 2]
+    rows = [f"Prompt {n // 4},Story {n},{score},train\n" for n, score in enumerate(scores)]
+    path.write_text("".join(["prompt,text,score,split\n", *rows, "Prompt 1,Story 7,3,test\n"]))
     responses, pairs, _, source = data_size(replace(BIG, data=str(path)))
-    assert (responses, pairs) == (7, 3) and "mine.jsonl" in source
+    assert (responses, pairs) == (7, 3) and "mine.csv" in source
 
 
 @pytest.mark.parametrize(
     ("flags", "names_it"),
     [
         (["--model", "someone/model-7B"], "someone/model-7B"),
-        (["--gpus", "5"], "5"),
         (["--gpus", "0"], "0"),
         (["--gpu-memory", "0"], "--gpu-memory"),
         (["--lora-targets", "c_attn"], "c_attn"),
-        (["--data", "none.jsonl"], "none.jsonl"),
         (["--data", "none.parquet"], "none.parquet"),
     ],
 )

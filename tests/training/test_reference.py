@@ -10,17 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from tiny_runs import BrokenOff, curve, few_stories, tiny_profile
+from tiny_runs import PAIRS, STORIES, BrokenOff, curve, tiny_profile
 from trl import DPOConfig, DPOTrainer
 
-from ddpo_utils import DDPOTrainer, Profile, make_pairs
+from ddpo_utils import DDPOTrainer, Profile
 from ddpo_utils.models.policy import load_policy
 from ddpo_utils.training import reference
 from ddpo_utils.training.arms import Arm
 from ddpo_utils.training.one_arm import to_dataset, train_pairs, train_sft
 
-STORIES = few_stories()
-PAIRS = make_pairs(STORIES)
 DPO = Arm("dpo")
 
 
@@ -151,22 +149,13 @@ def test_a_killed_computation_goes_on(
     assert curve(broken) == curve(unbroken) and path.read_bytes() == content
 
 
-@pytest.mark.parametrize(
-    "change", [{"max_length": 100}, pytest.param({"dtype": "bfloat16"}, marks=pytest.mark.slow)]
-)
-def test_another_length_or_number_type_has_its_own(
-    profile: Profile, sft: Path, tmp_path: Path, batches: Batches, change: dict[str, Any]
-) -> None:
-    train_pairs(profile, PAIRS, None, tmp_path / "dpo", sft, DPO)
-    train_pairs(replace(profile, **change), PAIRS, None, tmp_path / "other", sft, DPO)
-    assert batches.pairs == 2 * len(PAIRS) and len(list(sft.glob("reference-*.csv"))) == 2
-
-
-def test_a_new_sft_run_in_the_folder_has_a_new_reference(
-    profile: Profile, sft: Path, tmp_path: Path
+def test_another_length_or_a_new_sft_run_has_its_own(
+    profile: Profile, sft: Path, tmp_path: Path, batches: Batches
 ) -> None:
     train_pairs(profile, PAIRS, None, tmp_path / "dpo", sft, DPO)
     before = stored(sft)
+    train_pairs(replace(profile, max_length=100), PAIRS, None, tmp_path / "other", sft, DPO)
+    assert batches.pairs == 2 * len(PAIRS) and len(list(sft.glob("reference-*.csv"))) == 2
     for name in ("run.json", "config.yaml"):
         (sft / name).unlink()
     shutil.rmtree(sft / "checkpoints")

@@ -9,22 +9,21 @@ from typing import Any
 
 import pytest
 from tiny_runs import (
+    PAIRS,
+    STORIES,
     BrokenOff,
     assert_same_adapter,
     break_off,
     curve,
-    few_stories,
     record_of,
     tiny_profile,
 )
 
-from ddpo_utils import Profile, make_pairs
+from ddpo_utils import Profile
 from ddpo_utils.training import reference, run_folder
 from ddpo_utils.training.arms import Arm
 from ddpo_utils.training.one_arm import train_pairs, train_sft
 
-STORIES = few_stories()
-PAIRS = make_pairs(STORIES)
 WATCH = STORIES[["prompt", "text"]].head(2)
 SHUFFLED = [0.25 * (1 + i % 5) for i in range(len(PAIRS))]
 WEIGHTS = {"dpo": None, "ddpo": SHUFFLED, "dorpo": SHUFFLED}
@@ -112,13 +111,8 @@ def test_a_run_goes_on_with_other_arithmetic(whole: Runs, tmp_path: Path) -> Non
     change = {"micro_batch": 1, "gradient_checkpointing": True, "precompute_reference": False}
     whole.broken("ddpo", tmp_path, at_step(3))
     whole.resumed("ddpo", tmp_path, at=2, within=1e-3, **change)
-
-
-def test_a_changed_distance_of_checkpoints_holds_from_then_on(
-    profile: Profile, whole: Runs, tmp_path: Path
-) -> None:
-    whole.broken("dpo", tmp_path, at_step(3))
-    record = run("dpo", replace(profile, checkpoint_every=1), tmp_path, whole.whole)
+    whole.broken("dpo", tmp_path, at_step(3))  # another distance of checkpoints, from then on
+    record = run("dpo", replace(whole.profile, checkpoint_every=1), tmp_path, whole.whole)
     assert list(record["kl"]) == ["2", "3", "4", "5"]
     assert curve(record) == curve(whole.records["dpo"])
 
@@ -143,14 +137,15 @@ def raises(*_: Any) -> None:
     raise BrokenOff
 
 
-def test_a_run_that_dies_after_its_last_step_is_saved_without_another(
-    whole: Runs, tmp_path: Path
+@pytest.mark.parametrize(
+    ("name", "module", "function", "at"),
+    [
+        ("sft", run_folder, "model_card", 5),  # after the last step: run.json comes last
+        ("ddpo", reference, "token_kl", 2),  # between a checkpoint and its KL
+    ],
+)
+def test_a_kill_between_two_files_leaves_no_gap(
+    name: str, module: Any, function: str, at: int, whole: Runs, tmp_path: Path
 ) -> None:
-    """run.json comes last, so whatever happens before it leaves a run that goes on."""
-    whole.broken("sft", tmp_path, lambda patch: patch.setattr(run_folder, "model_card", raises))
-    whole.resumed("sft", tmp_path, at=5)
-
-
-def test_a_kill_between_a_checkpoint_and_its_kl_leaves_no_gap(whole: Runs, tmp_path: Path) -> None:
-    whole.broken("ddpo", tmp_path, lambda patch: patch.setattr(reference, "token_kl", raises))
-    whole.resumed("ddpo", tmp_path, at=2)
+    whole.broken(name, tmp_path, lambda patch: patch.setattr(module, function, raises))
+    whole.resumed(name, tmp_path, at=at)
