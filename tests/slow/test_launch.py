@@ -90,15 +90,8 @@ def check_same(place: Place, output: str, processes: int) -> None:
             np.testing.assert_allclose(y[name], values, rtol=0, atol=within, err_msg=name)
 
 
-@pytest.mark.parametrize("launcher", ["ddp", "fsdp"])
-def test_two_processes_give_what_one_gives(launcher: str, place: Place) -> None:
-    status, error = place.run(launcher, launcher)
-    assert status == 0, error[-4000:]
-    check_same(place, launcher, processes=2)
-
-
 @pytest.mark.parametrize("launcher", ["one", "ddp", "fsdp"])
-def test_a_killed_run_goes_on_to_the_same_losses(launcher: str, place: Place) -> None:
+def test_a_killed_run_goes_on_to_what_one_process_gives(launcher: str, place: Place) -> None:
     output = f"killed-{launcher}"
     folder = place.folder / output / "ddpo"
     with (place.folder / f"{output}.log").open("w") as log:
