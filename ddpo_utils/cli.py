@@ -118,8 +118,9 @@ def _evaluate(args: argparse.Namespace) -> None:
     from .evaluation.evaluate import evaluate_adapters
     from .evaluation.usability import Thresholds
 
-    thresholds = Thresholds.read(decisions())
-    evaluate_adapters(_profile(args), thresholds, args.adapters, args.output, args.reward_model)
+    profile = _profile(args)
+    thresholds = Thresholds.read(decisions(), profile)
+    evaluate_adapters(profile, thresholds, args.adapters, args.output, args.reward_model)
 
 
 @command(

@@ -121,6 +121,13 @@ class Profile:
     samples: int = _setting(4, "evaluation: samples a prompt", ge=1)
     max_new_tokens: int = _setting(160, "longest sample in tokens", ge=1)
     sample_batch: int = _setting(24, "sequences sampled at once", ge=1)
+    min_words: int = _setting(15, "usable stories: shortest, in words", ge=0)
+    repeat_share: float = _setting(
+        0.2, "usable stories: largest share of 4-word sequences that occurred before", ge=0, le=1
+    )
+    on_topic_rank: int = _setting(
+        20, "usable stories: lowest rank of the own prompt, of 70 prompts", ge=1, le=70
+    )
     seed: int = _setting(42, "of pairs, order, initial adapters and samples", ge=0, le=2**32 - 1)
 
 

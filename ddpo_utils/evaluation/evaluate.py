@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,18 +21,25 @@ import numpy as np
 
 from ..corpus.stories import load_prompts
 from ..corpus.text import words
-from ..models.policy import load_policy, number_type, public_name
-from ..models.sampling import DECODING, read_samples, sample_stories
+from ..models.policy import public_name
 from ..models.smollm2 import HUB_NAME
 from ..settings import CourseError, Profile, data_dir, work_dir
-from ..storage.files import read_json, short_digest, write_json, write_text
+from ..storage.files import read_json, write_text
+from ..storage.locks import locked
 from ..training.arms import all_stories, training_stories
 from ..training.reference import matched_step
 from ..training.run_folder import adapter_digest, model_card, process
 from .results import ROWS, make_results, show_table, write_results
 from .reward_trial import FINAL
-from .scores import compare_with_sft, model_key, score_rewards
-from .usability import Thresholds, check_stories, course_prompts, measure_row
+from .scores import (
+    are_numbers,
+    compare_with_sft,
+    one_number_type,
+    read_row,
+    sample_rows,
+    score_rewards,
+)
+from .usability import Thresholds, check_stories, course_prompts, measure_row, unfit_rules
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,16 +110,25 @@ def _is_adapter(folder: Path) -> bool:
     return (folder / "adapter_config.json").is_file()
 
 
+def _recorded_kl(folder: Path) -> dict[str, float]:
+    """The KL from SFT (nats a story) by step that a run recorded; empty where it did not."""
+    path = folder / "run.json"
+    if not path.is_file():
+        return {}
+    record = read_json(path)
+    kl = record.get("kl", {}) if isinstance(record, dict) else None
+    if not isinstance(kl, dict) or not all(map(str.isdecimal, kl)) or not are_numbers(kl.values()):
+        raise CourseError(f"{path} is damaged: delete it, and train {folder.name} again.")
+    return kl
+
+
 def _matched_checkpoint(folder: Path) -> Path | None:
     """DPO's kept checkpoint that is nearest to the finished DDPO-both in KL from SFT.
 
-    None where that is DPO's last one, or training did not record the KLs.
+    None where that is DPO's last one, or training did not record the KLs. Raises CourseError for a
+    damaged record: DPO's last checkpoint would silently take the place of the nearest.
     """
-    try:
-        dpo = read_json(folder / "dpo" / "run.json")["kl"]
-        ddpo = read_json(folder / "ddpo" / "run.json")["kl"]
-    except (CourseError, KeyError):
-        return None
+    dpo, ddpo = _recorded_kl(folder / "dpo"), _recorded_kl(folder / "ddpo")
     if not dpo or not ddpo:
         return None
     checkpoints = folder / "dpo" / "checkpoints"
@@ -162,50 +178,12 @@ def _gold(profile: Profile, stories: pd.DataFrame, prompts: pd.DataFrame) -> pd.
     return gold[sizes > 1].reset_index(drop=True)
 
 
-def _settled(profile: Profile, folder: Path) -> Profile:
-    """The profile with one number type for all that goes into `folder`.
-
-    "auto" may rest on a timing, which can turn out otherwise in another process.
-    """
-    if profile.dtype != "auto":
-        return profile
-    path = folder / "number_type.json"
-    if process().is_main_process and not path.is_file():
-        write_json(path, str(number_type(profile)).removeprefix("torch."))
-    process().wait_for_everyone()
-    return replace(profile, dtype=read_json(path))
-
-
-def _sample(
-    profile: Profile, adapters: Mapping[str, Path | None], prompts: pd.DataFrame, folder: Path
-) -> dict[str, Path]:
-    """Each row's file of samples; this process makes its share of those that are missing."""
-    # longest first: batches hold little padding, and memory runs out at once or never
-    order = np.argsort(-prompts["prompt"].str.len().to_numpy(), kind="stable")
-    prompts = prompts.iloc[order]
-    content = prompts.to_numpy().tolist()
-    plan = (profile.samples, profile.max_new_tokens, profile.sample_batch, profile.seed)
-    paths = {}
-    for row, adapter in adapters.items():
-        key = short_digest(*model_key(profile), adapter_digest(adapter), DECODING, content, *plan)
-        path = folder / f"{row}-{key}.jsonl"
-        paths[row] = path
-        if path.is_file() and path.read_bytes().count(b"\n") >= len(prompts) * profile.samples:
-            continue
-        sample_stories(
-            *load_policy(profile, adapter),  # no name keeps this model while the next one loads
-            prompts,
-            path,
-            profile.samples,
-            profile.max_new_tokens,
-            source=row,
-            batch_size=profile.sample_batch,
-            seed=profile.seed,
-            rank=process().process_index,
-            ranks=process().num_processes,
-        )
-    process().wait_for_everyone()
-    return paths
+def _require_fitting_rules(profile: Profile, train: pd.DataFrame, thresholds: Thresholds) -> None:
+    """Raise CourseError where a rule of usable stories does not fit the data's own responses."""
+    pool = train["prompt"].unique()
+    checks = check_stories(train, thresholds, pool, profile.semantic)
+    for sentence in unfit_rules(checks, thresholds).values():
+        raise CourseError(sentence)
 
 
 def evaluate(
@@ -229,6 +207,10 @@ def evaluate(
     Returns:
         The content of results.json: rows with means and 95% intervals over prompts, paired
         differences, verdicts, notes, values by prompt, and names of the rows' sample files.
+
+    Raises:
+        CourseError: nothing to evaluate, fewer than two samples or test prompts, a damaged file,
+            another process at work in `folder`, or a rule that the data's own responses fail.
     """
     missing = [row for row, adapter in models.items() if adapter and not _is_adapter(adapter)]
     found = {row: adapter for row, adapter in models.items() if row not in missing}
@@ -242,44 +224,48 @@ def evaluate(
     if missing and main:
         print("left out, without an adapter:", ", ".join(ROWS.get(row, row) for row in missing))
     prompts = evaluation_prompts(profile, stories)
-    profile = _settled(profile, folder)
-    paths = _sample(profile, found, prompts, folder)
-    frames = {row: read_samples(path) for row, path in paths.items()}
-    gold = _gold(profile, stories, prompts)
-    if gold["prompt_id"].nunique() > 1:
-        frames = {"gold": gold, **frames}
     train = training_stories(profile, stories)
     wanted = np.clip(4 * len(prompts) * profile.samples, *TRAIN_RANGE)
     train = train.sample(min(len(train), int(wanted)), random_state=profile.seed)
-    kl = {}
-    plausible = None
-    if "sft" in found:
-        logp, kl = compare_with_sft(profile, found, {"train": train, **frames}, folder)
-        low, high = thresholds.logprob_range(logp["train"])
-        plausible = round(low, 4), round(high, 4)
-        frames = {row: frame.assign(logp=logp[row]) for row, frame in frames.items()}
-    if main:
-        rewards, quality = score_rewards(profile, {"train": train, **frames}, folder, reward)
-        spread = float(np.std(rewards.pop("train"))) if rewards else None
-        pool = _pool(profile, stories, prompts)
-        tables = {}
-        for row, frame in frames.items():
-            checks = check_stories(frame, thresholds, pool, profile.semantic, plausible)
-            tables[row] = measure_row(profile, frame, checks, kl.get(row), rewards.get(row))
-        facts = {
-            "prompts": len(prompts),
-            "quality": quality,
-            "missing": missing,
-            "plausible": plausible,
-            "training_stories": len(train),
-            "pool": len(pool),
-            "adapters": {row: adapter_digest(adapter) for row, adapter in found.items()},
-            "files": {row: path.name for row, path in paths.items()},
-        }
-        results = make_results(profile, frames, tables, thresholds, spread, facts)
-        write_results(results, folder)
-    process().wait_for_everyone()
-    return read_json(folder / "results.json")
+    if main and profile.data != "bundled":
+        _require_fitting_rules(profile, train, thresholds)
+    with locked(folder):
+        profile = one_number_type(profile, folder)
+        paths = sample_rows(profile, found, prompts, folder)
+        frames = {row: read_row(path, prompts) for row, path in paths.items()}
+        gold = _gold(profile, stories, prompts)
+        if gold["prompt_id"].nunique() > 1:
+            frames = {"gold": gold, **frames}
+        kl = {}
+        plausible = None
+        if "sft" in found:
+            logp, kl = compare_with_sft(profile, found, {"train": train, **frames}, folder)
+            low, high = thresholds.logprob_range(logp["train"])
+            plausible = round(low, 4), round(high, 4)
+            frames = {row: frame.assign(logp=logp[row]) for row, frame in frames.items()}
+        if main:
+            rewards, quality = score_rewards(profile, {"train": train, **frames}, folder, reward)
+            spread = float(np.std(rewards.pop("train"))) if rewards else None
+            pool = _pool(profile, stories, prompts)
+            tables = {}
+            for row, frame in frames.items():
+                checks = check_stories(frame, thresholds, pool, profile.semantic, plausible)
+                tables[row] = measure_row(profile, frame, checks, kl.get(row), rewards.get(row))
+            facts = {
+                "prompts": len(prompts),
+                "quality": quality,
+                "missing": missing,
+                "thresholds": asdict(thresholds),
+                "plausible": plausible,
+                "training_stories": len(train),
+                "pool": len(pool),
+                "adapters": {row: adapter_digest(adapter) for row, adapter in found.items()},
+                "files": {row: path.name for row, path in paths.items()},
+            }
+            results = make_results(profile, frames, tables, thresholds, spread, facts)
+            write_results(results, folder)
+        process().wait_for_everyone()
+        return read_json(folder / "results.json")
 
 
 def evaluate_adapters(

@@ -1,38 +1,128 @@
-"""Scores of sampled stories, stored as they come: log-probs under SFT, KLs from SFT, rewards."""
+"""Samples of each row and their scores, stored as they come: log-probs, KLs from SFT, rewards."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..models.policy import load_policy, public_name
+import numpy as np
+
+from ..models.policy import load_policy, number_type, public_name
+from ..models.sampling import DECODING, read_samples, sample_stories
 from ..models.scoring import mean_logps, token_kl
-from ..settings import Profile, progress_bar
+from ..settings import CourseError, Profile, progress_bar
 from ..storage.files import read_json, short_digest, write_json
 from ..training.run_folder import adapter_digest, process
 from .reward import Target, load_reward, public_backbone, score_stories
 from .reward_trial import FINAL, decisive_accuracy, load_trial
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
-__all__ = ["compare_with_sft", "model_key", "score_rewards"]
+__all__ = [
+    "are_numbers",
+    "compare_with_sft",
+    "one_number_type",
+    "read_row",
+    "sample_rows",
+    "score_rewards",
+]
 
 PIECE = 32  # scores are stored after so many stories
 
 
-def model_key(profile: Profile) -> list[Any]:
+def are_numbers(values: Iterable[Any]) -> bool:
+    """True if all are finite numbers, as JSON holds them."""
+    return all(type(value) in (int, float) and math.isfinite(value) for value in values)
+
+
+def _model_key(profile: Profile) -> list[Any]:
     """What tells models of two profiles apart, adapters aside."""
     return [public_name(profile), profile.tokenizer, profile.quantize, profile.dtype]
+
+
+def one_number_type(profile: Profile, folder: Path) -> Profile:
+    """The profile with one number type for all that goes into `folder`.
+
+    "auto" may rest on a timing, which can turn out otherwise in another process.
+    """
+    if profile.dtype != "auto":
+        return profile
+    path = folder / "number_type.json"
+    if process().is_main_process and not path.is_file():
+        write_json(path, str(number_type(profile)).removeprefix("torch."))
+    process().wait_for_everyone()
+    stored = read_json(path)
+    if stored not in ("float32", "bfloat16", "float16"):
+        raise CourseError(f"{path} is damaged: write the number type of the samples, or delete it.")
+    return replace(profile, dtype=stored)
+
+
+def read_row(path: Path, prompts: pd.DataFrame) -> pd.DataFrame:
+    """A row's samples, each once; CourseError where they do not belong to the prompts.
+
+    Two evaluations without a lock may have written each sample twice.
+    """
+    frame = read_samples(path).drop_duplicates(["prompt_id", "sample", "text"])
+    texts = frame["prompt_id"].map(prompts.set_index("prompt_id")["prompt"])
+    if frame.duplicated(["prompt_id", "sample"]).any() or not frame["prompt"].eq(texts).all():
+        raise CourseError(f"{path} holds other samples than its row's: delete it, and run again.")
+    return frame.reset_index(drop=True)
+
+
+def sample_rows(
+    profile: Profile, adapters: Mapping[str, Path | None], prompts: pd.DataFrame, folder: Path
+) -> dict[str, Path]:
+    """Each row's file of samples; this process makes its share of those that are missing."""
+    # longest first: batches hold little padding, and memory runs out at once or never
+    order = np.argsort(-prompts["prompt"].str.len().to_numpy(), kind="stable")
+    prompts = prompts.iloc[order]
+    content = prompts.to_numpy().tolist()
+    plan = (profile.samples, profile.max_new_tokens, profile.sample_batch, profile.seed)
+    wanted = len(prompts) * profile.samples
+    paths = {}
+    for row, adapter in adapters.items():
+        key = short_digest(*_model_key(profile), adapter_digest(adapter), DECODING, content, *plan)
+        path = folder / f"{row}-{key}.jsonl"
+        paths[row] = path
+        lines = path.read_bytes().count(b"\n") if path.is_file() else 0
+        if lines >= wanted and len(read_row(path, prompts)) == wanted:
+            continue
+        sample_stories(
+            *load_policy(profile, adapter),  # no name keeps this model while the next one loads
+            prompts,
+            path,
+            profile.samples,
+            profile.max_new_tokens,
+            source=row,
+            batch_size=profile.sample_batch,
+            seed=profile.seed,
+            rank=process().process_index,
+            ranks=process().num_processes,
+        )
+    process().wait_for_everyone()
+    return paths
 
 
 def _scores_path(folder: Path, row: str, stories: pd.DataFrame, *key: Any) -> Path:
     """Where the scores of these stories are stored, without the suffix that names the score."""
     content = stories["prompt"].tolist(), stories["text"].tolist()
     return folder / f"{row}-{short_digest(*key, *content)}"
+
+
+def _stored_scores(path: Path, count: int) -> list[float]:
+    """The scores in a file, of at most so many stories; CourseError where it is damaged."""
+    try:
+        values = read_json(path)
+    except CourseError:
+        values = None
+    if not isinstance(values, list) or len(values) > count or not are_numbers(values):
+        raise CourseError(f"{path} holds no scores of these stories: delete it, and run again.")
+    return values
 
 
 def _score(
@@ -45,12 +135,17 @@ def _score(
 
     `load` gives model and tokenizer, if a score is missing.
     """
-    values = read_json(path) if path.is_file() else []
+    values = _stored_scores(path, len(stories)) if path.is_file() else []
     starts = range(len(values), len(stories), PIECE)
     shown = len(starts) >= 4 and process().is_main_process
     row = path.name.partition("-")[0]
     for start in progress_bar(starts, shown=shown, desc=row, leave=False):
         scores = score(*load(), stories.iloc[start : start + PIECE])
+        if not np.isfinite(scores).all():
+            raise CourseError(
+                f"The model gives {row} scores that are no finite numbers: train it again with a "
+                "lower learning rate, or set dtype to float32."
+            )
         values += [round(float(value), 4) for value in scores]
         write_json(path, values, indent=None)
     return values
@@ -78,7 +173,7 @@ def compare_with_sft(
     kl_paths = {}
     for row, frame in frames.items():
         digests = adapter_digest(sft), adapter_digest(adapters.get(row))
-        path = _scores_path(folder, row, frame, *model_key(profile), *digests)
+        path = _scores_path(folder, row, frame, *_model_key(profile), *digests)
         logp_paths[row] = Path(f"{path}.logp.json")
         kl_paths[row] = Path(f"{path}.kl.json")
 
@@ -95,10 +190,10 @@ def compare_with_sft(
     for row in arms[share]:
         _score(kl_paths[row], first[row], cache(partial(load_pair, row)), token_kl)
     process().wait_for_everyone()  # now all scores exist
-    logps = {row: read_json(path) for row, path in logp_paths.items()}
+    logps = {row: _stored_scores(path, len(frames[row])) for row, path in logp_paths.items()}
     kls = {}
     for row in arms:
-        values = read_json(kl_paths[row])
+        values = _stored_scores(kl_paths[row], len(first[row]))
         kls[row] = dict(zip(first[row]["prompt_id"], values, strict=True))
     return logps, kls
 

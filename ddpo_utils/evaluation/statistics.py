@@ -2,6 +2,8 @@
 
 The unit is the prompt: stories of one prompt are not independent, so every function takes one value
 per prompt, or one count. With several training seeds, means also take a matrix (seeds, prompts).
+NaN marks a prompt without a value. Other faulty values, or too few, raise ValueError, and faulty
+counts, labels and rates CourseError.
 """
 
 from __future__ import annotations
@@ -12,24 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..settings import CourseError
-
-__all__ = [
-    "Interval",
-    "SignTest",
-    "bootstrap_interval",
-    "comparisons_needed",
-    "crossed_interval",
-    "detectable",
-    "difference",
-    "mean_interval",
-    "share_interval",
-    "sign_power",
-    "sign_test",
-    "verdict",
-    "what_rates_mean",
-]
-
+from ..settings import CourseError, course_errors
 
 LOWER, UPPER = 0.025, 0.975  # the tails of a 95% interval
 POWER = 0.8  # chance of finding a true difference of the detectable size
@@ -49,42 +34,48 @@ class Interval:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def mean_interval(values: Any) -> Interval:
-    """Mean and 95% Student t interval of (G,) values, one per prompt; NaN is left out.
+def _floats(values: Any, dimensions: int) -> np.ndarray:
+    """The values as floats, NaN included; ValueError for another shape, infinity or no numbers."""
+    try:
+        array = np.asarray(values, dtype=float)
+    except (TypeError, ValueError):
+        raise ValueError("An interval needs numbers, one for each prompt.") from None
+    if array.ndim != dimensions:
+        raise ValueError(f"Values must have {dimensions} dimension(s); got shape {array.shape}.")
+    if np.isinf(array).any():
+        raise ValueError("An interval needs finite values: leave infinite ones out, as NaN.")
+    return array
 
-    Raises ValueError with fewer than two values.
-    """
+
+def mean_interval(values: Any) -> Interval:
+    """Mean and 95% Student t interval of (G,) values, one per prompt, at least two."""
     from scipy.stats import t
 
-    values = np.asarray(values, dtype=float)
+    values = _floats(values, 1)
     values = values[~np.isnan(values)]
     n = len(values)
     if n < 2:
         raise ValueError(f"An interval needs the values of at least two prompts; got {n}.")
-    half = t.ppf(UPPER, n - 1) * values.std(ddof=1) / np.sqrt(n)
-    return _symmetric(values.mean(), half, n)
-
-
-def _symmetric(mean: float, half: float, n: int, df: float | None = None) -> Interval:
-    return Interval(float(mean), float(mean - half), float(mean + half), n, df)
+    mean = float(values.mean())
+    half = float(t.ppf(UPPER, n - 1) * values.std(ddof=1) / np.sqrt(n))
+    return Interval(mean, mean - half, mean + half, n)
 
 
 def crossed_interval(values: Any) -> Interval:
     """Mean and 95% t interval of a (seeds, prompts) matrix; both seeds and prompts are samples.
 
-    The variance of the mean is (MS_seeds + MS_prompts - MS_residual) / (seeds * prompts), but at
-    least that of one factor alone (Cameron, Gelbach and Miller 2011). Degrees of freedom are
-    Satterthwaite's (1946). Prompts without a value for every seed are left out. Raises ValueError
-    with fewer than two seeds or prompts.
+    The variance of the mean is (MS_seeds + MS_prompts - MS_residual) / (seeds * prompts), at least
+    that of one factor alone (Cameron, Gelbach and Miller 2011); degrees of freedom are
+    Satterthwaite's (1946). Prompts without a value for every seed are left out.
     """
     from scipy.stats import t
 
-    values = np.asarray(values, dtype=float)
+    values = _floats(values, 2)
     values = values[:, ~np.isnan(values).any(axis=0)]
     seeds, prompts = values.shape
     if seeds < 2 or prompts < 2:
         raise ValueError(f"An interval needs two seeds and two prompts; got {seeds} and {prompts}.")
-    mean = values.mean()
+    mean = float(values.mean())
     seed_effects = values.mean(axis=1) - mean
     prompt_effects = values.mean(axis=0) - mean
     residuals = values - mean - seed_effects[:, None] - prompt_effects
@@ -96,32 +87,27 @@ def crossed_interval(values: Any) -> Interval:
     df_total = seeds - 1.0  # where all values are equal
     if total:
         df_total = float(total**2 / (mean_squares**2 / df).sum())
-    half = t.ppf(UPPER, df_total) * np.sqrt(total / values.size)
-    return _symmetric(mean, half, prompts, df_total)
+    half = float(t.ppf(UPPER, df_total) * np.sqrt(total / values.size))
+    return Interval(mean, mean - half, mean + half, prompts, df_total)
 
 
 def difference(a: Any, b: Any) -> Interval:
-    """Mean of a - b with its 95% t interval, paired by prompt.
-
-    a and b hold (prompts,) or (seeds, prompts) values in the same order. Raises ValueError if the
-    shapes differ, or with fewer than two prompts (or seeds).
-    """
-    a = np.asarray(a, dtype=float)
-    b = np.asarray(b, dtype=float)
+    """Mean of a - b, (prompts,) or (seeds, prompts) in the same order, with its 95% t interval."""
+    dimensions = 2 if np.ndim(a) == 2 else 1
+    a = _floats(a, dimensions)
+    b = _floats(b, dimensions)
     if a.shape != b.shape:
         raise ValueError(f"A paired difference needs the same prompts; got {a.shape}, {b.shape}.")
-    gaps = a - b
-    return crossed_interval(gaps) if gaps.ndim == 2 else mean_interval(gaps)
+    return crossed_interval(a - b) if dimensions == 2 else mean_interval(a - b)
 
 
 def detectable(interval: Interval) -> float:
-    """Smallest true difference that a comparison with this spread finds with a power of 0.8.
-
-    (t_0.975 + t_0.8) standard errors, two-sided at 5%; in the unit of the values.
-    """
+    """Smallest true difference that a comparison with this spread finds with a power of 0.8."""
     from scipy.stats import t
 
     df = interval.n - 1 if interval.df is None else interval.df
+    if not (df > 0 and 0 <= interval.high - interval.mean < np.inf):
+        raise ValueError(f"{interval} of {interval.n} has no spread: give two prompts or more.")
     quantile = t.ppf(UPPER, df)
     standard_error = (interval.high - interval.mean) / quantile
     return float((quantile + t.ppf(POWER, df)) * standard_error)
@@ -132,10 +118,14 @@ def bootstrap_interval(
 ) -> Interval:
     """A statistic with its 95% percentile interval when whole clusters are resampled.
 
-    `statistic` maps (clusters,) drawn cluster numbers, with repetition, to one number.
+    `statistic` maps (clusters,) drawn cluster numbers, with repetition, to one number or NaN.
     """
+    if clusters < 2 or draws < 1:
+        raise ValueError(f"A bootstrap needs two clusters and a draw; got {clusters} and {draws}.")
     rng = np.random.default_rng(seed)
     values = [statistic(rng.integers(0, clusters, clusters)) for _ in range(draws)]
+    if not np.isfinite(values).any():
+        raise ValueError("The statistic is no finite number in any draw.")
     low, high = np.nanpercentile(values, [100 * LOWER, 100 * UPPER])
     return Interval(float(statistic(np.arange(clusters))), float(low), float(high), clusters)
 
@@ -152,16 +142,16 @@ def verdict(
     at matched KL, that lie above 0 for diversity and above -`margin` for the share of usable
     stories. Else the verdict is "no effect shown".
 
-    Args:
-        diversity, usable: values per prompt, or (seeds, prompts), for "ddpo", "shuffled" and "dpo"
-            (the DPO checkpoint nearest in KL).
-        quality: is added to the text of an effect.
+    `diversity` and `usable` hold values per prompt, or (seeds, prompts), for "ddpo", "shuffled" and
+    "dpo" (the DPO checkpoint nearest in KL); `quality` is added to the text of an effect.
 
     Returns:
         verdict (text); to_shuffled, to_dpo, usable_to_shuffled, usable_to_dpo (Intervals);
         detectable: the larger of the two diversity differences that a power of 0.8 finds.
     """
     controls = ("shuffled", "dpo")
+    if not 0 <= margin <= 1:
+        raise ValueError(f"margin is a share of stories, 0 to 1; got {margin!r}.")
     gaps = {name: difference(diversity["ddpo"], diversity[name]) for name in controls}
     kept = {name: difference(usable["ddpo"], usable[name]) for name in controls}
     smallest = max(detectable(gap) for gap in gaps.values())
@@ -197,12 +187,15 @@ def share_interval(hits: Any, labels: Any) -> Interval:
     1998): share (1 - share) over the variance clustered by prompt, reduced for that variance's few
     degrees of freedom. It is at most the number of labels, and at least that of labels alike within
     each prompt (this project's bound), which is also taken where the share is 0 or 1. hits and
-    labels hold (G,) counts, one per prompt. Raises CourseError without any label.
+    labels hold (G,) counts, one per prompt.
     """
     from scipy.stats import t
 
-    hits = np.asarray(hits, dtype=float)
-    labels = np.asarray(labels, dtype=float)
+    with course_errors():
+        hits = _floats(hits, 1)
+        labels = _floats(labels, 1)
+    if hits.shape != labels.shape or not ((hits >= 0) & (hits <= labels + 1e-6)).all():
+        raise CourseError("A share needs, for each prompt, from 0 hits up to its number of labels.")
     total = labels.sum()
     prompts = int((labels > 0).sum())
     if not total:
@@ -236,12 +229,13 @@ class SignTest:
 
 
 def sign_test(wins: int, losses: int, ties: int = 0) -> SignTest:
-    """Exact two-sided binomial test of wins against losses; one count per independent item.
+    """Exact two-sided binomial test of wins against losses, counts of independent items.
 
-    `p` drops the ties. `p_split` gives half of the ties to either side, an odd one to the side
-    behind, and is never the smaller of the two.
+    `p` drops the ties. `p_split` gives half of them to either side, an odd one to the side behind.
     """
     from scipy.stats import binomtest
+
+    wins, losses, ties = (_count(number) for number in (wins, losses, ties))
 
     def p_value(a: int, b: int) -> float:
         return float(binomtest(a, a + b).pvalue) if a + b else 1.0
@@ -249,6 +243,17 @@ def sign_test(wins: int, losses: int, ties: int = 0) -> SignTest:
     behind, ahead = sorted((wins, losses))
     split = p_value(behind + ties - ties // 2, ahead + ties // 2)
     return SignTest(wins, losses, ties, p_value(wins, losses), split)
+
+
+def _count(value: Any, least: int = 0) -> int:
+    """The value as a whole number from `least` to a million, beyond which exact sums take hours."""
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        number = -1
+    if number != value or not least <= number <= 1_000_000:
+        raise CourseError(f"A count is a whole number from {least} to 1,000,000; got {value!r}.")
+    return number
 
 
 def _check_rates(win: float, loss: float) -> None:
@@ -277,21 +282,16 @@ def _power(n: int, given_decided: np.ndarray, decided_share: float) -> float:
 
 
 def sign_power(n: int, win: float, loss: float) -> float:
-    """Exact probability that the two-sided sign test of n items, ties dropped, finds p <= 0.05.
-
-    win and loss are the true shares of items won and lost; the rest are ties.
-    """
+    """Exact power of the sign test of n items at p <= 0.05; win, loss: true shares, ties apart."""
     _check_rates(win, loss)
+    n = _count(n)
     if not win + loss:
         return 0.0
     return _power(n, _power_given_decided(n, win, loss), win + loss)
 
 
 def comparisons_needed(win: float, loss: float) -> int:
-    """Smallest number of comparisons from which on `sign_power` stays at least 0.8.
-
-    Raises CourseError where about 5,000 or more are needed.
-    """
+    """Smallest number of comparisons, below 5,000, from which on `sign_power` is 0.8 or more."""
     from scipy.stats import norm
 
     _check_rates(win, loss)
@@ -335,11 +335,10 @@ def what_rates_mean(win: float, loss: float, n: int) -> dict[str, Interval]:
     """95% intervals that published win rates would have if they had been measured on n items.
 
     "win" and "loss" are exact, "difference" (win - loss) is Tango's score interval (Statistics in
-    Medicine 17, 1998). Each item counts as one, whatever its number of labels.
+    Medicine 17, 1998).
     """
     _check_rates(win, loss)
-    if n < 1:
-        raise CourseError("Win rates need at least one item.")
+    n = _count(n, least=1)
     wins = win * n
     losses = loss * n
     limits = [_score_limit(wins, losses, n, side) for side in (-1, 1)]

@@ -7,8 +7,8 @@ beside the share of usable stories.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +27,7 @@ __all__ = [
     "CUT_TEXTS",
     "FAULTS",
     "MEASURES",
+    "RULES",
     "Thresholds",
     "check_stories",
     "course_prompts",
@@ -35,6 +36,7 @@ __all__ = [
     "prompt_ranks",
     "prompt_table",
     "rival_table",
+    "unfit_rules",
 ]
 
 ON_TOPIC_POOL = 70  # prompts for which `on_topic_rank` is stated
@@ -46,6 +48,12 @@ MEASURES = {  # of diversity -> setting that names the encoder; the 2nd ones mak
 }
 CUT = 25  # words at which texts are compared at a common length
 CUT_TEXTS = [f"{name} ({CUT} words)" for name in MEASURES]
+RULES = {  # of usable stories that the text alone decides -> setting
+    "short": "min_words",
+    "repeating": "repeat_share",
+    "off_topic": "on_topic_rank",
+}
+TOO_MANY = 0.2  # share of the data's own responses above which a rule does not fit them
 FAULTS = ["short", "cut", "repeating", "off_topic", "implausible"]
 
 
@@ -61,10 +69,23 @@ class Thresholds:
     reward_bound: float  # share of unseen pairs that a reward must order correctly
     quality_margin: float  # largest tolerated loss of reward, in standard deviations
 
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+                raise CourseError(f"The threshold {name} is a number from 0 up; got {value!r}.")
+
     @classmethod
-    def read(cls, decisions: Mapping[str, Any]) -> Thresholds:
-        """The thresholds among the entries of data/decisions.json."""
-        return cls(**{field.name: decisions[field.name] for field in fields(cls)})
+    def read(cls, decisions: Mapping[str, Any], profile: Profile | None = None) -> Thresholds:
+        """The thresholds in data/decisions.json; those of RULES as the profile has them."""
+        values = {field.name: decisions.get(field.name) for field in fields(cls)}
+        if profile is not None:
+            values |= {setting: getattr(profile, setting) for setting in RULES.values()}
+        return cls(**values)
+
+    def without(self, rules: Iterable[str]) -> Thresholds:
+        """The thresholds with these of RULES so loose that no story fails them."""
+        loosest = {"min_words": 0, "repeat_share": 1.0, "on_topic_rank": ON_TOPIC_POOL}
+        return replace(self, **{RULES[rule]: loosest[RULES[rule]] for rule in rules})
 
     def logprob_range(self, logps: Sequence[float]) -> tuple[float, float]:
         """Plausible mean log-probs of a token (nats), given those of the training stories."""
@@ -90,6 +111,15 @@ def prompt_ranks(
     return 1 + nearer.sum(axis=1)
 
 
+def _require_texts(stories: pd.DataFrame) -> None:
+    for column in ("prompt", "text"):
+        if column not in stories:
+            raise CourseError(f"Stories need the columns prompt and text; {column!r} is missing.")
+        for row, value in stories[column].items():
+            if not isinstance(value, str):
+                raise CourseError(f"Row {row!r} holds {value!r} as {column}: leave the row out.")
+
+
 def check_stories(
     stories: pd.DataFrame,
     thresholds: Thresholds,
@@ -108,6 +138,7 @@ def check_stories(
     """
     import pandas as pd
 
+    _require_texts(stories)
     texts = stories["text"].tolist()
     prompts = list(dict.fromkeys([*pool, *stories["prompt"]]))
     rows = {prompt: row for row, prompt in enumerate(prompts)}
@@ -121,15 +152,35 @@ def check_stories(
     checks["short"] = checks["n_words"] < thresholds.min_words
     checks["cut"] = False
     if "finished" in stories:
-        checks["cut"] = ~stories["finished"].astype(bool)
+        checks["cut"] = stories["finished"].isin([False])
     checks["repeating"] = [repeat_share(text) > thresholds.repeat_share for text in texts]
     allowed = (thresholds.on_topic_rank - 1) * (len(prompts) - 1)
     checks["off_topic"] = (checks["rank"] - 1) * (ON_TOPIC_POOL - 1) > allowed
     checks["implausible"] = False
     if logprob_range is not None:
+        if stories["logp"].isna().any():
+            raise CourseError("Some stories have no log-prob: score them again, or leave them out.")
         checks["implausible"] = ~stories["logp"].between(*logprob_range)
     checks["usable"] = ~checks[FAULTS].any(axis=1)
     return checks
+
+
+def unfit_rules(checks: pd.DataFrame, thresholds: Thresholds) -> dict[str, str]:
+    """Of RULES those that more than a fifth of somebody's own responses fail -> what to do.
+
+    `checks` are `check_stories` of the data's responses. Such a rule says more about the data than
+    about failures: the setting has to change, or the rule is left out (`Thresholds.without`).
+    """
+    sentences = {}
+    for rule, setting in RULES.items():
+        failed = int(checks[rule].sum())
+        if failed > TOO_MANY * len(checks):
+            sentences[rule] = (
+                f"The rule {rule!r} would leave out {failed} of {len(checks)} of the data's own "
+                f"responses, more than a fifth: change the setting {setting}, which is "
+                f"{getattr(thresholds, setting)}."
+            )
+    return sentences
 
 
 def prompt_table(

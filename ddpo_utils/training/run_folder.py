@@ -42,6 +42,7 @@ STACK = ("torch", "transformers", "trl", "peft", "accelerate", "numpy")
 # Settings that change nothing about a training run but rounding.
 _SAMPLING = {"sample_prompts", "samples", "max_new_tokens", "sample_batch"}
 _JUDGING = {"judge_semantic", "judge_style", "reward"}
+_JUDGING |= {"min_words", "repeat_share", "on_topic_rank"}
 _MACHINE = {"attention", "micro_batch", "gradient_checkpointing", "precompute_reference"}
 _NO_EFFECT = {"name", "report_to", "checkpoint_every"} | _SAMPLING | _JUDGING | _MACHINE
 # Settings that a method does not read.

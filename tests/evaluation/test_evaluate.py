@@ -12,11 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from evaluated import ARMS, THRESHOLDS, contents, same, samples_of
+from evaluated import ARMS, LENIENT, contents, same, samples_of
 
 from ddpo_utils import CourseError, get_profile, load_policy, load_stories
 from ddpo_utils.corpus.stories import development_prompts, load_prompts
-from ddpo_utils.evaluation import evaluate as module
 from ddpo_utils.evaluation import scores
 from ddpo_utils.evaluation.evaluate import (
     adapters_of,
@@ -74,9 +73,9 @@ def test_too_few_prompts_samples_or_adapters_are_refused(profile, stories, adapt
         ({}, stories, find_adapters(tmp_path)),  # no adapter at all
     ):
         with pytest.raises(CourseError):
-            evaluate(replace(profile, **changes), given, tmp_path / "out", rows, THRESHOLDS)
+            evaluate(replace(profile, **changes), given, tmp_path / "out", rows, LENIENT)
     with pytest.raises(CourseError, match="nowhere"):
-        evaluate(profile, models, tmp_path / "out", stories, THRESHOLDS, tmp_path / "nowhere")
+        evaluate(profile, models, tmp_path / "out", stories, LENIENT, tmp_path / "nowhere")
     assert not (tmp_path / "out").exists()
 
 
@@ -140,7 +139,7 @@ def test_log_probs_and_kl_are_those_of_the_sft_adapter(run, profile, adapters, s
     frame = read_samples(samples_of(folder, "ddpo"))
     model, tokenizer = load_policy(profile, adapters / "sft")
     train = stories[stories["split"] == "train"].sample(60, random_state=42)  # four times 15
-    low, high = THRESHOLDS.logprob_range(mean_logps(model, tokenizer, train))
+    low, high = LENIENT.logprob_range(mean_logps(model, tokenizer, train))
     logp = mean_logps(model, tokenizer, frame)
     outside = pd.Series((logp < low) | (logp > high)).groupby(frame["prompt_id"]).mean()
     assert by_prompt["implausible"] == pytest.approx(outside.tolist(), abs=1e-4)
@@ -169,9 +168,9 @@ def test_a_killed_evaluation_goes_on_and_ends_with_the_same_files(
     monkeypatch.setattr(LlamaForCausalLM, "generate", failing)  # 24 batches in six rows
     models = find_adapters(adapters)
     with pytest.raises(KeyboardInterrupt):
-        evaluate(profile, models, tmp_path, stories, THRESHOLDS)
+        evaluate(profile, models, tmp_path, stories, LENIENT)
     assert not (tmp_path / "results.json").exists()
-    assert same(evaluate(profile, models, tmp_path, stories, THRESHOLDS), run[0])
+    assert same(evaluate(profile, models, tmp_path, stories, LENIENT), run[0])
     assert contents(tmp_path) == contents(run[1]) and len(batches) == 25  # one of them twice
 
 
@@ -186,12 +185,11 @@ def test_no_story_is_scored_twice(run, copy, profile, adapters, stories, monkeyp
         return mean_logps(model, tokenizer, part)
 
     monkeypatch.setattr(scores, "mean_logps", counted)
-    assert same(evaluate(profile, models, copy, stories, THRESHOLDS), run[0])
+    assert same(evaluate(profile, models, copy, stories, LENIENT), run[0])
     assert contents(copy) == contents(run[1]) and asked == [28]
     # a finished evaluation needs no model
-    for part in (module, scores):
-        monkeypatch.setattr(part, "load_policy", lambda *_: pytest.fail("loaded"))
-    assert same(evaluate(profile, models, copy, stories, THRESHOLDS), run[0])
+    monkeypatch.setattr(scores, "load_policy", lambda *_: pytest.fail("loaded"))
+    assert same(evaluate(profile, models, copy, stories, LENIENT), run[0])
 
 
 def test_another_adapter_starts_another_file_and_the_old_one_stays(
@@ -201,7 +199,7 @@ def test_another_adapter_starts_another_file_and_the_old_one_stays(
     name = "adapter_model.safetensors"
     shutil.copy(again / "dpo" / name, again / "ddpo" / name)
     models = {row: again / row for row in ("sft", "dpo", "ddpo")}
-    results = evaluate(profile, models, copy, stories, THRESHOLDS)
+    results = evaluate(profile, models, copy, stories, LENIENT)
     now = contents(copy)
     assert before.items() <= now.items()
     new = {name.partition("-")[0] for name in now if name not in before}
@@ -215,9 +213,9 @@ def test_another_adapter_starts_another_file_and_the_old_one_stays(
 def test_a_folder_keeps_its_number_type(run, profile, adapters, stories, tmp_path, monkeypatch):
     results = []
     for dtype in (torch.float32, torch.bfloat16):
-        monkeypatch.setattr(module, "number_type", lambda profile, dtype=dtype: dtype)
+        monkeypatch.setattr(scores, "number_type", lambda profile, dtype=dtype: dtype)
         auto, models = replace(profile, dtype="auto"), {"sft": adapters / "sft"}
-        results.append(evaluate(auto, models, tmp_path, stories, THRESHOLDS))
+        results.append(evaluate(auto, models, tmp_path, stories, LENIENT))
     assert same(*results) and results[0]["settings"]["dtype"] == "float32"
     assert samples_of(tmp_path, "sft").name == samples_of(run[1], "sft").name
 
@@ -233,7 +231,7 @@ def test_the_command_prints_the_table_and_fills_the_model_cards(
     write_json(trained / "ddpo" / "run.json", record)
     (trained / "ddpo" / "README.md").write_text("before")
     (trained / "dpo" / "README.md").write_text("another card")
-    results = evaluate_adapters(profile, THRESHOLDS, trained, copy)
+    results = evaluate_adapters(profile, LENIENT, trained, copy)
     assert results["rows"]["ddpo"] == run[0]["rows"]["ddpo"]
     assert capsys.readouterr().out.count("DDPO-both") >= 5
     assert "| DDPO-both |" in (trained / "ddpo" / "README.md").read_text()

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from evaluated import THRESHOLDS, samples_of
+from evaluated import LENIENT, samples_of
 
 from ddpo_utils import diversity, load_encoder
 from ddpo_utils.corpus.text import first_words
@@ -115,15 +115,15 @@ def test_the_verdict_asks_for_diversity_usable_stories_and_quality(
     tables["ddpo"][list(MEASURES)] += effect
     tables["ddpo"]["usable"] -= lost
     tables["ddpo"]["reward"] -= worse
-    got = _verdicts(tables, THRESHOLDS, spread)
+    got = _verdicts(tables, LENIENT, spread)
     assert got["control"] == "dpo" and list(got["measures"]) == list(MEASURES)
     assert all(text.startswith(expected) for text in got["measures"].values())
     matched = tables | {"dpo-matched": tables["ddpo"]}  # DPO at the same KL goes before its end
-    control, texts = _verdicts(matched, THRESHOLDS, spread).values()
+    control, texts = _verdicts(matched, LENIENT, spread).values()
     assert control == "dpo-matched" and all(text.startswith("no effect") for text in texts.values())
     no_kl = tables["shuffled"].drop(columns="kl")
-    assert _verdicts({**tables, "shuffled": no_kl}, THRESHOLDS, spread) == {}
-    assert _verdicts({row: tables[row] for row in ("dpo", "ddpo")}, THRESHOLDS, spread) == {}
+    assert _verdicts({**tables, "shuffled": no_kl}, LENIENT, spread) == {}
+    assert _verdicts({row: tables[row] for row in ("dpo", "ddpo")}, LENIENT, spread) == {}
 
 
 def trial_record(backbone: str) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def test_a_reward_that_passed_scores_the_samples_and_gold_keeps_its_votes(
             torch.nn.init.normal_(parameter)
     model.save_pretrained(tmp_path / "trial" / "regression" / "final")
     write_json(tmp_path / "trial" / "reward.json", trial_record(tiny_folder.name))
-    results = evaluate(rewarded, models, copy, stories, THRESHOLDS, tmp_path / "trial")
+    results = evaluate(rewarded, models, copy, stories, LENIENT, tmp_path / "trial")
     frame = read_samples(samples_of(copy, "dpo"))
     reward = load_reward(rewarded, tmp_path / "trial" / "regression" / "final")
     scores = pd.Series(score_stories(rewarded, *reward, frame))
@@ -194,7 +194,7 @@ def test_without_gold_sft_or_controls_there_is_no_difference_and_no_verdict(
     profile, adapters, stories, tmp_path
 ):
     lone = stories.drop_duplicates("prompt_id")
-    results = evaluate(profile, {"ddpo": adapters / "ddpo"}, tmp_path, lone, THRESHOLDS)
+    results = evaluate(profile, {"ddpo": adapters / "ddpo"}, tmp_path, lone, LENIENT)
     assert list(results["rows"]) == ["ddpo"] and results["differences"] == {}
     assert not any(results["by_prompt"]["ddpo"]["implausible"]) and not results["verdicts"]
     assert results["plausible"] is None and results["quality"] in results["notes"]

@@ -230,21 +230,59 @@ def test_intervals_of_a_clean_sweep_have_a_width():
     assert limits(silent) == pytest.approx((-z2 / (n + z2), z2 / (n + z2)))
 
 
+ONE = [1.0, 2.0]
+BY_ARM = {"ddpo": ONE, "shuffled": ONE, "dpo": ONE}
+
+
 @pytest.mark.parametrize(
     ("error", "call", "arguments"),
     [
         (ValueError, mean_interval, [[]]),
         (ValueError, mean_interval, [[1.0, np.nan]]),
+        (ValueError, mean_interval, [[1.0, np.inf, 2.0]]),
+        (ValueError, mean_interval, [np.ones((3, 4))]),  # seeds are no prompts
+        (ValueError, mean_interval, [0.5]),
+        (ValueError, mean_interval, [["many", "few"]]),
+        (ValueError, mean_interval, [[[1.0], [1.0, 2.0]]]),
         (ValueError, crossed_interval, [np.ones((1, 6))]),
         (ValueError, crossed_interval, [np.ones((3, 1))]),
-        (ValueError, difference, [[1.0, 2.0], [1.0, 2.0, 3.0]]),
+        (ValueError, crossed_interval, [np.ones(6)]),
+        (ValueError, crossed_interval, [[[1.0, -np.inf], ONE]]),
+        (ValueError, difference, [ONE, [1.0, 2.0, 3.0]]),
         (ValueError, difference, [np.ones((4, 3)), np.ones((2, 3))]),
+        (ValueError, difference, [np.ones((2, 2)), ONE]),
+        (ValueError, difference, [np.ones((2, 2, 2)), np.ones((2, 2, 2))]),
+        (ValueError, difference, [[np.inf, 1.0], [np.inf, 2.0]]),
+        (ValueError, detectable, [Interval(0.1, 0.0, 0.2, 1)]),
+        (ValueError, detectable, [Interval(0.1, np.nan, np.nan, 9)]),
+        (ValueError, bootstrap_interval, [np.mean, 0]),
+        (ValueError, bootstrap_interval, [np.mean, 5, 0]),
+        (ValueError, bootstrap_interval, [lambda drawn: np.nan, 5, 9]),
+        (ValueError, verdict, [BY_ARM, BY_ARM, np.nan]),
+        (ValueError, verdict, [BY_ARM, BY_ARM, -0.1]),
         (CourseError, share_interval, [[0, 0], [0, 0]]),
+        (CourseError, share_interval, [[], []]),
+        (CourseError, share_interval, [[3, 1], [2, 2]]),  # more hits than labels
+        (CourseError, share_interval, [[-1, 1], [2, 2]]),
+        (CourseError, share_interval, [[1, np.nan], [2, 2]]),
+        (CourseError, share_interval, [[1, 1], [np.inf, 2]]),
+        (CourseError, share_interval, [[1, 1, 1], [2, 2]]),
+        (CourseError, sign_test, [-1, 3]),
+        (CourseError, sign_test, [3, 2, -1]),
+        (CourseError, sign_test, [2.5, 3]),
+        (CourseError, sign_test, [np.nan, 3]),
+        (CourseError, sign_test, ["3", 2]),
         (CourseError, comparisons_needed, [0.5, 0.47]),  # needs too many
         (CourseError, comparisons_needed, [62, 26]),
+        (CourseError, comparisons_needed, [np.nan, 0.2]),
         (CourseError, sign_power, [10, 0.7, 0.4]),
+        (CourseError, sign_power, [-3, 0.6, 0.3]),
+        (CourseError, sign_power, [10**12, 0.6, 0.3]),
+        (CourseError, sign_power, [10**400, 0.6, 0.3]),
         (CourseError, what_rates_mean, [-0.1, 0.5, 10]),
         (CourseError, what_rates_mean, [0.6, 0.3, 0]),
+        (CourseError, what_rates_mean, [0.6, np.inf, 10]),
+        (CourseError, what_rates_mean, [0.6, 0.3, np.nan]),
     ],
 )
 def test_faulty_values_shares_and_counts_are_refused(error, call, arguments):

@@ -9,6 +9,7 @@ from ddpo_utils.corpus.stories import decisions
 from ddpo_utils.evaluation.usability import Thresholds, course_prompts
 
 THRESHOLDS = Thresholds.read(decisions())
+LENIENT = THRESHOLDS.without(["off_topic"])  # random posts have no topic
 POOL = course_prompts()
 ARMS = ("sft", "dpo", "shuffled", "ddpo-sem", "ddpo")
 

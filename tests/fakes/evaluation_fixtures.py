@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from awkward_posts import small_posts
-from evaluated import ARMS, THRESHOLDS
+from evaluated import ARMS, LENIENT
 
 from ddpo_utils import Profile, get_profile
 from ddpo_utils.corpus.writing_prompts import stories_of
@@ -57,6 +57,7 @@ def profile(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Prof
         samples=3,
         max_new_tokens=40,
         sample_batch=4,
+        on_topic_rank=70,
     )
 
 
@@ -81,7 +82,7 @@ def run(
     folder = tmp_path_factory.mktemp("evaluation")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DDPO_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-        return evaluate(profile, find_adapters(adapters), folder, stories, THRESHOLDS), folder
+        return evaluate(profile, find_adapters(adapters), folder, stories, LENIENT), folder
 
 
 @pytest.fixture
