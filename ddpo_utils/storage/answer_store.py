@@ -12,7 +12,7 @@ from threading import Lock
 from typing import Any
 
 from ..settings import CourseError
-from .files import to_jsonl, write_jsonl
+from .files import NO_JSON, to_jsonl, write_fault, write_jsonl
 from .locks import locked
 
 __all__ = ["AnswerStore", "Key", "Record"]
@@ -84,11 +84,11 @@ class AnswerStore:
             size = os.fstat(self._file.fileno()).st_size
             try:
                 if self._file.write(data) != len(data):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.part))
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(self._file.fileno())
-            except OSError:
+            except OSError as error:
                 self._file.truncate(size)
-                raise
+                raise write_fault(self.part, error) from None
             self.records |= {_key(record): record for record in added}
 
     def join(self, keys: Sequence[Key]) -> list[Record]:
@@ -100,7 +100,8 @@ class AnswerStore:
         self._read_all()
         found = [self.records[key] for key in keys if key in self.records]
         parts = self._other_parts()
-        if len(found) == len(keys) and (parts or list(self.records) != list(keys)):
+        in_order = list(self.records) == list(keys) and self._lines == len(keys)
+        if len(found) == len(keys) and (parts or not in_order):
             write_jsonl(self.path, found)
             for part in parts:
                 part.unlink(missing_ok=True)
@@ -112,23 +113,34 @@ class AnswerStore:
         return [file for file in sorted(self.path.parent.iterdir()) if name.fullmatch(file.name)]
 
     def _read_all(self) -> None:
-        self.records = {}
+        self.records, self._lines = {}, 0
         for path in (self.path, *self._other_parts()):
             records, _ = self._read(path)
-            self.records |= records
+            self._lines += len(records)
+            for record in records:  # of an answer that is there twice, the first counts
+                self.records.setdefault(_key(record), record)
 
-    def _read(self, path: Path) -> tuple[dict[Key, Record], int]:
+    def _read(self, path: Path) -> tuple[list[Record], int]:
         """The records of the whole calls in a file, and how many bytes they take."""
         try:
             lines = path.read_bytes().splitlines(keepends=True)
         except FileNotFoundError:  # also where another process has just joined the files
-            return {}, 0
+            return [], 0
+        except OSError as error:
+            raise CourseError(f"{path} cannot be read ({error.strerror or error}).") from None
         if lines and not lines[-1].endswith(b"\n"):
-            length = len(lines[-1])
-            if lines[-1].startswith(_START[:length]):
+            written = lines[-1].rstrip(b"\0")  # a power cut leaves zeros
+            if written.startswith(_START[: len(written)]):
                 lines.pop()  # a process was killed, or is at work, in the middle of this line
+        records = []
+        for number, line in enumerate(lines, 1):
+            try:
+                records.append(json.loads(line))
+            except NO_JSON:
+                raise CourseError(
+                    f"Line {number} of {path} is no answer: delete that line, or name another file."
+                ) from None
         try:
-            records = [json.loads(line) for line in lines]
             whole = self._count_whole(records)
         except (ValueError, LookupError, TypeError):
             raise CourseError(
@@ -136,7 +148,7 @@ class AnswerStore:
                 "delete it, or name another file."
             ) from None
         size = sum(len(line) for line in lines[:whole])
-        return {_key(record): record for record in records[:whole]}, size
+        return records[:whole], size
 
     def _count_whole(self, records: Sequence[Record]) -> int:
         """How many records belong to whole calls; ValueError where one is not of this run."""
@@ -147,7 +159,7 @@ class AnswerStore:
             for key, record in zip(keys, call, strict=False):
                 prompt = self.prompts.get(key[0], record["prompt"])
                 same_run = record["run"] == self.run and record["prompt"] == prompt
-                if _key(record) != key or not same_run:
+                if _key(record) != key or not same_run or not isinstance(record["text"], str):
                     raise ValueError(record)
             if len(call) < len(keys):
                 break

@@ -5,13 +5,44 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..settings import CourseError
+
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half a pair; some models' answers hold one
+SEAL = "checksums.json"
+NO_JSON = (ValueError, RecursionError)  # broken, or nested too deeply
+
+
+def write_fault(path: str | Path, error: OSError) -> CourseError:
+    """The sentence for an output that cannot be written."""
+    reason = error.strerror or error
+    return CourseError(
+        f"{path} cannot be written ({reason}): free space there, change its permissions, or name "
+        "another place."
+    )
+
+
+def output_path(path: str | Path) -> Path:
+    """`path`; CourseError where it is neither a file nor a folder, nor can become one."""
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return path
+    except OSError as error:
+        raise write_fault(path, error) from None
+    except ValueError:
+        raise CourseError(f"{str(path)!r} is no file name: name another.") from None
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise CourseError(f"{path} is a device, not a file: name a file.")
+    return path
 
 
 @contextmanager
@@ -21,7 +52,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     The parent folders are made. If the block fails, `path` stays as it was. A folder may be written
     too, but only where `path` does not exist yet.
     """
-    path = Path(path)
+    path = output_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")  # processes may write the same file
     try:
@@ -38,9 +69,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write `text` as UTF-8 in one step."""
-    with replacing(path) as part:
-        part.write_text(text, encoding="utf-8", newline="\n")
+    """Write `text` as UTF-8 in one step; half a surrogate pair becomes a question mark."""
+    try:
+        with replacing(path) as part:
+            part.write_text(text, encoding="utf-8", errors="replace", newline="\n")
+    except OSError as error:
+        raise write_fault(path, error) from None
 
 
 def write_json(path: str | Path, value: Any, indent: int | None = 1) -> None:
@@ -49,8 +83,13 @@ def write_json(path: str | Path, value: Any, indent: int | None = 1) -> None:
 
 
 def to_jsonl(records: Iterable[Mapping[str, Any]]) -> str:
-    """The records as JSON, one a line."""
-    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
+    """The records as JSON, one a line, in characters that UTF-8 can hold."""
+    lines = []
+    for record in records:
+        line = json.dumps(record, ensure_ascii=False)
+        if _SURROGATE.search(line):
+            line = json.dumps(record)
+        lines.append(line + "\n")
     return "".join(lines)
 
 
@@ -61,19 +100,24 @@ def write_jsonl(path: str | Path, records: Iterable[Mapping[str, Any]]) -> None:
 
 def _read_text(path: Path) -> str:
     try:
+        if path.is_char_device() or path.is_block_device():
+            raise OSError("it is a device")
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise CourseError(f"There is no file {path}: check the path, or make it first.") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or no file name
         raise CourseError(f"{path} cannot be read as UTF-8 text ({error}).") from None
 
 
 def read_json(path: str | Path) -> Any:
     """The value in a JSON file; CourseError where the file is missing or is no JSON."""
+    text = _read_text(Path(path))
     try:
-        return json.loads(_read_text(Path(path)))
-    except ValueError as error:
-        raise CourseError(f"{path} is no JSON ({error}).") from None
+        return json.loads(text)
+    except NO_JSON as error:
+        raise CourseError(
+            f"{path} is no JSON ({error}): correct or delete it, or make it again."
+        ) from None
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
@@ -89,7 +133,7 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
             continue
         try:
             record = json.loads(line)
-        except ValueError:
+        except NO_JSON:
             record = None
         if not isinstance(record, dict):
             fault = "is no JSON object: correct or delete that line"
@@ -98,6 +142,26 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
             raise CourseError(f"Line {number} of {path} {fault}.")
         records.append(record)
     return records
+
+
+def seal(folder: str | Path) -> None:
+    """Write the checksums of a folder's files into it: the folder is whole from now on."""
+    folder = Path(folder)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    digests = {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
+    write_json(folder / SEAL, digests)
+
+
+def check_seal(folder: str | Path) -> None:
+    """None; CourseError, with the folder's name, where it is not whole or a file has changed."""
+    folder = Path(folder)
+    try:
+        digests = read_json(folder / SEAL).items()
+        same = [file_digest(folder / name) == digest for name, digest in digests]
+    except (CourseError, OSError, AttributeError):
+        same = []
+    if not same or not all(same):
+        raise CourseError(f"{folder} is damaged: delete that folder, and it is made again.")
 
 
 def short_digest(*parts: Any, length: int = 10) -> str:
@@ -114,5 +178,7 @@ def file_digest(*paths: str | Path, length: int = 16) -> str:
     """The first hexadecimal digits of the SHA-256 of the files' contents, one after the other."""
     digest = hashlib.sha256()
     for path in paths:
-        digest.update(Path(path).read_bytes())
+        with Path(path).open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
     return digest.hexdigest()[:length]

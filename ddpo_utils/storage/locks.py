@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..settings import CourseError
+from .files import output_path, write_fault
 
 __all__ = ["locked"]
 
@@ -32,7 +33,7 @@ def locked(path: str | Path, wait: bool = False, every_rank: bool = False) -> It
     if os.environ.get("RANK", "0") != "0" and not (wait or every_rank):
         yield
         return
-    target = Path(os.path.realpath(path))
+    target = Path(os.path.realpath(output_path(path)))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(f"{target}.lock", is_singleton=True)
@@ -42,9 +43,7 @@ def locked(path: str | Path, wait: bool = False, every_rank: bool = False) -> It
             f"Another process writes to {path}: wait until it ends, or name another output."
         ) from None
     except OSError as error:
-        raise CourseError(
-            f"{target.parent} cannot be written ({error.strerror or error}): name another folder."
-        ) from None
+        raise write_fault(target.parent, error) from None
     try:
         yield
     finally:

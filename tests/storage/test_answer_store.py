@@ -46,7 +46,8 @@ def test_a_file_cut_at_any_byte_is_continued_and_ends_the_same(tmp_path: Path) -
     fill(tmp_path / "whole")
     data = (tmp_path / "whole").read_bytes()
     for cut in range(len(data) + 1):
-        (tmp_path / "s").write_bytes(data[:cut])
+        zeros = b"\0" * (cut % 2)  # a power cut leaves them
+        (tmp_path / "s").write_bytes(data[:cut] + zeros)
         made, found = fill(tmp_path / "s")
         lines = data[:cut].count(b"\n")
         assert made == 3 - (lines >= 2) - (lines >= 4) - (lines >= 5), cut
@@ -74,6 +75,18 @@ def test_other_processes_parts_are_continued_and_a_killed_join_is_repeated(tmp_p
     assert fill(path)[0] == 0 and path.read_bytes() == data and not part.exists()
 
 
+def test_a_call_that_is_there_twice_is_dropped_and_half_a_surrogate_pair_is_kept(tmp_path) -> None:
+    fill(tmp_path / "s")
+    data = (tmp_path / "s").read_bytes()
+    second = data.splitlines(keepends=True)[4].replace(b"b1", b"b9")
+    (tmp_path / "s").write_bytes(data + second)
+    assert fill(tmp_path / "s")[0] == 0 and (tmp_path / "s").read_bytes() == data
+    with store(tmp_path / "t") as opened:
+        opened.add([{**answers(CALLS[2])[0], "text": "half \ud83d"}])
+    with store(tmp_path / "t") as opened:
+        assert opened.records["b", 1]["text"] == "half \ud83d"
+
+
 def swapped(data: bytes) -> bytes:
     first, second, *rest = data.splitlines(keepends=True)
     return b"".join([second, first, *rest])
@@ -89,6 +102,9 @@ def swapped(data: bytes) -> bytes:
         swapped,
         lambda data: data.split(b"\n", 1)[1],
         lambda data: data.replace(b"a1", b'a1"'),
+        lambda data: data.replace(b'"a1 \xf0\x9f\x99\x82"', b"null"),
+        lambda data: data.replace(b'"sample": 0', b'"sample": [0]'),
+        lambda data: data + b'{"prompt_id"' + b":[" * 10**5 + b"\n",
         lambda data: data.replace(b"Sea.", b"Lake"),
         lambda data: data.replace(b'"run": "r"', b'"run": "q"'),
     ],
@@ -123,7 +139,7 @@ def test_threads_add_whole_calls_and_a_full_disk_takes_a_call_back(tmp_path, mon
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(opened.add, [answers(call) for call in CALLS[:2]]))
         data = path.read_bytes()
-        with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
+        with monkeypatch.context() as patch, pytest.raises(CourseError, match="full"):
             patch.setattr(os, "fsync", full_disk)
             opened.add(answers(CALLS[2]))
         assert path.read_bytes() == data and CALLS[2][0] not in opened.records
