@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
-from teller import Teller
+from teller import PROMPTS, Teller
 from tiny_llama import write_llama
 
 from ddpo_utils.models.answers import LocalModel
-from ddpo_utils.models.endpoint import Endpoint
+from ddpo_utils.models.endpoint import Decoding, Endpoint, sample_endpoint
 from ddpo_utils.models.smollm2 import cache_dir, fetch_smollm2
 
 USER_CACHE = cache_dir()  # the user's; each test gets an empty one
@@ -44,3 +46,20 @@ def endpoint(teller: Teller) -> Callable[..., Endpoint]:
         return Endpoint(**{**settings, **changes})
 
     return make
+
+
+@pytest.fixture
+def sample(endpoint: Callable[..., Endpoint], tmp_path: Path) -> Callable[..., pd.DataFrame]:
+    """Samples with changed arguments of `sample_endpoint`, Endpoint or Decoding."""
+
+    def call(**changes: Any) -> pd.DataFrame:
+        def take(kind: type) -> dict[str, Any]:
+            names = {field.name for field in fields(kind)} & set(changes)
+            return {name: changes.pop(name) for name in names}
+
+        decoding = Decoding(**{"max_tokens": 50, **take(Decoding)})
+        made = endpoint(**take(Endpoint))
+        arguments = {"prompts": PROMPTS, "path": tmp_path / "s.jsonl", "samples": 3, **changes}
+        return sample_endpoint(**arguments, endpoint=made, decoding=decoding)
+
+    return call

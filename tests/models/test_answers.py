@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from faults import refusal
 from teller import completion
 
-from ddpo_utils import CourseError
 from ddpo_utils.models.answers import get_answers
 from ddpo_utils.models.sampling import read_samples
 
@@ -56,31 +57,23 @@ def test_further_requests_cost_what_is_new_and_equal_ones_share_an_answer(
     assert len(teller.requests) == 4 and records[:2] == first and records[4] == first[0]
     assert ask(endpoint(), path, ASKED[2:]) == records[2:4] and len(teller.requests) == 4
     assert len(read_samples(path)) == 4
-    path.write_bytes(path.read_bytes()[:-5])  # killed in the middle of the last answer
-    assert ask(endpoint(), path)[:2] == first and len(teller.requests) == 5
 
 
 def test_answers_under_other_settings_are_not_mixed_in(teller, endpoint, local, tmp_path):
-    import torch
-
     ask(endpoint(), tmp_path / "a.jsonl")
     before = (tmp_path / "a.jsonl").read_bytes()
     others = [endpoint(model="n"), endpoint(temperature=0.5), local]
     for model, tokens in [*((model, 6) for model in others), (endpoint(), 7)]:
-        with pytest.raises(CourseError, match=r"a\.jsonl"):
-            ask(model, tmp_path / "a.jsonl", max_tokens=tokens)
+        assert "a.jsonl" in refusal(ask, model, tmp_path / "a.jsonl", max_tokens=tokens)
     assert (tmp_path / "a.jsonl").read_bytes() == before and len(teller.requests) == 4
-    ask(local, tmp_path / "b.jsonl")
+    ask(local, tmp_path / "b.jsonl", ["x"])
     with torch.no_grad():
         local.model.lm_head.weight[0, 0] += 1
-    with pytest.raises(CourseError, match=r"b\.jsonl"):
-        ask(local, tmp_path / "b.jsonl")
+    assert "b.jsonl" in refusal(ask, local, tmp_path / "b.jsonl", ["x"])
 
 
 def greedy(local: Any, text: str, count: int) -> list[int]:
     """The likeliest tokens one by one, without a batch, padding or `generate`."""
-    import torch
-
     chat = [{"role": "user", "content": text}]
     prompt = local.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
     ids = local.tokenizer(prompt, add_special_tokens=False)["input_ids"]
@@ -91,20 +84,10 @@ def greedy(local: Any, text: str, count: int) -> list[int]:
     return ids[start:]
 
 
-def test_a_local_model_answers_with_its_likeliest_tokens(local, tmp_path):
+def test_a_local_model_answers_with_its_likeliest_tokens_and_a_stopped_run_goes_on(
+    local, tmp_path, monkeypatch
+):
     local.model.generation_config.update(do_sample=True, temperature=3.0, top_k=5)  # ignored
-    records = ask(local, tmp_path / "a.jsonl")
-    for record, text in zip(records, ASKED, strict=True):
-        assert record["text"] == local.tokenizer.decode(greedy(local, text, 6)).strip()
-        assert not record["finished"] and record["completion_tokens"] == 6
-        assert record["prompt_tokens"] > 6 and record["source"] == "random"
-    local.model.generation_config.eos_token_id = greedy(local, "Sea?", 1)
-    (ended,) = ask(local, tmp_path / "b.jsonl", ["Sea?"])
-    assert (ended["text"], ended["finished"], ended["completion_tokens"]) == ("", True, 0)
-
-
-def test_a_stopped_local_run_makes_the_missing_answers_only(local, tmp_path, monkeypatch):
-    whole = ask(local, tmp_path / "whole.jsonl")
     generate, calls = local.model.generate, []
 
     def failing(**inputs: Any) -> Any:
@@ -116,10 +99,17 @@ def test_a_stopped_local_run_makes_the_missing_answers_only(local, tmp_path, mon
     monkeypatch.setattr(local.model, "generate", failing)
     with pytest.raises(KeyboardInterrupt):
         ask(local, tmp_path / "a.jsonl")
-    assert ask(local, tmp_path / "a.jsonl") == whole and calls == [2, 2, 2]
+    records = ask(local, tmp_path / "a.jsonl")
+    assert calls == [2, 2, 2]  # the first two answers are not made again
+    for record, text in zip(records, ASKED, strict=True):
+        assert record["text"] == local.tokenizer.decode(greedy(local, text, 6)).strip()
+        assert not record["finished"] and record["completion_tokens"] == 6
+        assert record["prompt_tokens"] > 6 and record["source"] == "random"
+    local.model.generation_config.eos_token_id = greedy(local, "Sea?", 1)
+    (ended,) = ask(local, tmp_path / "b.jsonl", ["Sea?"])
+    assert (ended["text"], ended["finished"], ended["completion_tokens"]) == ("", True, 0)
 
 
 def test_a_request_longer_than_the_model_reads_is_refused(local, tmp_path):
-    with pytest.raises(CourseError, match="2048"):
-        ask(local, tmp_path / "a.jsonl", ["Sea?", "word " * 2040])
+    assert "2048" in refusal(ask, local, tmp_path / "a.jsonl", ["Sea?", "word " * 2040])
     assert not list(tmp_path.iterdir())

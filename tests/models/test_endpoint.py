@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from typing import Any
 
 import pandas as pd
 import pytest
-from faults import sentence
+from faults import refusal, sentence
 from flaky_proxy import FlakyProxy
 from teller import KEY, PROMPTS, completion
 
@@ -16,7 +18,7 @@ from ddpo_utils.models.endpoint import Endpoint
 from ddpo_utils.models.prompting import SYSTEM, request
 from ddpo_utils.models.sampling import read_samples
 
-pytest_plugins = "endpoint_fixtures"
+pytest_plugins = "answer_fixtures"
 
 
 def test_the_file_holds_one_record_a_sample(teller, sample, tmp_path):
@@ -26,6 +28,7 @@ def test_the_file_holds_one_record_a_sample(teller, sample, tmp_path):
     assert (frame["source"] == "m plain").all() and frame["finished"].all()
     assert set(frame["text"]) == {f"Story {n} 🙂" for n in range(15)}
     assert (frame["tokens"] == 7).all()
+    assert set(frame["run"]) == {"d877cb47c93a9359"}  # files of the first edition are continued
     stored = read_samples(tmp_path / "s.jsonl").sort_values(["prompt_id", "sample"])
     pd.testing.assert_frame_equal(frame, stored.reset_index(drop=True))
     for body in teller.requests:
@@ -35,8 +38,13 @@ def test_the_file_holds_one_record_a_sample(teller, sample, tmp_path):
     assert asked == sorted([*PROMPTS["prompt"]] * 3)
 
 
-def test_an_iterative_request_carries_the_earlier_stories_of_its_prompt(teller, sample):
-    frame = sample(condition="iterative")
+def test_an_iterative_request_carries_the_earlier_stories_and_the_estimate_bounds_them(
+    teller, sample
+):
+    """Stories have exactly the length allowed: the bound holds, and is not loose."""
+    teller.answer = lambda body, number: (200, completion(f"{number}".ljust(200, "x")))
+    shown: list[str] = []
+    frame = sample(condition="iterative", confirm=lambda estimate: shown.append(estimate) or True)
     texts = frame.groupby("prompt_id")["text"].agg(list)
     expected = [
         request(prompt, "iterative", earlier=texts[prompt_id][:n])
@@ -45,6 +53,9 @@ def test_an_iterative_request_carries_the_earlier_stories_of_its_prompt(teller, 
     ]
     assert sorted(body["messages"][1]["content"] for body in teller.requests) == sorted(expected)
     assert all(text in expected[2] for text in texts["p0"][:2])
+    messages = [message for body in teller.requests for message in body["messages"]]
+    sent = sum(4 - (-len(message["content"]) // 4) for message in messages)
+    assert f"about {sent:,} prompt tokens" in shown[0]
 
 
 def test_a_verbalised_call_gives_all_stories_and_counts_what_cannot_be_read(teller, sample):
@@ -64,25 +75,31 @@ def test_a_verbalised_call_gives_all_stories_and_counts_what_cannot_be_read(tell
     assert frame["raw"].dropna().tolist() == answers
 
 
-def test_answers_that_are_cut_or_withheld_are_stored_as_such(teller, sample):
-    kinds = [("Once", "length"), (None, "content_filter"), (" Whole \n", "stop")]
-    teller.answer = lambda body, number: (200, completion(*kinds[number]))
-    frame = sample(prompts=PROMPTS[:1], concurrency=1)
-    assert frame["text"].tolist() == ["Once", "", "Whole"]
-    assert frame["finished"].tolist() == [False, False, True]
+WITHHELD = (400, {"error": {"message": "The prompt was filtered", "code": "content_filter"}})
 
 
-def test_a_prompt_that_the_endpoint_withholds_is_a_failed_story_and_stops_nothing(teller, sample):
-    withheld = (400, {"error": {"message": "The prompt was filtered", "code": "content_filter"}})
-
-    def answer(body: dict[str, Any], number: int) -> tuple[int, Any]:
-        return withheld if "Sea." in str(body) else (200, completion("Story"))
-
-    teller.answer = answer
-    frame = sample(concurrency=1)
-    refused = frame[frame["prompt_id"] == "p0"]
-    assert refused["text"].tolist() == [""] * 3 and not refused["finished"].any()
-    assert len(frame) == 15 and refused["completion_tokens"].sum() == 0
+@pytest.mark.parametrize(
+    ("reply", "text", "finished", "tokens"),
+    [
+        ((200, completion("Once", "length")), "Once", False, 7),
+        ((200, completion(None, "content_filter")), "", False, 7),
+        ((200, completion(" Whole \n")), "Whole", True, 7),
+        ((200, completion("Uncounted", usage=False)), "Uncounted", True, None),
+        (WITHHELD, "", False, 0),
+    ],
+)
+def test_an_answer_of_any_kind_is_stored_as_what_it_is(
+    teller, sample, capsys, reply, text, finished, tokens
+):
+    teller.answer = lambda body, number: reply if "Sea." in str(body) else (200, completion("x"))
+    frame = sample(samples=1, concurrency=1)
+    first = frame.iloc[0]
+    assert (first["text"], first["finished"]) == (text, finished) and len(frame) == 5
+    if tokens is None:
+        assert pd.isna(first["tokens"])
+        assert "1 calls came without a count" in capsys.readouterr().out
+    else:
+        assert first["tokens"] == first["completion_tokens"] == tokens
 
 
 def test_every_fault_is_repeated_and_only_cut_answers_are_paid_twice(teller, sample):
@@ -96,11 +113,7 @@ def test_every_fault_is_repeated_and_only_cut_answers_are_paid_twice(teller, sam
 
 
 def test_the_number_of_calls_at_once_is_kept(teller, sample):
-    def slow(body: dict[str, Any], number: int) -> tuple[int, Any]:
-        time.sleep(0.05)
-        return 200, completion("Story")
-
-    teller.answer = slow
+    teller.answer = lambda body, number: (time.sleep(0.05), (200, completion("Story")))[1]
     with FlakyProxy(teller.url) as proxy:
         sample(base_url=proxy.url, concurrency=3)
     assert proxy.busiest == 3
@@ -122,8 +135,8 @@ def test_a_call_that_fails_for_good_is_reported_and_earlier_answers_are_kept(
         sample(key_variable="MY_KEY", concurrency=2, retries=0)
     assert "stored" in sentence(caught) and KEY[:12] not in str(caught.value)
     assert len(read_samples(tmp_path / "s.jsonl")) == 4
-    assert len(teller.requests) <= 6  # no further calls are started
     before = len(teller.requests)
+    assert before <= 6  # no further calls are started
     teller.answer = lambda body, number: (200, completion(f"Late {number}"))
     frame = sample(key_variable="MY_KEY")
     assert len(teller.requests) - before == 11
@@ -133,30 +146,37 @@ def test_a_call_that_fails_for_good_is_reported_and_earlier_answers_are_kept(
 @pytest.mark.parametrize("reply", ["<html>Sign in</html>", {"error": {}}, {"choices": []}, []])
 def test_an_answer_that_is_no_completion_is_a_fault(teller, sample, reply):
     teller.answer = lambda body, number: (200, reply)
-    with pytest.raises(CourseError, match="chat completion"):
-        sample(retries=0)
+    assert "chat completion" in refusal(sample, retries=0)
 
 
 def test_an_endpoint_that_is_gone_or_hangs_is_named_without_what_the_address_hides(teller, sample):
     with FlakyProxy(teller.url, ["drop", "hang", "hang"]) as proxy:
         address = proxy.url.replace("://", f"://me:{KEY}@")
-        with pytest.raises(CourseError) as caught:
-            sample(base_url=address, retries=0, concurrency=1)
+        message = refusal(sample, base_url=address, retries=0, concurrency=1)
         host = proxy.url.removeprefix("http://").removesuffix("/v1")
-        assert host in sentence(caught) and KEY not in str(caught.value)
-        with pytest.raises(CourseError, match="timed out"):
-            sample(base_url=proxy.url, retries=1, timeout=0.2, concurrency=1)
+        assert host in message and KEY not in message
+        message = refusal(sample, base_url=proxy.url, retries=1, timeout=0.2, concurrency=1)
+        assert "timed out" in message
     assert len(proxy.headers) == 3 and not teller.requests
 
 
-def test_keys_come_from_the_environment_and_openai_alone_gets_its_own(monkeypatch):
+def test_openai_alone_gets_its_key_and_account(teller, sample, monkeypatch, tmp_path):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("OTHER", "another")
-    assert Endpoint("m").key() == KEY and KEY not in repr(Endpoint("m"))
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-of-mine")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "project-of-mine")
     others = "http://localhost:8/v1", "https://openai.com.x.org/v1", "https://x.org/openai.com"
     for address in others:
         assert Endpoint("m", address).key() == "none"
         assert Endpoint("m", address, key_variable="OTHER").key() == "another"
+    assert KEY not in repr(Endpoint("m"))
+    sample(samples=1)
+    for body in teller.requests:
+        assert body["authorization"] == "Bearer none" and "of-mine" not in body["headers"]
+    monkeypatch.setattr(Endpoint, "of_openai", True)
+    sample(samples=1, path=tmp_path / "openai.jsonl")
+    for value in (KEY, "org-of-mine", "project-of-mine"):
+        assert value in teller.requests[-1]["headers"]
 
 
 @pytest.mark.parametrize("value", [None, "", "  ", "two words", "ümlaut", "line\nbreak"])
@@ -164,35 +184,9 @@ def test_an_unusable_key_is_not_shown_nor_a_key_in_the_place_of_its_name(monkeyp
     monkeypatch.delenv(KEY, raising=False)
     if value is not None:
         monkeypatch.setenv(KEY, value)
-    with pytest.raises(CourseError) as caught:
-        Endpoint("m", key_variable=KEY).key()
-    assert KEY not in sentence(caught)
-    assert not value or not value.strip() or value not in str(caught.value)
-
-
-def test_the_key_is_sent_and_appears_nowhere_else(teller, sample, tmp_path, monkeypatch, capfd):
-    monkeypatch.setenv("MY_KEY", KEY)
-    monkeypatch.setenv("OPENAI_API_KEY", "not-for-this-server")
-    sample(key_variable="MY_KEY")
-    assert {body["authorization"] for body in teller.requests} == {f"Bearer {KEY}"}
-    printed = capfd.readouterr()
-    files = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
-    assert files and not any(KEY.encode() in data for data in files)
-    assert KEY not in printed.out + printed.err
-    sample(path=tmp_path / "without.jsonl")
-    assert {body["authorization"] for body in teller.requests[15:]} == {"Bearer none"}
-
-
-def test_what_names_an_account_at_openai_is_sent_to_nobody_else(teller, sample, monkeypatch):
-    monkeypatch.setenv("OPENAI_ORG_ID", "org-of-mine")
-    monkeypatch.setenv("OPENAI_PROJECT_ID", "project-of-mine")
-    sample()
-    assert teller.requests and not any("of-mine" in body["headers"] for body in teller.requests)
-    monkeypatch.setattr(Endpoint, "of_openai", True)
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    sample(samples=4)
-    for name in ("org-of-mine", "project-of-mine"):
-        assert name in teller.requests[-1]["headers"]
+    message = refusal(Endpoint("m", key_variable=KEY).key)
+    assert KEY not in message
+    assert not value or not value.strip() or value not in message
 
 
 @pytest.mark.parametrize(
@@ -212,6 +206,89 @@ def test_what_names_an_account_at_openai_is_sent_to_nobody_else(teller, sample, 
     ids=str,
 )
 def test_bad_arguments_are_refused_before_any_call(teller, sample, change):
-    with pytest.raises(CourseError) as caught:
-        sample(**change)
-    assert sentence(caught) and not teller.requests
+    assert refusal(sample, **change) and not teller.requests
+
+
+@pytest.mark.parametrize("condition", ["plain", "iterative", "verbalised"])
+def test_a_run_broken_off_anywhere_pays_for_the_missing_calls_only(
+    teller, sample, tmp_path, condition
+):
+    form = "<response><text>Sea 🙂 {}</text><probability>0.2</probability></response>"
+    teller.answer = lambda body, number: (200, completion(form.format(number) * 3))
+    path, k = tmp_path / "s.jsonl", 3 if condition == "verbalised" else 1
+    sample(condition=condition, concurrency=1)
+    data = path.read_bytes()
+    ends = [0] + [i + 1 for i, byte in enumerate(data) if byte == ord("\n")]
+    for cut in (12, ends[1], ends[5] + 40, len(data)):
+        path.write_bytes(data[:cut])
+        whole = data[:cut].count(b"\n") // k  # calls that are stored
+        before = len(teller.requests)
+        frame = sample(condition=condition, concurrency=1)
+        assert len(teller.requests) - before == 15 // k - whole, cut
+        assert path.read_bytes()[: ends[whole * k]] == data[: ends[whole * k]]
+        assert len(frame) == len(read_samples(path)) == 15
+
+
+def test_other_settings_are_refused_and_the_file_is_left_alone(teller, sample, tmp_path):
+    sample()
+    before, asked = (tmp_path / "s.jsonl").read_bytes(), len(teller.requests)
+    changes = [
+        {"model": "n"},
+        {"condition": "iterative"},
+        {"temperature": 0.9},
+        {"top_p": None},
+        {"max_tokens": 51},
+        {"prompts": PROMPTS.assign(prompt="another")},
+    ]
+    for change in changes:
+        assert "s.jsonl" in refusal(sample, **change)
+        assert (tmp_path / "s.jsonl").read_bytes() == before and len(teller.requests) == asked
+
+
+def test_more_prompts_and_more_samples_pay_for_what_is_new(teller, sample):
+    first = sample(prompts=PROMPTS[1:3], samples=2)
+    frame = sample()
+    assert len(teller.requests) == 15
+    kept = frame[frame["prompt_id"].isin(["p1", "p2"]) & (frame["sample"] < 2)]
+    pd.testing.assert_frame_equal(kept.reset_index(drop=True), first)
+    assert len(sample(prompts=PROMPTS[:1], samples=1)) == 1 and len(teller.requests) == 15
+
+
+@pytest.fixture
+def keyboard():
+    """Ctrl-C as a user's shell has it: pytest-xdist's workers ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_stop_from_the_keyboard_stores_what_is_under_way(teller, sample, tmp_path, keyboard):
+    def answer(body: dict[str, Any], number: int) -> tuple[int, Any]:
+        if number == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+        return 200, completion(f"Story {number}")
+
+    teller.answer = answer
+    with pytest.raises(KeyboardInterrupt):
+        sample(concurrency=3)
+    made = len(teller.requests)
+    assert 6 <= made <= 9 and len(read_samples(tmp_path / "s.jsonl")) == made
+    sample()
+    assert len(teller.requests) == 15
+
+
+def test_the_estimate_comes_before_the_first_call_and_the_use_after_the_last(
+    teller, sample, capsys
+):
+    shown: list[str] = []
+    refusal(sample, confirm=lambda estimate: bool(shown.append(estimate)), prices=(2.0, 8.0))
+    assert not teller.requests and shown[0] in capsys.readouterr().out
+    tokens = sum(8 - (-len(SYSTEM) // 4) - (-len(p) // 4) for p in PROMPTS["prompt"]) * 3
+    cost = (2 * tokens + 8 * 15 * 50) / 1e6
+    for part in ("15 calls", f"{tokens:,} prompt", "750 completion", f"{cost:.4f}"):
+        assert part in shown[0]
+    sample(confirm=lambda estimate: True, prices=(2.0, 8.0))
+    printed = capsys.readouterr().out
+    assert "15 calls used 150 prompt tokens and 105 completion tokens (0.0011" in printed
+    sample(confirm=lambda estimate: pytest.fail("nothing has to be paid for"))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pandas as pd
 import pytest
+from faults import refusal
 
-from ddpo_utils import CourseError
-from ddpo_utils.models.prompting import check_prompts, read_prompts, stories
+from ddpo_utils.models.prompting import read_prompts, stories
 
 
 @pytest.mark.parametrize(
@@ -28,12 +27,8 @@ from ddpo_utils.models.prompting import check_prompts, read_prompts, stories
         ("<response><text>a</text><probability>likely</probability></response>", [("a", None)]),
         ("<response><text>a</text><probability>7</probability></response>", [("a", None)]),
         ("<response><text></text><probability>0.3</probability></response>", []),
-        (
-            "<think><response><text>no</text></response></think><response><text>a</text></response>",
-            [("a", None)],
-        ),
+        ("<think><text>no</text></think><response><text>a</text></response>", [("a", None)]),
         ("<think>never ends <response><text>no</text></response>", []),
-        ("no form", []),
         ("", []),
     ],
 )
@@ -51,37 +46,29 @@ def test_a_cut_answers_last_story_is_whole_if_its_text_was_closed(answer, whole)
     assert stories(answer, False, "verbalised", 1)[0]["finished"] is whole
 
 
-def test_prompts_are_read_from_jsonl(tmp_path: Path):
-    path = tmp_path / "p.jsonl"
-    path.write_text(
-        '{"prompt_id": 1, "prompt": "Sea."}\n\n{"prompt_id": "b", "prompt": "é", "x": 0}'
-    )
-    assert read_prompts(path).to_dict("list") == {"prompt_id": [1, "b"], "prompt": ["Sea.", "é"]}
-
-
 GOOD = '{"prompt_id": 1, "prompt": "Sea."}\n'
 
 
+def test_prompts_are_read_from_jsonl(tmp_path: Path):
+    path = tmp_path / "p.jsonl"
+    path.write_text(GOOD + '\n{"prompt_id": "b", "prompt": "é", "x": 0}')
+    assert read_prompts(path).to_dict("list") == {"prompt_id": [1, "b"], "prompt": ["Sea.", "é"]}
+
+
 @pytest.mark.parametrize(
-    "content",
+    ("content", "named"),
     [
-        "",
-        "not json",
-        GOOD + "[1]",
-        '{"prompt_id": "a"}',
-        GOOD + '{"prompt_id": "b", "prompt": 5}',
-        GOOD + '{"prompt_id": "b", "prompt": " "}',
-        GOOD + '{"prompt": "Sea."}',
-        GOOD + '{"prompt_id": [1], "prompt": "Sea."}',
-        GOOD + GOOD,
+        ("", "needs prompts"),
+        (GOOD + "[1]", "Line 2"),
+        ('{"prompt_id": "a"}', "'a'"),
+        (GOOD + '{"prompt_id": "b", "prompt": 5}', "'b'"),
+        (GOOD + '{"prompt_id": "b", "prompt": " "}', "'b'"),
+        (GOOD + '{"prompt": "Sea."}', "Prompt 2"),
+        (GOOD + '{"prompt_id": [1], "prompt": "Sea."}', "Prompt 2"),
+        (GOOD + GOOD, "Prompt 2"),
     ],
 )
-def test_bad_prompts_are_refused_and_the_file_is_named(tmp_path, content):
+def test_bad_prompts_are_refused_and_the_file_is_named(tmp_path, content, named):
     (tmp_path / "p.jsonl").write_text(content)
-    with pytest.raises(CourseError, match=r"p\.jsonl"):
-        read_prompts(tmp_path / "p.jsonl")
-
-
-def test_a_bad_prompt_is_named():
-    with pytest.raises(CourseError, match=r"Prompt 2 .*'b'"):
-        check_prompts(pd.DataFrame({"prompt_id": ["a", "b"], "prompt": ["Sea.", None]}))
+    message = refusal(read_prompts, tmp_path / "p.jsonl")
+    assert "p.jsonl" in message and named in message
