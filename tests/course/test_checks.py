@@ -151,7 +151,7 @@ def by_the_package(lo, nll, tokens, weight, lam):
     """DORPO's loss of log-probs of one token each that have the log odds ratio `lo`."""
     rejected = torch.full_like(lo, -2.0)
     chosen = F.logsigmoid(lo + torch.logit(rejected.exp()))
-    return dorpo_loss(chosen, rejected, [1] * 3, [1] * 3, nll, tokens, weight, lam)
+    return dorpo_loss(chosen, rejected, [1] * len(lo), [1] * len(lo), nll, tokens, weight, lam)
 
 
 def by_drawing_half(prompts, systems, seed):

@@ -45,9 +45,21 @@ def _sources() -> dict[str, str]:
 SOLUTIONS = _sources()
 
 
-def solution(name: str, old: str = "", new: str = "") -> Callable:
-    """The notebook's solution of an exercise, with `old` in its source replaced by `new`."""
-    assert old in SOLUTIONS[name], f"{old!r} is not in the solution of {name}"
+def solution(name: str) -> Callable:
+    """The notebook's solution of an exercise."""
+    return changed(name, "")
+
+
+def changed(name: str, old: str, new: str | None = None) -> Callable:
+    """A solution with `old` in its source replaced by `new`, or the function of a lambda alone.
+
+    The lambda may call the solution, `right`.
+    """
+    source = SOLUTIONS[name]
+    if new is not None:
+        assert old in source, f"{old!r} is not in the solution of {name}"
+        source = source.replace(old, new)
     names: dict[str, Any] = {}
-    exec(IMPORTS + SOLUTIONS[name].replace(old, new) if old else IMPORTS + SOLUTIONS[name], names)
-    return names[name]
+    exec(IMPORTS + source, names)
+    names["right"] = names[name]
+    return names[name] if new is not None or not old else eval(old, names)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .tools import Learner, agree, exercise, near, need
+from .tools import Learner, agree, agree_on_random, exercise, near, need
 
 ON_PAPER = np.array(
     [
@@ -67,6 +67,7 @@ def weights_or_ones(answer: Learner) -> str:
         "two equal raw values": [0.5, 0.5],
         "two raw values that differ by rounding": [0.5, 0.5 + 1e-7],
         "A A B B, equal but for rounding": [0.4, 0.4, 0.4 + 6e-8, 0.4 + 6e-8],
+        "three raw values, one rounded down and one up": [0.5 - 1.2e-7, 0.5, 0.5 + 1.2e-7],
         "a single response": [0.0],
     }
     for case, raw in ties.items():
@@ -81,8 +82,26 @@ def weights_or_ones(answer: Learner) -> str:
         need(not near(weights, 1), f"A range of {np.ptp(raw):.3g} is no tie: rounding is far less.")
         agree(weights.sum(), len(raw), f"Without a tie {len(raw)} weights must sum to {len(raw)}.")
         agree(weights, _weights(raw), "Without a tie use the weights of section 1.", tolerance=1e-4)
+    agree_on_random(answer, lambda raw: _weights(raw), _repeated, "Random raw values are no tie.")
     tested = "four ties, rounded and exact, get weights of 1"
     return f"{tested}; three real ranges, the smallest 0.001, get their weights."
+
+
+def _repeated(rng: np.random.Generator) -> tuple[np.ndarray]:
+    """Two to eight raw values, of which some are equal and not all."""
+    raw = rng.choice(rng.uniform(0.2, 1, 3), rng.integers(2, 9))
+    raw[rng.integers(len(raw))] += 0.1
+    return (raw,)
+
+
+def _effective(weight: np.ndarray, chosen: np.ndarray) -> tuple[float, float]:
+    won = weight[chosen]
+    return won.mean(), won.sum() ** 2 / (won**2).sum()
+
+
+def _winners(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    n = rng.integers(2, 20)
+    return rng.uniform(0.1, 3, n), rng.integers(0, n, rng.integers(1, 9))
 
 
 @exercise
@@ -103,5 +122,7 @@ def of_winners(answer: Learner) -> str:
     agree(doubled / effective, 1, message, " times the number")
     _, single = answer.numbers(2, np.eye(10)[8], chosen)
     agree(single, 1, "If one winner has all the weight, one pair is effective.")
-    agree(effective, won.sum() ** 2 / (won**2).sum(), "Unequal weights are wrong: see the formula.")
+    message = "Unequal weights are wrong: see the formula."
+    agree(effective, won.sum() ** 2 / (won**2).sum(), message)
+    agree_on_random(answer, _effective, _winners, message)
     return "equal, random and one-sided weights; the losers' are not read."

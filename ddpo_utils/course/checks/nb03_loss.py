@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
 
 from ...losses import pair_losses
-from .tools import Learner, agree, exercise, near, need
+from .tools import Learner, agree, agree_on_random, exercise, near, need
 
 
 @exercise
@@ -22,11 +23,21 @@ def loss_of_a_pair(answer: Learner) -> str:
     on_paper = answer.number(3 / 4, 1 / 4, 1 / 2, 1 / 2, 1.0)
     agree(on_paper, math.log(4 / 3), "The pair worked out above is wrong: repeat steps 1 to 3.")
     for *probabilities, beta in ((0.3, 0.02, 0.1, 0.05, 0.5), (0.01, 0.2, 0.3, 0.1, 0.1)):
-        policy_w, policy_l, ref_w, ref_l = torch.tensor(probabilities, dtype=torch.float64).log()
-        right = pair_losses(policy_w - ref_w, policy_l - ref_l, beta)
         message = f"Wrong with beta {beta}: beta multiplies the whole margin and nothing else."
-        agree(answer.number(*probabilities, beta), right, message)
+        agree(answer.number(*probabilities, beta), _pair_loss(*probabilities, beta), message)
+    message = "Random probabilities with random betas are wrong."
+    agree_on_random(
+        answer,
+        _pair_loss,
+        lambda rng: (*rng.uniform(0.01, 0.9, 4), 4 ** rng.uniform(-1, 1)),
+        message,
+    )
     return "the start at ln 2, the pair on paper, and betas from 0.1 to 5."
+
+
+def _pair_loss(policy_w: float, policy_l: float, ref_w: float, ref_l: float, beta: float) -> Any:
+    logps = torch.tensor([policy_w, policy_l, ref_w, ref_l], dtype=torch.float64).log()
+    return pair_losses(logps[0] - logps[2], logps[1] - logps[3], beta)
 
 
 @exercise
@@ -77,8 +88,22 @@ def ddpo_by_hand(answer: Learner) -> str:
     weight = torch.tensor([0.0, 0.3, 1.0, 0.5, 2.7, 4.0])
     message = "Unequal weights are wrong: weight each loss, divide by the number of pairs."
     agree(loss(weight), (weight * losses).mean(), message)
+    message = "Another number of pairs or another beta is wrong."
+    agree_on_random(answer, _weighted_loss, _batch, message)
     tested = "six pairs with weights of 1 and of 3, with one large weight"
     return f"{tested}, and with six different ones."
+
+
+def _weighted_loss(
+    policy_w: Any, policy_l: Any, ref_w: Any, ref_l: Any, weight: Any, beta: float
+) -> Any:
+    return (weight * pair_losses(policy_w - ref_w, policy_l - ref_l, beta)).mean()
+
+
+def _batch(rng: np.random.Generator) -> tuple[Any, ...]:
+    n = rng.integers(1, 9)
+    rows = torch.tensor(rng.normal(-50, 9, (4, n)))
+    return *rows, torch.tensor(rng.uniform(0, 4, n)), rng.uniform(0.05, 1)
 
 
 @exercise

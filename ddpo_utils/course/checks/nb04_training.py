@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .tools import Learner, agree, exercise, near, need
+from .tools import Learner, agree, agree_on_random, exercise, near, need
 
 
 @exercise
@@ -12,7 +12,7 @@ def shuffle_within(answer: Learner) -> str:
     prompt = np.array(["p2", "p1", "p2", "p3", "p1", "p2", "p1", "p2"])
     weight = np.array([0.1, 1.4, 2.0, 3.1, 0.6, 0.9, 2.2, 1.3])
     deals = []
-    for seed in range(60):
+    for seed in range(240):
         dealt = answer.numbers(8, weight, prompt, np.random.default_rng(seed))
         same = near(np.sort(dealt), np.sort(weight))
         need(same, "The control must have the very same weights, each of them once.")
@@ -21,9 +21,19 @@ def shuffle_within(answer: Learner) -> str:
             same = near(np.sort(dealt[inside]), np.sort(weight[inside]))
             need(same, f"Prompt {name} got a weight of another prompt: shuffle within prompts.")
         deals.append(dealt)
-    in_p2 = np.array(deals)[:, prompt == "p2"]
-    reached = [len(np.unique(column)) for column in in_p2.T]
-    need(min(reached) == 4, "In 60 deals some weight never reached some pair: all must be open.")
+    again = answer.numbers(8, weight, prompt, np.random.default_rng(239))
+    need(near(again, dealt), "The same rng dealt otherwise: it must be the only source of chance.")
+    for name in ("p1", "p2"):
+        inside = prompt == name
+        own = weight[inside]
+        columns = np.array(deals)[:, inside].T
+        shares = np.array([(column[:, None] == own).mean(axis=0) for column in columns])
+        need(shares.min() > 0, "Some weight never reached some pair: all must be open.")
+        message = f"In 240 deals of {name} some weights reached some pairs too often or too seldom."
+        need(abs(shares - 1 / len(own)).max() < 0.15, message)
+        orders = len(np.unique(columns.T, axis=0))
+        message = f"Your 240 deals of {name} come in {orders} orders: more are possible."
+        need(orders >= len(own) * (len(own) - 1) * 1.5 - 3, message)
     return "eight pairs of three prompts, in mixed order, dealt sixty times."
 
 
@@ -46,6 +56,9 @@ def weighted_rows(answer: Learner) -> str:
         weight = made["weight"].to_numpy(dtype=float)
         found = not np.isnan(weight).any()
         need(found, "NaN: pandas looked for the label of the pair, not for that of the story.")
+        kept = made.set_index("chosen_row")[["rejected_row", "gap"]].loc[winners].to_numpy()
+        together = (kept == pairs[["rejected_row", "gap"]].to_numpy()).all()
+        need(together, "A pair's loser and gap are now another pair's: sort whole rows.")
         of_losers = weight_of.loc[made["rejected_row"]]
         need(not near(weight, of_losers), "Each pair has its loser's weight.")
         of_winners = weight_of.loc[made["chosen_row"]].to_numpy()
@@ -73,4 +86,17 @@ def lora_numbers(answer: Learner) -> str:
     together = answer.number(1, [(64, 64), (1000, 10)], 4)
     need(near(together, square + thin), "The maps of a layer must add up; yours do not.")
     agree(thin, 4040, "1000 inputs, 10 outputs, rank 4: write down the shapes of both matrices.")
+    message = "A list of one to seven maps, some of them equal, is wrong."
+    agree_on_random(answer, _lora_numbers, _maps, message)
     return "square and thin maps, ranks 4 and 8, one layer and four."
+
+
+def _lora_numbers(layers: int, maps: list[tuple[int, int]], r: int) -> int:
+    sizes = [n_in + n_out for n_in, n_out in maps]
+    return layers * r * sum(sizes)
+
+
+def _maps(rng: np.random.Generator) -> tuple[int, list[tuple[int, int]], int]:
+    sizes = [int(size) for size in rng.choice([4, 16, 64], 14)]
+    maps = list(zip(sizes[::2], sizes[1::2], strict=True))[: rng.integers(1, 8)]
+    return int(rng.integers(1, 9)), maps, int(rng.integers(1, 17))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from ...losses import log_odds
-from .tools import Learner, agree, exercise, near, need
+from .tools import Learner, agree, agree_on_random, exercise, near, need
 
 NLL = torch.tensor([30.0, 45.0, 8.0])
 TOKENS = torch.tensor([10.0, 30.0, 5.0])
@@ -17,6 +19,22 @@ ONES = torch.ones(3)
 
 def _logs(*probabilities: float) -> torch.Tensor:
     return torch.tensor(probabilities, dtype=torch.float64).log()
+
+
+def _pooled(nll: torch.Tensor, tokens: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return (weight * nll).sum() / tokens.sum()
+
+
+def _dorpo(lo: Any, nll: Any, tokens: Any, weight: Any, lam: float) -> torch.Tensor:
+    return _pooled(nll, tokens, weight) - lam * F.logsigmoid(weight * lo).mean()
+
+
+def _batch(rng: np.random.Generator) -> tuple[Any, ...]:
+    """Log odds ratio, NLL, tokens and weight of one to eight pairs, and lambda."""
+    n = rng.integers(1, 9)
+    tokens = rng.integers(3, 40, n)
+    columns = (rng.normal(0, 2, n), tokens * rng.uniform(0.5, 3, n), tokens, rng.uniform(0, 4, n))
+    return *(torch.tensor(column, dtype=torch.float64) for column in columns), rng.uniform(0.1, 1)
 
 
 @exercise
@@ -54,6 +72,7 @@ def pooled_likelihood(answer: Learner) -> str:
     right = (weight * NLL).sum() / TOKENS.sum()
     message = "Equal weights are right, unequal ones are not: which tokens does a weight multiply?"
     agree(answer.number(NLL, TOKENS, weight), right, message)
+    agree_on_random(answer, _pooled, lambda rng: _batch(rng)[1:4], "Another batch is wrong.")
     return "weights of 1 and 3, and weights that change places."
 
 
@@ -63,8 +82,7 @@ def dorpo_by_hand(answer: Learner) -> str:
     lam = 0.25
 
     def right(weight: torch.Tensor) -> torch.Tensor:
-        penalty = -F.logsigmoid(weight * log_ratio).mean()
-        return (weight * NLL).sum() / TOKENS.sum() + lam * penalty
+        return _dorpo(log_ratio, NLL, TOKENS, weight, lam)
 
     def loss(weight: torch.Tensor) -> float:
         return answer.number(log_ratio, NLL, TOKENS, weight, lam)
@@ -83,4 +101,5 @@ def dorpo_by_hand(answer: Learner) -> str:
     need(near(heavy, shifted), f"{message} on which side of the sigmoid is the weight?")
     weight = torch.tensor([0.0, 2.0, 0.5])
     agree(loss(weight), right(weight), "Unequal weights are wrong: each pair has its own weight.")
+    agree_on_random(answer, _dorpo, _batch, "Another batch, or another lambda, is wrong.")
     return "weights of 1, 2 and 4, and a batch of unequal ones."

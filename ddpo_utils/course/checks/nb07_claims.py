@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import numpy as np
 
@@ -37,9 +38,17 @@ def frontier(answer: Learner) -> str:
         {"a": (1.0, 0.0), "b": (0.75, 0.2), "c": (0.5, 0.3), "d": (0.25, 0.9), "e": (0.25, 0.1)},
         {"a": (1.0, 0.5), "b": (1.0, 0.2), "c": (0.3, 0.5), "twin": (1.0, 0.5)},
     ]
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 3, 4, 5, 6, 7) * 6:
+        values = (rng.integers(0, 4, (n, 2)) / 4).tolist()
+        cases.append({f"m{i}": (quality, total) for i, (quality, total) in enumerate(values)})
     for points in cases:
-        found = set(answer(points))
-        need(found <= set(points), "Return a list of names out of points.")
+        names = answer(points)
+        listed = isinstance(names, list | tuple | set) and len(set(names)) == len(names)
+        need(
+            listed and set(names) <= set(points), "Return a list of names out of points, each once."
+        )
+        found = set(names)
         for name, point in points.items():
             beaten = any(_beats(other, point) for other in points.values())
             fault = "is in" if beaten else "is not in"
@@ -59,8 +68,7 @@ def _beats(other: tuple[float, float], point: tuple[float, float]) -> bool:
 @exercise
 def decide(answer: Learner) -> str:
     ends = ((0.1, 0.4), (-0.2, 0.3), (-0.4, -0.2), (-0.1, 0.1), (-0.3, -0.02), (-0.13, -0.05))
-    margin = 0.14
-    for test in ("above", "below", "not below"):
+    for margin, test in product((0.14, 0.05, 0.35), ("above", "below", "not below")):
         for low, high in ends:
             verdict = answer(low, high, test, margin)
             right = outcome(Interval(0.0, low, high, 4), test, margin)

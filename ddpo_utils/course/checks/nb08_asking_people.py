@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...evaluation.statistics import sign_test
-from .tools import Learner, agree, exercise, near, need
+from .tools import Learner, agree, agree_on_random, exercise, near, need
 
 SYSTEMS = ("harbour", "lantern")
 MOST_UNEVEN = 0.2  # by which a place's share of one system may miss a half in 200 seeds
@@ -35,13 +35,15 @@ def deal_sides(answer: Learner) -> str:
     for n in (6, 7, 1):
         repeated = _deal(answer, n, 3) == _deal(answer, n, 3)
         need(repeated, "The same seed must deal the same twice, so that others can repeat it.")
-    orders, by_prompt, by_place = set(), [], []
+    orders, deals, by_prompt, by_place = set(), set(), [], []
     for seed in range(200):
         order, key = _deal(answer, 6, seed)
         orders.add(tuple(order))
         by_prompt.append([key[prompt] for prompt in sorted(order)])
         by_place.append([key[prompt] for prompt in order])
+        deals.add((*order, *by_place[-1]))
     need(len(orders) > 20, "Shuffle the prompts by the seed: they come in nearly one order.")
+    need(len(deals) > 150, "Another seed must deal another way: many of 200 seeds deal alike.")
     for dealt, place in ((by_prompt, "list of prompts"), (by_place, "order that raters see")):
         sides = np.array(dealt)
         share = (sides == SYSTEMS[0]).mean(axis=0)
@@ -68,11 +70,28 @@ def effective_labels(answer: Learner) -> str:
     share, effective = answer.numbers(2, hits, labels)
     right = hits.sum() / labels.sum()
     agree(share, right, "The share is that of all labels: prompts with more labels count more.")
-    squares = (hits - right * labels) ** 2
-    variance = 7 / 6 * squares.sum() / labels.sum() ** 2
     message = "Unequal numbers of labels are wrong: compare hits with share times own labels."
-    agree(effective, right * (1 - right) / variance, message)
+    agree((share, effective), _effective(hits, labels), message)
+    agree_on_random(answer, _effective, _labels, message)
     return "one label a prompt, the same labels three times over, and prompts of different sizes."
+
+
+def _effective(hits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Share and effective labels as the exercise defines them; the package's own are corrected."""
+    share = hits.sum() / labels.sum()
+    squares = (hits - share * labels) ** 2
+    n = len(hits)
+    variance = n / (n - 1) * squares.sum() / labels.sum() ** 2
+    return share, share * (1 - share) / variance
+
+
+def _labels(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Two to twelve prompts of one to nine labels, alike or unlike; neither all nor none hit."""
+    labels = rng.integers(1, 10, rng.integers(2, 13))
+    spread = rng.choice([0.0, 0.4])
+    hits = np.rint(labels * (0.5 + spread * rng.uniform(-1, 1, len(labels))))
+    hits[0], hits[1] = 0, labels[1]
+    return hits.astype(float), labels.astype(float)
 
 
 @exercise
@@ -115,7 +134,23 @@ def sign_by_item(answer: Learner) -> str:
     need(near(p, sign_test(9, 3).p), "Eight ties changed your p: this test leaves ties out.")
     *_, p = numbers(0, 0, others=[[none], [a, b]])
     agree(p, 1, "Ties alone say nothing against equal systems.")
+    message = "Random labels of two other systems are wrong."
+    agree_on_random(answer, _sign_by_item, _items, message, tolerance=1e-4)
     return "majorities of one to four readers, p on both sides, an even count, and ties."
+
+
+def _sign_by_item(items: list[list[str]], systems: tuple[str, str]) -> tuple[float, ...]:
+    leads = [[2 * votes.count(name) > len(votes) for votes in items] for name in systems]
+    wins, losses = map(sum, leads)
+    p = sign_test(wins, losses).p if wins + losses else 1.0
+    return wins, losses, len(items) - wins - losses, p
+
+
+def _items(rng: np.random.Generator) -> tuple[list[list[str]], tuple[str, str]]:
+    names = ["undecided", *rng.permutation(["north", "south"]).tolist()]
+    counts = rng.integers(1, 6, rng.integers(1, 30))
+    chances = rng.dirichlet([1, 2, 2])
+    return [rng.choice(names, n, p=chances).tolist() for n in counts], (names[1], names[2])
 
 
 @exercise

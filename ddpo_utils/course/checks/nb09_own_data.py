@@ -18,7 +18,14 @@ def most_pairs(answer: Learner) -> str:
         "eight responses of which three share a score": (np.array([6, 6, 6, 1, 2, 3, 4, 5]), 4),
         "six equal scores": (np.full(6, 4.0), 0),
         "a single response": (np.array([5]), 0),
+        "the scores 4, 7, 7, 8": (np.array([4, 7, 7, 8]), 2),
     }
+    rng = np.random.default_rng(0)
+    for n in (3, 4, 4, 5, 6, 7, 8) * 8:
+        scores = rng.choice([3, 7, 8, 9], n, p=rng.dirichlet([0.5] * 4))
+        ties = np.unique(scores, return_counts=True)[1]
+        known = min(n // 2, n - ties.max())
+        cases[f"the scores {', '.join(f'{score:.0f}' for score in scores)}"] = scores, known
     for case, (scores, right) in cases.items():
         pairs = answer.number(scores)
         count = f"For {case} you count {pairs:.0f} pairs"

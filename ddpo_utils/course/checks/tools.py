@@ -11,7 +11,17 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["EXERCISES", "Learner", "NotYet", "Outcome", "agree", "exercise", "near", "need"]
+__all__ = [
+    "EXERCISES",
+    "Learner",
+    "NotYet",
+    "Outcome",
+    "agree",
+    "agree_on_random",
+    "exercise",
+    "near",
+    "need",
+]
 
 EXERCISES: dict[str, Callable[[Learner], str]] = {}
 
@@ -84,7 +94,7 @@ class Learner:
 
 def _describe(error: Exception, function: Any) -> str:
     """An exception in the learner's code, with the line of the cell where it happened."""
-    reason = textwrap.shorten(f"{type(error).__name__}: {error}", 200)
+    reason = textwrap.shorten(f"{type(error).__name__}: {error}", 200).rstrip(".")
     code = getattr(function, "__code__", None)
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if code and frame.filename == code.co_filename:
@@ -107,3 +117,18 @@ def agree(value: Any, right: Any, message: str, unit: str = "", tolerance: float
     """Raise NotYet with the message and the learner's own value unless it is near the right one."""
     shown = ", ".join(f"{number:.3g}" for number in np.ravel(value))
     need(near(value, right, tolerance), f"{message} Your function gives {shown}{unit}.")
+
+
+def agree_on_random(
+    answer: Learner,
+    right: Callable[..., Any],
+    draw: Callable[[np.random.Generator], tuple[Any, ...]],
+    message: str,
+    tolerance: float = 1e-5,
+) -> None:
+    """Raise NotYet with the message unless `answer` is near `right` for 40 drawn inputs."""
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        inputs = draw(rng)
+        expected = np.asarray(right(*copy.deepcopy(inputs)), dtype=float)
+        agree(answer.numbers(expected.shape, *inputs), expected, message, tolerance=tolerance)
