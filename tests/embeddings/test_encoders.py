@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import warnings
@@ -9,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from faults import refusal
 from safetensors.torch import load_file, save_file
 
 from ddpo_utils import load_encoder, load_stories
-from ddpo_utils.embeddings import stylometry
+from ddpo_utils.embeddings import encoders, stylometry
 from ddpo_utils.embeddings.stylometry import (
     DeltaEncoder,
     StylometricEncoder,
@@ -132,12 +134,110 @@ def test_a_local_folder_is_known_by_its_content_not_its_path(tmp_path, model_fol
         changed.encode(["word " * 30])
 
 
-def test_an_encoder_whose_rows_are_no_numbers_is_refused(tmp_path, model_folder):
-    folder = Path(shutil.copytree(model_folder, tmp_path / "broken"))
+def rename_layers(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    renamed = {f"x.{name}": tensor for name, tensor in tensors.items()}
+    save_file(renamed, folder / "model.safetensors", {"format": "pt"})
+
+
+def lose_a_layer(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["encoder.layer.0.intermediate.dense.weight"]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def break_a_layer(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     tensors["encoder.layer.0.intermediate.dense.weight"] *= math.nan
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    assert str(folder) in refusal(load_encoder(str(folder)).encode, ["a"])
+
+
+def cut_the_weights(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: 10**6])
+
+
+def pickle_the_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save({"a": Path(folder / "ran").touch}, folder / "pytorch_model.bin")
+
+
+def bring_a_module(folder: Path) -> None:
+    (folder / "evil.py").write_text("from pathlib import Path\nPath('ran').touch()\nModule = 1")
+    modules = json.loads((folder / "modules.json").read_text())
+    modules.append({"idx": 3, "name": "3", "path": "", "type": "evil.Module"})
+    (folder / "modules.json").write_text(json.dumps(modules))
+
+
+def bring_an_architecture(folder: Path) -> None:
+    (folder / "evil.py").write_text("from pathlib import Path\nPath('ran').touch()")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "evil", "auto_map": {"AutoConfig": "evil.C", "AutoModel": "evil.M"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    trusting = {name: {"trust_remote_code": True} for name in ("model_args", "config_args")}
+    (folder / "sentence_bert_config.json").write_text(json.dumps(trusting))
+
+
+def remove_all(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        rename_layers,
+        lose_a_layer,
+        break_a_layer,
+        cut_the_weights,
+        pickle_the_weights,
+        bring_a_module,
+        bring_an_architecture,
+        remove_all,
+    ],
+)
+def test_a_folder_that_is_no_whole_encoder_is_refused_and_its_code_not_run(
+    tmp_path, model_folder, change, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    folder = Path(shutil.copytree(model_folder, tmp_path / "strange"))
+    change(folder)
+    assert "strange" in refusal(lambda: load_encoder(str(folder)).encode(["a"]))
+    assert not list(tmp_path.rglob("ran"))
+
+
+def test_static_embeddings_read_a_text_whole(tmp_path, model_folder):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import StaticEmbedding
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(model_folder / "tokenizer.json"))
+    SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=8)]).save(
+        str(tmp_path / "static")
+    )
+    rows = load_encoder(str(tmp_path / "static")).encode([*TEXTS, "lamp " * 3000])
+    assert rows.shape == (7, 8) and is_unit(rows)
+
+
+def test_weights_of_a_wheel_or_of_the_hub_are_checked(tmp_path, monkeypatch):
+    info = tmp_path / "mine-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1\n")
+    digest = "ungWv48Bz-pBQUDeXa4iI7ADYaOWF3qctBD_YfIAFa0"  # SHA-256 of abc
+    (info / "RECORD").write_text(f"a.safetensors,sha256={digest},3\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    snapshot = tmp_path / "models--a--b" / "snapshots" / "commit"
+    snapshot.mkdir(parents=True)
+    blob = tmp_path / "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    (snapshot / "model.safetensors").symlink_to(blob)
+    for content in (b"abc", b"abd"):
+        (tmp_path / "a.safetensors").write_bytes(content)
+        blob.write_bytes(content)
+        if content == b"abc":
+            encoders._check_wheel("mine")
+            encoders._check_snapshot(snapshot)
+    assert "a.safetensors" in refusal(encoders._check_wheel, "mine")
+    assert "models--a--b" in refusal(encoders._check_snapshot, snapshot)
 
 
 def test_a_model_of_the_hub_is_known_by_its_commit(tmp_path, model_folder, monkeypatch):
@@ -151,5 +251,6 @@ def test_a_model_of_the_hub_is_known_by_its_commit(tmp_path, model_folder, monke
     assert load_encoder("somebody/mine").key == "somebody_mine-0123456789abcdef"
 
 
-def test_an_encoder_that_cannot_be_loaded_is_refused_by_its_name():
-    assert "'nobody/no-such-encoder'" in refusal(load_encoder, "nobody/no-such-encoder")
+@pytest.mark.parametrize("name", ["nobody/no-such-encoder", "", None, 5, ["minilm"]])
+def test_what_names_no_encoder_is_refused(name):
+    assert repr(name) in refusal(load_encoder, name)
