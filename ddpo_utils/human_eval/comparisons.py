@@ -7,7 +7,9 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from numbers import Integral
 from pathlib import Path
+from reprlib import repr as shorten
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,8 @@ import pandas as pd
 from ..models.sampling import read_samples
 from ..settings import CourseError
 from ..storage.files import read_json, write_json
+from ..storage.locks import locked
+from .study_files import ComparisonsFile, KeyFile, check_as, mend, read_as
 
 __all__ = [
     "QUESTIONS",
@@ -61,7 +65,41 @@ class Comparisons:
 
 def _identity(items: Any) -> str:
     content = json.dumps(items, ensure_ascii=False, sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:12]
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+
+def _check_systems(systems: Any) -> None:
+    """Raise CourseError if these are no two names that tables can show."""
+    systems = list(systems) if isinstance(systems, (tuple, list)) else [systems]
+    names = [name for name in systems if isinstance(name, str) and name.isprintable()]
+    if not len(names) == len(systems) == 2 or len({"", UNDECIDED, *map(str.strip, names)}) < 4:
+        raise CourseError(
+            "Two systems need two different names, printable texts, not empty or "
+            f"{UNDECIDED!r}; got {systems!r}."
+        )
+
+
+def _check_number(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise CourseError(f"{name} is a whole number, {least} or more; got {value!r}.")
+
+
+def _checked_stories(frame: Any) -> pd.DataFrame:
+    """The stories with ids as texts; CourseError names the column and row that do not serve."""
+    if not isinstance(frame, pd.DataFrame) or not {"prompt_id", "prompt", "text"} <= set(frame):
+        raise CourseError("Stories to compare are a frame with prompt_id, prompt and text.")
+    if pd.api.types.is_integer_dtype(frame["prompt_id"]):
+        frame = frame.assign(prompt_id=frame["prompt_id"].astype(str))
+    for column in ("prompt_id", "prompt", "text"):
+        for row, value in enumerate(frame[column], 1):
+            if not isinstance(value, str):
+                raise CourseError(
+                    f"{column} must be a text; story {row} has {shorten(value)}: correct it "
+                    "or leave it out."
+                )
+    if not pd.api.types.is_integer_dtype(frame.get("sample", frame.index)):
+        raise CourseError("sample must be a whole number in each row: number each prompt's.")
+    return frame
 
 
 def _common_prompts(a: pd.DataFrame, b: pd.DataFrame, per_side: int) -> list[tuple[Any, ...]]:
@@ -72,12 +110,13 @@ def _common_prompts(a: pd.DataFrame, b: pd.DataFrame, per_side: int) -> list[tup
         if prompt_id not in stories_of_b:
             continue
         both = [stories, stories_of_b[prompt_id]]
-        text, other_text = (stories["prompt"].iloc[0] for stories in both)
-        if text != other_text or min(map(len, both)) < per_side:
+        texts = set(pd.concat(both)["prompt"])
+        if len(texts) > 1 or min(map(len, both)) < per_side:
             raise CourseError(
-                f"Prompt {prompt_id} has two texts, or a system has less than {per_side} stories."
+                f"Prompt {prompt_id!r} has two texts, or a system has less than {per_side} stories "
+                "of it: compare samples of the same prompts, with enough of each."
             )
-        common.append((prompt_id, text, both))
+        common.append((prompt_id, texts.pop(), both))
     if not common:
         raise CourseError("The two systems answer no prompt in common: compare the same prompts.")
     return common
@@ -107,13 +146,12 @@ def build_comparisons(
         The comparisons, and the key: comparisons (their id), systems, items: item -> prompt_id, A
         and B (names of systems), samples (which stories are on which side).
     """
-    if len({"", UNDECIDED, *(name.strip() for name in systems)}) < 4:
-        raise CourseError(f"Two systems need two names, not empty or {UNDECIDED!r}; got {systems}.")
-    if seed < 0 or per_side < 1 or (prompts is not None and prompts < 1):
-        raise CourseError(
-            "Stories a side and prompts start at 1, the seed at 0; "
-            f"got {per_side}, {prompts} and {seed}."
-        )
+    _check_systems(systems)
+    _check_number("per_side", per_side, 1)
+    _check_number("seed", seed, 0)
+    if prompts is not None:
+        _check_number("prompts", prompts, 1)
+    a, b = _checked_stories(a), _checked_stories(b)
     common = _common_prompts(a, b, per_side)
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(common))[:prompts]
@@ -123,15 +161,15 @@ def build_comparisons(
     for number, (place, on_a) in enumerate(zip(order, system_on_a, strict=True), 1):
         prompt_id, prompt, stories = common[place]
         name = f"c{number:0{digits}}"
-        item = {"item": name, "prompt": prompt}
+        item = {"item": name, "prompt": mend(prompt)}
         entry = {"prompt_id": prompt_id}
         samples = {}
         for side, system in (("A", on_a), ("B", 1 - on_a)):
             drawn_rows = rng.permutation(len(stories[system]))[:per_side]
             drawn = stories[system].iloc[drawn_rows]
-            item[side] = [text.strip() or "(no text)" for text in drawn["text"]]
+            item[side] = [mend(text).strip() or "(no text)" for text in drawn["text"]]
             entry[side] = systems[system]
-            samples[side] = drawn.get("sample", drawn.index).astype(int).tolist()
+            samples[side] = drawn.get("sample", drawn.index).tolist()
         items.append(item)
         key[name] = entry | {"samples": samples}
     shown = "whole"
@@ -145,29 +183,53 @@ def build_comparisons(
 def write_comparisons(folder: str | Path, comparisons: Comparisons, key: dict[str, Any]) -> Path:
     """The path of the comparisons, written as for_raters/comparisons.json, with key.json beside.
 
-    CourseError if the folder holds other comparisons: ratings of them would lose their meaning.
+    CourseError if the folder holds other comparisons, or another key: what was rated there would
+    lose its meaning. What is there is never overwritten.
     """
-    path = Path(folder) / "for_raters" / "comparisons.json"
-    if path.exists() and read_comparisons(path).id != comparisons.id:
-        raise CourseError(f"{path} holds other comparisons, perhaps rated: take another folder.")
-    write_json(Path(folder) / "key.json", key)
-    write_json(path, asdict(comparisons))
+    folder = Path(folder)
+    path, key_path = folder / "for_raters" / "comparisons.json", folder / "key.json"
+    _check_key(key, key_path, comparisons)
+    with locked(key_path, wait=True):
+        if path.exists() and read_comparisons(path).id != comparisons.id:
+            raise CourseError(
+                f"{path} holds other comparisons, perhaps rated: take another folder."
+            )
+        if key_path.exists() and read_json(key_path) != key:
+            raise CourseError(f"{key_path} is the key of other comparisons: take another folder.")
+        write_json(key_path, key)
+        write_json(path, asdict(comparisons))
     return path
 
 
 def read_comparisons(path: str | Path) -> Comparisons:
     """The comparisons of a file; CourseError if it holds something else, or changed texts."""
-    content = read_json(path)
-    if not isinstance(content, dict) or content.get("id") != _identity(content.get("items")):
-        raise CourseError(f"{path} holds no comparisons as built: name comparisons.json.")
-    return Comparisons(**content)
+    advice = "Name a comparisons.json as it was built."
+    content = read_as(ComparisonsFile, path, advice)
+    comparisons = Comparisons(content["id"], content["shown"], content["items"])
+    sizes = {len(item[side]) for item in comparisons.items for side in "AB"}
+    names = {item["item"] for item in comparisons.items}
+    same_text = comparisons.id == _identity(comparisons.items)
+    if not same_text or len(sizes) > 1 or len(names) < len(comparisons.items):
+        raise CourseError(f"{path} was changed after it was built. {advice}")
+    return comparisons
+
+
+def _check_key(key: Any, path: str | Path, comparisons: Comparisons) -> None:
+    """Raise CourseError if this is not the whole key of these comparisons."""
+    advice = "Name the key.json that was written with these comparisons."
+    check_as(KeyFile, key, path, advice)
+    _check_systems(key["systems"])
+    sides = {frozenset((entry["A"], entry["B"])) for entry in key["items"].values()}
+    items = [item["item"] for item in comparisons.items]
+    whole = sides == {frozenset(key["systems"])} and sorted(key["items"]) == sorted(items)
+    if key["comparisons"] != comparisons.id or not whole:
+        raise CourseError(f"{path} is not the key of these comparisons. {advice}")
 
 
 def read_key(path: str | Path, comparisons: Comparisons) -> dict[str, Any]:
     """The key of these comparisons; CourseError if the file holds something else."""
     key = read_json(path)
-    if not isinstance(key, dict) or "systems" not in key or key["comparisons"] != comparisons.id:
-        raise CourseError(f"{path} is not the key of these comparisons: name their key.json.")
+    _check_key(key, path, comparisons)
     return key
 
 
@@ -183,6 +245,8 @@ def _read_system(where: str) -> pd.DataFrame:
         raise CourseError(f"{path} holds no samples: each line needs prompt_id and text.")
     if "source" not in stories:
         stories = stories.assign(source="")
+    if not all(isinstance(name, str) for name in stories["source"]):
+        raise CourseError(f"{path}: source must be a text in each line: correct those lines.")
     sources = sorted(stories["source"].unique())
     if len(sources) == 1 and not source:
         source = sources[0]
@@ -190,7 +254,7 @@ def _read_system(where: str) -> pd.DataFrame:
         names = ", ".join(sources)
         raise CourseError(f"{where}: name one source, as in {path}:SOURCE, of {names}.")
     stories = stories[stories["source"] == source]
-    if "sample" in stories and stories.duplicated(["prompt_id", "sample"]).any():
+    if "sample" in stories and stories[["prompt_id", "sample"]].astype(str).duplicated().any():
         raise CourseError(f"{where} holds samples of several runs: give each run its own file.")
     if "prompt" not in stories:  # as in the recorded samples, of the course's test prompts
         texts = load_prompts().set_index("prompt_id")["prompt"]
@@ -217,7 +281,7 @@ def compare(
     from .page import write_page  # which imports this module
 
     a, b = map(_read_system, samples)
-    if a[["prompt_id", "text"]].equals(b[["prompt_id", "text"]]):
+    if sorted(a["text"].map(str)) == sorted(b["text"].map(str)):
         raise CourseError(f"{' and '.join(samples)} are the same stories: name two systems.")
     comparisons, key = build_comparisons(a, b, tuple(names), per_side, prompts, seed)
     path = write_comparisons(folder, comparisons, key)

@@ -7,7 +7,6 @@ twice, in both orders of the sets; `ratings.read_labels` makes one label of the 
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,14 @@ from ..models.answers import LocalModel, get_answers
 from ..models.endpoint import Endpoint
 from ..settings import CourseError
 from ..storage.files import write_json
+from ..storage.locks import locked
 from .comparisons import QUESTIONS, UNDECIDED, Comparisons, read_comparisons
 from .ratings import UNREADABLE, read_ratings
 
 __all__ = ["consistency", "judge", "judge_file", "judge_request", "read_answer"]
 
 SIDE_ORDERS = ("AB", "BA")  # which side of the file is shown first
+MARKS = " \t*_`"  # Markdown's, around an answer
 SHOWN = "PQ"  # the sets' names for the judge; the file's letters would tell the order
 
 HEAD = (
@@ -70,11 +71,11 @@ def read_answer(text: str, finished: bool, order: str, comparisons: Comparisons)
     sides = dict(zip(SHOWN, order, strict=True))
     answers = {}
     for question in QUESTIONS:
-        pattern = rf"[\s*_`-]*{question}[\s*_`]*:[\s*_`]*(.*?)[\s*_`]*\.?[\s*_`]*"
         choices = set()
         for line in lines:
-            if match := re.fullmatch(pattern, line, re.IGNORECASE):
-                choices.add(match[1].upper())
+            name, colon, choice = line.partition(":")
+            if colon and name.strip(MARKS + "-").lower() == question:
+                choices.add(choice.strip(MARKS).removesuffix(".").strip(MARKS).upper())
         choice = choices.pop() if len(choices) == 1 else ""
         answer = sides.get(choice[:1], "?") + choice[1:]
         if choice == UNDECIDED.upper():
@@ -106,22 +107,30 @@ def judge(
     path, rater = Path(path), model.name
     if path.suffix != ".json":
         raise CourseError(f"A ratings file ends in .json; got {path}.")
-    if path.exists():
-        found = read_ratings(path, comparisons)
-        if (found["rater"], found["kind"]) != (rater, "model"):
-            raise CourseError(f"{path} holds the answers of {found['rater']}: take another file.")
-    asked = [(item, order) for item in comparisons.items for order in SIDE_ORDERS]
-    requests = [judge_request(item, order, comparisons.shown) for item, order in asked]
-    records = get_answers(requests, path.with_suffix(".jsonl"), model, max_tokens)
-    answers = []
-    unreadable = 0
-    for (item, order), record in zip(asked, records, strict=True):
-        choices = read_answer(record["text"], record["finished"], order, comparisons)
-        unreadable += UNREADABLE in choices.values()
-        answer = {"item": item["item"], "order": order, **choices}
-        answers.append(answer | {"comment": "", "seconds": None})
-    ratings = {"comparisons": comparisons.id, "rater": rater, "kind": "model", "answers": answers}
-    write_json(path, ratings)
+    with locked(path):
+        if path.exists():
+            found = read_ratings(path, comparisons)
+            if (found["rater"], found["kind"]) != (rater, "model"):
+                raise CourseError(
+                    f"{path} holds the answers of {found['rater']}: take another file."
+                )
+        asked = [(item, order) for item in comparisons.items for order in SIDE_ORDERS]
+        requests = [judge_request(item, order, comparisons.shown) for item, order in asked]
+        records = get_answers(requests, path.with_suffix(".jsonl"), model, max_tokens)
+        answers = []
+        unreadable = 0
+        for (item, order), record in zip(asked, records, strict=True):
+            choices = read_answer(record["text"], record["finished"], order, comparisons)
+            unreadable += UNREADABLE in choices.values()
+            answer = {"item": item["item"], "order": order, **choices}
+            answers.append(answer | {"comment": "", "seconds": None})
+        ratings = {
+            "comparisons": comparisons.id,
+            "rater": rater,
+            "kind": "model",
+            "answers": answers,
+        }
+        write_json(path, ratings)
     print(
         f"{rater}: {len(answers)} answers to {len(comparisons.items)} comparisons; {unreadable} "
         "could not be read."
@@ -138,8 +147,9 @@ def consistency(ratings: dict[str, Any]) -> pd.DataFrame:
         answer in both orders; an unreadable one agrees with nothing), decided (answers that name a
         set), first (share of those that name the set shown first, NaN without any), unreadable.
     """
-    answers = pd.DataFrame(ratings["answers"])
-    if "order" not in answers:
+    found = ratings.get("answers") if isinstance(ratings, dict) else None
+    answers = pd.DataFrame(found or [], columns=["item", "order", *QUESTIONS])
+    if set(answers["order"]) != set(SIDE_ORDERS):
         raise CourseError("Consistency needs a judge's answers to each item in both orders.")
     rows = {}
     for row, question in (("diverse", "diverse"), ("best", "best"), ("best story", "best")):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,12 +11,15 @@ from typing import Any
 import pandas as pd
 
 from ..settings import CourseError
-from ..storage.files import read_json, write_json
+from ..storage.files import write_json
+from ..storage.locks import locked
 from .comparisons import QUESTIONS, UNDECIDED, Comparisons, read_comparisons, read_key
+from .study_files import Answer, RatingsFile, check_as, clean_name, file_name, read_as
 
 __all__ = ["UNREADABLE", "ForeignRatings", "Ratings", "read_labels", "read_ratings", "read_study"]
 
 UNREADABLE = "unreadable"  # a model's answer that is none of those allowed; not "undecided"
+LONGEST_NAME = 60  # characters, as in the page
 
 
 class ForeignRatings(CourseError):
@@ -26,8 +29,8 @@ class ForeignRatings(CourseError):
 def _check(answer: dict[str, Any], comparisons: Comparisons, kind: str, path: Path) -> None:
     """Raise CourseError if this is no answer to these comparisons."""
     item = answer["item"]
-    if item not in {shown["item"] for shown in comparisons.items}:
-        raise CourseError(f"{path}: there is no comparison {item!r}.")
+    if item not in [shown["item"] for shown in comparisons.items]:
+        raise CourseError(f"{path}: there is no comparison {item!r}: correct that answer.")
     for question in QUESTIONS:
         allowed = comparisons.allowed(question)
         if kind == "model":
@@ -50,17 +53,14 @@ def read_ratings(path: str | Path, comparisons: Comparisons) -> dict[str, Any]:
         ForeignRatings: the file rates other comparisons.
         CourseError: it holds no ratings, or an answer that is not allowed or occurs twice.
     """
-    content = read_json(path)
-    try:
-        answers = content["answers"]
-        if not isinstance(content["rater"], str) or content["kind"] not in ("person", "model"):
-            raise TypeError
-        if content["comparisons"] != comparisons.id:
-            raise ForeignRatings(f"{path} rates other comparisons than {comparisons.id}.")
-        for answer in answers:
-            _check(answer, comparisons, content["kind"], Path(path))
-    except (LookupError, TypeError):
-        raise CourseError(f"{path} holds no ratings: name a file that a rater made.") from None
+    content = read_as(RatingsFile, path, "Name a file that a rater made, or delete it.")
+    if content["comparisons"] != comparisons.id:
+        raise ForeignRatings(f"{path} rates other comparisons than {comparisons.id}.")
+    if not clean_name(content["rater"]):
+        raise CourseError(f"{path} has no rater's name: write one into its field rater.")
+    answers = content["answers"]
+    for answer in answers:
+        _check(answer, comparisons, content["kind"], Path(path))
     if len({(answer["item"], answer.get("order")) for answer in answers}) < len(answers):
         raise CourseError(f"{path} answers a comparison twice: keep the answer that counts.")
     return content
@@ -74,16 +74,19 @@ class Ratings:
     """
 
     def __init__(self, folder: str | Path, comparisons: Comparisons, rater: str):
-        name = re.sub(r"[^\w-]+", "-", rater).strip("-").lower()
-        if not name:
-            raise CourseError(f"A rater's name has at least one letter or digit; got {rater!r}.")
+        name = file_name(rater) if isinstance(rater, str) else ""
+        if not name or len(name) > LONGEST_NAME:
+            raise CourseError(
+                f"A rater's name is a text with a letter or digit, of at most {LONGEST_NAME} "
+                f"characters; got {str(rater)[:LONGEST_NAME]!r}."
+            )
         folder = Path(folder)
         self.path = folder / f"{name}.json"
         download = folder / f"{name}-{comparisons.id[:6]}.json"
         if download.exists():
             self.path = download
         self.comparisons = comparisons
-        self.rater = rater
+        self.rater = clean_name(rater)
         self.answers: list[dict[str, Any]] = []
         self._load()
 
@@ -104,20 +107,24 @@ class Ratings:
     ) -> None:
         """Store one answer on the disk; it replaces an earlier one to that item."""
         answer = {"item": item, "diverse": diverse, "best": best}
+        answer |= {"comment": comment, "seconds": seconds}
+        check_as(Answer, answer, self.path, "Correct that value.")
         _check(answer, self.comparisons, "person", self.path)
-        self._load()
-        self.answers = [known for known in self.answers if known["item"] != item]
-        self.answers.append(answer | {"comment": comment, "seconds": seconds})
-        self._write()
+        with locked(self.path, wait=True):
+            self._load()
+            self.answers = [known for known in self.answers if known["item"] != item]
+            self.answers.append(answer)
+            self._write()
 
     def undo(self) -> dict[str, Any] | None:
         """The last answer, which is taken back; None if there is none."""
-        self._load()
-        if not self.answers:
-            return None
-        last = self.answers.pop()
-        self._write()
-        return last
+        with locked(self.path, wait=True):
+            self._load()
+            if not self.answers:
+                return None
+            last = self.answers.pop()
+            self._write()
+            return last
 
     @property
     def waiting(self) -> list[str]:
@@ -165,9 +172,10 @@ def _labels(paths: Iterable[Path], comparisons: Comparisons, key: dict[str, Any]
         except ForeignRatings as fault:
             print(f"Left out: {fault}")
             continue
-        name = content["rater"].strip().casefold()
+        rater = clean_name(content["rater"])
+        name = unicodedata.normalize("NFKC", rater).casefold()
         if name in files:
-            raise CourseError(f"{path} and {files[name]} are both by {name!r}: keep one of them.")
+            raise CourseError(f"{path} and {files[name]} are both by {rater!r}: keep one of them.")
         files[name] = path
         by_item = defaultdict(list)
         for answer in content["answers"]:
@@ -176,7 +184,7 @@ def _labels(paths: Iterable[Path], comparisons: Comparisons, key: dict[str, Any]
             sides = key["items"][item]
             label = _label(sides, answers, path)
             label |= {"item": item, "prompt_id": sides["prompt_id"]}
-            label |= {"rater": content["rater"], "kind": content["kind"]}
+            label |= {"rater": rater, "kind": content["kind"]}
             rows.append(label)
     columns = ["item", "prompt_id", "rater", "kind", "diverse", "diverse_at", "best", "best_at"]
     return pd.DataFrame(rows, columns=columns)

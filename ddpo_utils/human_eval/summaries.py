@@ -53,7 +53,8 @@ def summarise(
         A copy with text (what raters see), story (the whole one), summarised (bool) and
         summary_fault ("empty", "cut" or "as long as the story" where a summary failed, else "").
     """
-    if "text" not in samples or "summarised" in samples or samples["text"].isna().any():
+    ready = isinstance(samples, pd.DataFrame) and "text" in samples and "summarised" not in samples
+    if not ready or not all(isinstance(text, str) for text in samples["text"]):
         raise CourseError("Summaries are made of samples with a text in each row, and only once.")
     result = samples.assign(story=samples["text"], summarised=False, summary_fault="")
     long = result["story"].str.split().str.len() > longer_than

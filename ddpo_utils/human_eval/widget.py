@@ -16,6 +16,7 @@ from ipywidgets import HTML, Button, HBox, IntProgress, Layout, Textarea, Toggle
 from ..settings import CourseError
 from .comparisons import QUESTIONS, UNDECIDED, Comparisons
 from .ratings import Ratings
+from .study_files import mend
 
 __all__ = ["RatingWidget", "rate"]
 
@@ -161,7 +162,7 @@ class RatingWidget(VBox):
         draft = self._drafts.get(item["item"], {})
         for question, choice in self.questions.items():
             choice.value = draft.get(question)
-        self.comment.value = draft.get("comment", "")
+        self.comment.value = mend(draft.get("comment", ""))
         self._since = time.monotonic() - (draft.get("seconds") or 0.0)
         self.children = self._top + self._task
 

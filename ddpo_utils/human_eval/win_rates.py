@@ -122,14 +122,15 @@ def position_bias(labels: pd.DataFrame) -> pd.DataFrame:
         One row for each question and rater, and for "all people" and "all models": question, rater,
         decided (answers; a judge has one an order), first (Interval of the share, None if none).
     """
-    all_raters = labels["kind"].map({"person": "all people", "model": "all models"})
-    labels = pd.concat([labels, labels.assign(rater=all_raters)])
     rows = []
     for question in QUESTIONS:
         # One row an answer: a judge's "AB" in place of "A" holds one place for each order.
         places = labels[f"{question}_at"].map(list)
         answers = labels.assign(place=places).explode("place", ignore_index=True)
-        for rater, given in answers.groupby("rater", sort=False):
+        groups = list(answers.groupby("rater", sort=False))
+        all_raters = answers["kind"].map({"person": "all people", "model": "all models"})
+        groups += list(answers.groupby(all_raters, sort=False))
+        for rater, given in groups:
             decided = given.dropna(subset=["place"])
             first = _share(decided, decided["place"] == "A")
             rows.append((question, rater, len(decided), first))

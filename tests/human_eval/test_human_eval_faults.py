@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
-from study import BUILT, KEY, ONE, SYSTEMS, TWO, build, rate, stories, write_model
+from filelock import FileLock
+from study import BUILT, ITEMS, KEY, ONE, SYSTEMS, TWO, build, rate, stories, write_model
 
 from ddpo_utils.human_eval.comparisons import (
+    _identity,
     build_comparisons,
     compare,
     read_comparisons,
@@ -27,11 +30,54 @@ from ddpo_utils.settings import CourseError
 
 OTHER, OTHER_KEY = build(seed=2)
 MODEL, OTHER_MODEL = (Endpoint(name, "http://127.0.0.1:9/v1") for name in ("m", "o"))
-RATINGS = {"comparisons": BUILT.id, "rater": "ann", "kind": "person", "answers": []}
 ANSWER = {"item": "c01", "diverse": "A", "best": "A1"}
+ONE_SIDED = {"prompt_id": "p", "A": ONE, "B": ONE}
+RATINGS = {"comparisons": BUILT.id, "rater": "ann", "kind": "person", "answers": [ANSWER]}
+WRONG = (None, True, 10**400, float("nan"), ["x"], {"A": 1})
+FILES = {
+    "ratings": (
+        RATINGS,
+        lambda path: read_ratings(path, BUILT),
+        "comparisons rater kind answers answers.0 answers.0.item answers.0.best answers.0.comment",
+    ),
+    "key": (
+        KEY,
+        lambda path: read_key(path, BUILT),
+        "comparisons systems systems.0 items items.c01 items.c01.A items.c01.prompt_id",
+    ),
+    "comparisons": (
+        asdict(BUILT),
+        read_comparisons,
+        "id shown items items.0 items.0.item items.0.prompt items.0.A items.0.A.0",
+    ),
+}
 
 
-def pair(b: Any = None, names: tuple[str, str] = SYSTEMS, **settings: Any) -> Any:
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_that_is_broken_or_of_wrong_types_is_named(file: str, tmp_path: Path) -> None:
+    right, read, places = FILES[file]
+    text = json.dumps(right)
+    faults = {fault: fault for fault in ("", text[:-1], text + text, "null", "3", "[" * 99_999)}
+    for place in places.split():
+        *names, last = [int(name) if name.isdigit() else name for name in place.split(".")]
+        for value in WRONG:
+            content = json.loads(text)
+            part = content
+            for name in names:
+                part = part[name]
+            part[last] = value
+            if place.startswith("items"):  # texts that were not changed afterwards
+                content["id"] = _identity(content["items"])
+            faults[f"{place}: {value!r}"] = json.dumps(content)
+    path = tmp_path / f"{file}.json"
+    for fault, content in faults.items():
+        path.write_text(content)
+        with pytest.raises(CourseError, match=path.name):
+            read(path)
+            pytest.fail(f"{fault[:99]} was read.")
+
+
+def pair(b: Any = None, names: Any = SYSTEMS, **settings: Any) -> Any:
     return build_comparisons(stories(ONE), stories(TWO) if b is None else b, names, **settings)
 
 
@@ -49,7 +95,7 @@ def samples(name: str, **columns: Any) -> str:
     return lines(name, *rows)
 
 
-def answered(**change: str) -> Any:
+def answered(**change: Any) -> Any:
     return ratings(answers=[ANSWER | change])
 
 
@@ -63,6 +109,23 @@ def model(*answers: tuple[str, ...]) -> Path:
 
 def key_file(comparisons: Any = BUILT, key: Any = KEY) -> Path:
     return write_comparisons(".", comparisons, key).parents[1] / "key.json"
+
+
+def keyed(**changes: Any) -> Any:
+    path = key_file()
+    path.write_text(json.dumps(KEY | changes))
+    return read_key(path, BUILT)
+
+
+def written(comparisons: Any, key: Any, gone: bool = False) -> None:
+    """Comparisons written over others; the key that is there stays."""
+    path = write_comparisons(".", BUILT, KEY)
+    if gone:
+        path.unlink()
+    try:
+        write_comparisons(".", comparisons, key)
+    finally:
+        assert read_key("key.json", BUILT) == KEY
 
 
 def changed_text() -> Path:
@@ -88,10 +151,20 @@ def compare_with(second: str) -> None:
 
 FAULTS: dict[str, tuple[Callable[[], Any], str]] = {
     # building
-    "equal names": (lambda: pair(names=("x", "x ")), "('x', 'x ')"),
+    "equal names": (lambda: pair(names=("x", "x ")), "['x', 'x ']"),
+    "three names": (lambda: pair(names=("x", "y", "z")), "'z'"),
+    "a name that moves the cursor": (lambda: pair(names=("x\x1b[A", "y")), r"x\x1b[A"),
+    "a number as name": (lambda: pair(names=(3, "y")), "3"),
+    "half a story": (lambda: pair(per_side=0.5), "per_side"),
+    "no text": (lambda: pair(stories(TWO).assign(text=None)), "story 1"),
+    "no frame": (lambda: pair([1]), "prompt_id"),
+    "a sample without number": (lambda: pair(stories(TWO).assign(sample="x")), "sample"),
+    "two prompts as one": (
+        lambda: pair(stories(TWO).replace({"prompt": {"Prompt 3.": "O."}})),
+        "p3",
+    ),
     "a negative seed": (lambda: pair(seed=-1), "-1"),
     "no prompt in common": (lambda: pair(stories(TWO).assign(prompt_id="q")), "prompt"),
-    "another text": (lambda: pair(stories(TWO).replace("Prompt 3.", "Other.")), "p3"),
     "too few stories": (lambda: pair(stories(TWO).drop(index=8)), "p2"),
     # files of samples
     "no such file": (lambda: compare_with("three.jsonl:x"), "three.jsonl"),
@@ -108,17 +181,31 @@ FAULTS: dict[str, tuple[Callable[[], Any], str]] = {
         "comparisons.json",
     ),
     "the key of others": (lambda: read_key(key_file(OTHER, OTHER_KEY), BUILT), "key.json"),
-    "other comparisons there": (lambda: [key_file(), key_file(OTHER)], "comparisons.json"),
+    "three systems": (lambda: keyed(systems=["one", "two", "x"]), "systems"),
+    "a system that moves the cursor": (lambda: keyed(systems=["one", "\x1b"]), r"\x1b"),
+    "one system twice": (lambda: keyed(items=dict.fromkeys(ITEMS, ONE_SIDED)), "key.json"),
+    "a key without an item": (
+        lambda: keyed(items=dict(list(KEY["items"].items())[1:])),
+        "key.json",
+    ),
+    "other comparisons there": (lambda: written(OTHER, OTHER_KEY), "comparisons.json"),
+    "another key there": (lambda: written(BUILT, KEY | {"seed": 2}), "key.json"),
+    "a key alone": (lambda: written(OTHER, OTHER_KEY, gone=True), "key.json"),
     # ratings
-    "no rater": (lambda: ratings(rater=None), "a.json"),
-    "no answers": (lambda: ratings(answers=[3]), "a.json"),
-    "an unknown kind": (lambda: ratings(kind="cat"), "a.json"),
+    "an unseen rater": (lambda: ratings(rater="\u200b"), "a.json"),
+    "negative seconds": (lambda: answered(seconds=-1), "seconds"),
     "an unknown item": (lambda: answered(item="c99"), "c99"),
     "an unknown answer": (lambda: answered(best="A5"), "A5"),
     "a person's unreadable": (lambda: answered(best="unreadable"), "best"),
     "an item twice": (lambda: ratings(answers=[ANSWER, ANSWER]), "a.json"),
     "another study's": (lambda: ratings(comparisons=OTHER.id), "a.json"),
     "a name without letters": (lambda: Ratings(".", BUILT, " . "), " . "),
+    "a number as rater": (lambda: Ratings(".", BUILT, 7), "7"),
+    "a long name": (lambda: Ratings(".", BUILT, "x" * 61), "60"),
+    "a comment that is no text": (
+        lambda: Ratings(".", BUILT, "ann").save("c01", "A", "A1", 3),
+        "comment",
+    ),
     "a model's file": (lambda: Ratings(model().parent, BUILT, "m"), "m.json"),
     # labels
     "no labels": (lambda: read_labels(".", BUILT, KEY), "labels"),
@@ -133,6 +220,10 @@ FAULTS: dict[str, tuple[Callable[[], Any], str]] = {
     "a folder without a study": (lambda: read_study("."), "comparisons.json"),
     "a study without ratings": (lambda: show_ratings(key_file().parent), "ratings"),
     # judges
+    "a second judge": (
+        lambda: [FileLock("m.json.lock").acquire(), judge(BUILT, "m.json", MODEL)],
+        "m.json",
+    ),
     "a judge's ending": (lambda: judge(BUILT, "m.jsonl", MODEL), "m.jsonl"),
     "a person's file": (lambda: judge(BUILT, ann(), MODEL), "ann"),
     "another judge's file": (lambda: judge(BUILT, model().rename("n.json"), OTHER_MODEL), "m"),

@@ -66,7 +66,7 @@ def slow_alpha(items: list[list[str]]) -> float:
     within = 0.0
     for labels in items:
         within += sum(a != b for a, b in permutations(labels, 2)) / (len(labels) - 1)
-    every = sum(items, [])
+    every = [label for labels in items for label in labels]
     across = sum(a != b for a, b in permutations(every, 2)) / (len(every) - 1)
     return 1 - within / across
 

@@ -1,0 +1,102 @@
+"""What the files of a study hold, checked when they are read; names as they may be shown."""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
+
+from ..settings import CourseError
+from ..storage.files import read_json
+
+Text = InstanceOf[str]  # a cut emoji, half of a surrogate pair, is a text too
+Stories = Annotated[list[Text], Field(min_length=1)]
+
+
+@with_config(ConfigDict(extra="forbid"))  # the comparisons' id covers all that an item holds
+class Item(TypedDict):
+    item: Text
+    prompt: Text
+    A: Stories
+    B: Stories
+
+
+class ComparisonsFile(TypedDict):
+    id: Text
+    shown: Literal["whole", "summaries"]
+    items: Annotated[list[Item], Field(min_length=1)]
+
+
+class KeyEntry(TypedDict):
+    prompt_id: Text
+    A: Text
+    B: Text
+
+
+class KeyFile(TypedDict):
+    comparisons: Text
+    systems: Annotated[list[Text], Field(min_length=2, max_length=2)]
+    items: dict[Text, KeyEntry]
+
+
+class Answer(TypedDict):
+    item: Text
+    diverse: Text
+    best: Text
+    comment: NotRequired[Text]
+    seconds: NotRequired[Annotated[float, Field(ge=0, allow_inf_nan=False)] | None]
+    order: NotRequired[Literal["AB", "BA"]]
+
+
+class RatingsFile(TypedDict):
+    comparisons: Text
+    rater: Text
+    kind: Literal["person", "model"]
+    answers: list[Answer]
+
+
+def check_as(kind: Any, value: Any, path: str | Path, advice: str) -> Any:
+    """`value`, which is of `kind`; else CourseError names file, place, fault and what to do."""
+    try:
+        TypeAdapter(kind).validate_python(value, strict=True)
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in fault["loc"])
+        raise CourseError(f"{path}: {place or 'content'}: {fault['msg']}. {advice}") from None
+    return value
+
+
+def read_as(kind: Any, path: str | Path, advice: str) -> Any:
+    """The content of a JSON file, which is of `kind`; CourseError as of `check_as`."""
+    return check_as(kind, read_json(path), path, advice)
+
+
+def mend(text: str) -> str:
+    """The text with a replacement character for each half of a surrogate pair: such a half can
+    neither be sent to a browser nor to an endpoint."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def clean_name(name: str) -> str:
+    """A name as it is shown: no control or direction characters, single spaces, composed accents.
+
+    So a rater's name cannot move a terminal's cursor or turn the text beside it.
+    """
+    composed = unicodedata.normalize("NFC", name)
+    shown = [letter for letter in composed if letter.isprintable() or letter.isspace()]
+    return " ".join("".join(shown).split())
+
+
+def file_name(name: str) -> str:
+    """A rater's name in file names: letters with their marks, digits, "_" and "-", "" for none.
+
+    rating_page.html does the same.
+    """
+    parts = []
+    for letter in clean_name(name):
+        is_word = letter in "_-" or unicodedata.category(letter)[0] in "LMN"
+        parts.append(letter if is_word else " ")
+    return "-".join("".join(parts).split()).strip("-").lower()
