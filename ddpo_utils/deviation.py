@@ -7,12 +7,17 @@ For the unit rows e_1..e_K of one prompt's responses and their sum S:
     both_i  = (mm_i of encoder 1 * ... * mm_i of encoder m) ** (1/m)
     delta_i = z_i * K / sum z,  z = mm or both          the weights sum to K
 
+Two responses deviate alike, so both weigh 1, and DDPO on two responses a prompt (the usual
+preference data) is DPO. The paper advises six or more.
+
 Source: Chung et al., arXiv 2503.17126, section 3. The form with S takes O(K d), not O(K^2 d).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -23,21 +28,24 @@ __all__ = ["compute_deviation", "deviation_weights", "diversity", "raw_deviation
 # differ by about 1e-7 from batch to batch. Min-max would turn that into weights of 0 and K.
 TIE = 1e-6
 
+LARGEST = float(np.finfo(np.float32).max)  # the losses and most encoders work in float32
+SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which no tokenizer takes
+
 
 def compute_deviation(responses: Sequence[str], embedder: Any) -> np.ndarray:
-    """Deviation weights (K,) of the K responses to one prompt; they sum to K.
+    """Deviation weights (K,) of the K responses to one prompt; they sum to K, and are 1 if K <= 2.
 
     `embedder` has `encode(texts, normalize_embeddings=True)`, as SentenceTransformer has it.
 
     Raises:
         ValueError: there is no response, one is blank or no text, or the embeddings are not K rows.
     """
-    if isinstance(responses, str) or not len(responses):
-        raise ValueError("responses must be a list of texts, at least one.")
-    texts = list(responses)
+    texts = to_list(responses, "responses")
+    if not texts or not hasattr(embedder, "encode"):
+        raise ValueError("Give at least one response, and an embedder with a method `encode`.")
     for i, text in enumerate(texts):
-        if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"Response {i} is {text!r}: give a text that is not blank.")
+        if not isinstance(text, str) or not text.strip() or SURROGATE.search(text):
+            raise ValueError(f"Response {i} is {text!r}: give a whole text that is not blank.")
     rows = _check_rows(embedder.encode(texts, normalize_embeddings=True), "The embedder's output")
     if len(rows) != len(texts):
         raise ValueError(f"The embedder gave {len(rows)} rows for {len(texts)} responses.")
@@ -48,7 +56,7 @@ def raw_deviation(embeddings: Any, groups: Any = None) -> np.ndarray:
     """Mean cosine distance of each response to the others of its prompt, (N,) float64, 0 to 2.
 
     Args:
-        embeddings: (N, d) floating-point rows of any length; they are normalised here.
+        embeddings: (N, d) floats, an array, tensor or list of rows; they are normalised here.
         groups: N prompt ids in any order; None: all rows belong to one prompt.
 
     Raises:
@@ -75,7 +83,7 @@ def deviation_weights(*embeddings: Any, groups: Any = None, floor: float = 0.0) 
     Raises:
         ValueError: no array, different N, a faulty array or id, or a floor outside 0..1.
     """
-    if not embeddings or not 0 <= floor <= 1:
+    if not embeddings or not is_number(floor) or floor > 1:
         raise ValueError(f"Give at least one array, and a floor between 0 and 1; got {floor!r}.")
     arrays = [_check_rows(rows, f"embeddings[{i}]") for i, rows in enumerate(embeddings)]
     n = len(arrays[0])
@@ -127,14 +135,43 @@ def _mean_distances(unit: np.ndarray) -> np.ndarray:
     return np.clip(distances, 0.0, 2.0) if len(unit) > 1 else np.zeros(1)
 
 
+def is_number(value: Any, low: float = 0.0) -> bool:
+    """Whether the value is a number from `low` to float32's largest; NaN and True are none."""
+    return isinstance(value, Real) and not isinstance(value, bool) and low <= value <= LARGEST
+
+
+def to_list(items: Any, name: str) -> list[Any]:
+    """The items of a list, array, tensor or series, as Python's own objects; else ValueError."""
+    try:
+        if isinstance(items, str | bytes | dict | set):
+            raise TypeError
+        values = items.tolist() if hasattr(items, "tolist") else list(items)
+        return [value.item() if hasattr(value, "item") else value for value in values]
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{name} must be a list; got {items!r:.60}.") from None
+
+
 def _check_rows(embeddings: Any, name: str = "embeddings") -> np.ndarray:
-    rows = np.asarray(embeddings)
+    """The embeddings as an array (N, d) of floating-point numbers."""
+    try:
+        if isinstance(embeddings, list | tuple):  # sentence-transformers gives lists of tensors
+            embeddings = [_to_array(row) for row in embeddings]
+        rows = _to_array(embeddings)
+    except (TypeError, ValueError, RuntimeError):  # such as rows of different lengths
+        rows = np.empty(0)
     if rows.ndim != 2 or not np.issubdtype(rows.dtype, np.floating) or 0 in rows.shape:
         shape = f"shape {rows.shape} of {rows.dtype}"
-        raise ValueError(
-            f"{name} must be a 2-D floating-point array, a row a response; got {shape}."
-        )
+        raise ValueError(f"{name} must be a 2-D array of floats, a row a response; got {shape}.")
     return rows
+
+
+def _to_array(values: Any) -> np.ndarray:
+    """The values as an array; NumPy by itself refuses gradients and bfloat16, and drops masks."""
+    if hasattr(values, "detach"):  # a torch tensor
+        values = values.detach().cpu().to_dense()
+        if values.is_floating_point() and values.element_size() < 4:
+            values = values.float()
+    return np.ma.filled(values, np.nan) if np.ma.is_masked(values) else np.asarray(values)
 
 
 def _unit_rows(rows: np.ndarray, positions: Any, name: str = "embeddings") -> np.ndarray:
@@ -148,20 +185,17 @@ def _unit_rows(rows: np.ndarray, positions: Any, name: str = "embeddings") -> np
     return unit * (1 / norms)[:, None]
 
 
-def _positions_by_group(groups: Iterable[Any] | None, n: int) -> dict[Any, np.ndarray]:
+def _positions_by_group(groups: Any, n: int) -> dict[Any, np.ndarray]:
     """The positions of each prompt's rows, the prompts sorted by id."""
     if groups is None:
         return {None: np.arange(n)}
-    ids = groups.tolist() if hasattr(groups, "tolist") else list(groups)
-    positions: dict[Any, list[int]] = {}
+    ids = to_list(groups, "groups")
     if len(ids) != n:
         raise ValueError(f"groups must hold one prompt id a row, {n} in all; got {len(ids)}.")
+    positions: dict[Any, list[int]] = {}
     for i, name in enumerate(ids):
-        if (
-            not isinstance(name, str | int | float)
-            or type(name) is not type(ids[0])
-            or name != name
-        ):
+        known = isinstance(name, str | int | float) and type(name) is type(ids[0])
+        if not known or name != name:
             raise ValueError(f"groups[{i}] is {name!r}: give numbers or texts, all of one kind.")
         positions.setdefault(name, []).append(i)
     return {name: np.array(positions[name]) for name in sorted(positions)}

@@ -5,12 +5,13 @@ w marks the chosen response of a pair (the winner) and l the rejected one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .deviation import is_number, to_list
 
 __all__ = ["ddpo_loss", "dorpo_loss", "dpo_loss", "orpo_loss"]
 
@@ -136,13 +137,10 @@ def orpo_loss(
 
 
 def check_weights(weights: Any, name: str = "weight") -> list[float]:
-    """The weights as numbers; ValueError names the first that is not finite or below 0."""
-    values = weights.tolist() if hasattr(weights, "tolist") else weights
-    values = list(values) if isinstance(values, Iterable) else [values]
+    """The weights as numbers; ValueError names the first that is no finite number from 0."""
+    values = to_list(weights, name)
     for i, value in enumerate(values):
-        if getattr(value, "ndim", None) == 0:  # a 0-d tensor of a formatted dataset
-            value = values[i] = value.item()
-        if not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+        if not is_number(value):
             raise ValueError(f"{name} of pair {i} is {value!r}: give a finite number, 0 at least.")
     return values
 
@@ -151,12 +149,13 @@ def _check_logps(names: tuple[str, ...], logps: tuple[Tensor, ...], beta: float)
     """Raise ValueError unless the log-probs are finite 1-D tensors of one length, and beta > 0."""
     for name, value in zip(names, logps, strict=True):
         if not isinstance(value, Tensor) or value.dim() != 1 or not value.is_floating_point():
-            raise ValueError(f"{name} must be a 1-D floating-point tensor; got {value!r}.")
+            kind = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value)
+            raise ValueError(f"{name} must be a 1-D floating-point tensor; got {kind}.")
         if len(value) != len(logps[0]) or not len(value):
             raise ValueError(f"{name} holds {len(value)} log-probs: give one for each pair.")
         if not torch.isfinite(value).all():
             raise ValueError(f"{name}[{int(value.isfinite().int().argmin())}] is not finite.")
-    if not beta > 0:
+    if not is_number(beta) or beta == 0:
         raise ValueError(f"beta must be above 0; got {beta!r}.")
 
 

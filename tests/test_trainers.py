@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, DatasetDict, IterableDataset
+from peft import LoraConfig, get_peft_model
 from tiny_trainers import (
     SETUPS,
     WEIGHTS,
@@ -21,6 +23,7 @@ from tiny_trainers import (
     maker,
     preference_data,
 )
+from transformers import AutoModelForCausalLM
 from trl import DPOTrainer
 from trl.experimental.orpo import ORPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
@@ -272,6 +275,72 @@ def test_a_streamed_set_works_and_its_faults_are_found_on_the_way(make):
     late = preference_data(weights=[1.0] * 5 + [-1.0, 1.0, 1.0]).to_iterable_dataset()
     with pytest.raises(ValueError, match=r"pair 1 is -1\.0"):  # of its batch
         make(DDPOTrainer, late, **options).train()
+
+
+HEADS = [
+    {"target_modules": ["q_proj", "lm_head"]},
+    {"target_modules": ".*(q_proj|lm_head)"},
+    {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+    {"target_modules": [], "target_parameters": ["lm_head.weight"]},
+    {"target_modules": ["q_proj"], "trainable_token_indices": [1, 2]},  # the head is tied
+    {"target_modules": ["embed_tokens"], "ensure_weight_tying": True},
+]
+ADAPTERS = [
+    {"target_modules": ["q_proj", "embed_tokens"]},
+    {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+    {"target_modules": [], "target_parameters": ["q_proj.weight"]},
+    {"target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [1, 40, 41]}},
+]
+
+
+def moved(tiny_folder: Path, **settings: Any) -> Any:
+    """The tiny model, its head untied for single tokens, under an adapter as after some SFT."""
+    untied = "trainable_token_indices" in settings
+    model = AutoModelForCausalLM.from_pretrained(tiny_folder, tie_word_embeddings=not untied)
+    torch.manual_seed(1)
+    policy = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
+    for parameter in policy.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.1 * torch.randn(parameter.shape)
+    return policy
+
+
+@pytest.mark.parametrize("cls", TRAINERS)
+@pytest.mark.parametrize("settings", HEADS, ids=str)
+def test_an_adapter_on_the_head_is_refused(make, tiny, cls, settings):
+    policy = get_peft_model(tiny[0], LoraConfig(task_type="CAUSAL_LM", **settings))
+    with pytest.raises(ValueError, match=r"LM head|lm_head"):
+        make(cls, preference_data(), policy)
+
+
+@pytest.mark.parametrize("settings", ADAPTERS, ids=str)
+def test_the_reference_is_the_whole_adapter_that_training_starts_from(make, tiny_folder, settings):
+    policy = moved(tiny_folder, **settings)
+    trainer = make(DDPOTrainer, preference_data(weights=WEIGHTS), policy)
+    trainer.starts_at_reference = True
+    loss, _ = loss_and_gradients(trainer)
+    assert loss == pytest.approx(math.log(2) * sum(WEIGHTS) / 8, rel=1e-5)
+    for name, parameter in trainer.model.named_parameters():
+        if ".ref" in name:
+            parameter.data += 0.1
+    with pytest.raises(ValueError, match="ln 2"):
+        trainer.train()
+
+
+@pytest.mark.parametrize(
+    ("weights", "limit", "share"),
+    [(WEIGHTS, 1e-3, 1.0), (WEIGHTS, 1e3, 0.0), (WEIGHTS, 0.0, 0.0), (1.0, 1e-3, 1.0)],
+)
+@pytest.mark.parametrize("cls", TRAINERS)
+def test_clipping_that_undoes_weights_is_told_once(make, cls, weights, limit, share):
+    options = {"max_steps": 3, "max_grad_norm": limit, "logging_steps": 50}
+    trainer = make(cls, preference_data(weights=weights), **options)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.train()
+    told = [entry for entry in caught if "max_grad_norm" in str(entry.message)]
+    assert trainer.clipped_share == share
+    assert len(told) == (share > 1 / 3 and weights is WEIGHTS)
 
 
 def test_the_collator_adds_the_weight_and_nothing_else():

@@ -68,41 +68,54 @@ def preference_data(n: int = 8, weights: Any = 1.0, chat: bool = False) -> Datas
     return Dataset.from_dict(columns)
 
 
+def policy_of(setup: str, model: Any, adapter_folder: Path) -> tuple[Any, dict[str, Any]]:
+    """The policy of one of SETUPS, and what else its trainer is given."""
+    if setup == "fresh adapter":
+        return model, {"peft_config": LORA}
+    if setup == "virtual tokens":
+        virtual = PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
+        return model, {"peft_config": virtual}
+    if setup == "re-trained adapter":
+        return PeftModel.from_pretrained(model, str(adapter_folder), is_trainable=True), {}
+    return model, {}
+
+
 def maker(tiny_folder: Path, adapter_folder: Path, tmp_path: Path) -> Callable[..., Any]:
-    """Makes a trainer over the tiny model, its policy moved away from the reference."""
+    """Makes a trainer over the tiny model, its policy moved away from the reference.
+
+    `setup` is one of SETUPS, or a policy that is trained as it is.
+    """
 
     def build(
-        cls: type, data: Any, setup: str = "fresh adapter", spy: Any = None, **options: Any
+        cls: type, data: Any, setup: Any = "fresh adapter", spy: Any = None, **options: Any
     ) -> Any:
         torch.manual_seed(7)
         named = ("eval_dataset", "callbacks", "compute_metrics")
         parts = {name: options.pop(name) for name in named if name in options}
-        models = [AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)]
         orpo = issubclass(cls, ORPOTrainer)
-        if setup == "fresh adapter":
-            parts["peft_config"] = LORA
-        elif setup == "virtual tokens":
-            parts["peft_config"] = PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
-        elif setup == "full model" and not orpo and not options.get("precompute_ref_log_probs"):
+        models = [AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)]
+        if setup == "full model" and not orpo and not options.get("precompute_ref_log_probs"):
             models.append(AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32))
             parts["ref_model"] = models[1]
         for model in models:
             if spy is not None:
                 model.register_forward_pre_hook(spy, with_kwargs=True)
-        policy = models[0]
-        if setup == "re-trained adapter":
-            policy = PeftModel.from_pretrained(policy, str(adapter_folder), is_trainable=True)
-        config = ORPOConfig if orpo else DPOConfig
+        policy, adapter = setup, {}
+        if isinstance(setup, str):
+            policy, adapter = policy_of(setup, models[0], adapter_folder)
         trainer = cls(
             model=policy,
-            args=config(output_dir=str(tmp_path / "out"), **SETTINGS | options),
+            args=(ORPOConfig if orpo else DPOConfig)(
+                output_dir=str(tmp_path / "out"), **SETTINGS | options
+            ),
             train_dataset=data,
             processing_class=AutoTokenizer.from_pretrained(tiny_folder),
             **parts,
+            **adapter,
         )
         noise = torch.Generator().manual_seed(11)
         for parameter in trainer.model.parameters():
-            if parameter.requires_grad:
+            if parameter.requires_grad and isinstance(setup, str):
                 parameter.data += 0.05 * torch.randn(parameter.shape, generator=noise)
         return trainer
 
