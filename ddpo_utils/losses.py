@@ -36,8 +36,7 @@ def ddpo_loss(
 ) -> Tensor:
     """Mean over the batch of delta_w times the DPO loss of each pair, a scalar in nats.
 
-    The sum is divided by the number of pairs, not by the sum of the weights: weights of 3 give
-    three times the loss and gradient of weights of 1, which is DPO.
+    The mean is over pairs, not weights: weights of 3 give three times the loss of 1, which is DPO.
 
     Args:
         policy_logps_w, ..., ref_logps_l: (B,) log-probs under the policy and the frozen reference.
@@ -49,8 +48,13 @@ def ddpo_loss(
 
     Source: Chung et al., arXiv 2503.17126, section 3.
     """
-    logps = (policy_logps_w, policy_logps_l, ref_logps_w, ref_logps_l)
-    _check_logps(("policy_logps_w", "policy_logps_l", "ref_logps_w", "ref_logps_l"), logps, beta)
+    _check_logps(
+        beta,
+        policy_logps_w=policy_logps_w,
+        policy_logps_l=policy_logps_l,
+        ref_logps_w=ref_logps_w,
+        ref_logps_l=ref_logps_l,
+    )
     weights = _weight_tensor(deviation_w, policy_logps_w)
     dpo = pair_losses(policy_logps_w - ref_logps_w, policy_logps_l - ref_logps_l, beta)
     return (weights * dpo).mean()
@@ -109,8 +113,7 @@ def dorpo_loss(
 
     Source: Chung et al., arXiv 2503.17126, section 3; Hong et al., arXiv 2403.07691, equation 6.
     """
-    logps = (policy_logps_w, policy_logps_l, nll_w)
-    _check_logps(("policy_logps_w", "policy_logps_l", "nll_w"), logps, beta)
+    _check_logps(beta, policy_logps_w=policy_logps_w, policy_logps_l=policy_logps_l, nll_w=nll_w)
     above = {"policy_logps_w": policy_logps_w, "policy_logps_l": policy_logps_l, "-nll_w": -nll_w}
     for name, value in above.items():
         if (value > 1e-3).any():  # rounding may leave a little above 0
@@ -145,18 +148,19 @@ def check_weights(weights: Any, name: str = "weight") -> list[float]:
     return values
 
 
-def _check_logps(names: tuple[str, ...], logps: tuple[Tensor, ...], beta: float) -> None:
-    """Raise ValueError unless the log-probs are finite 1-D tensors of one length, and beta > 0."""
-    for name, value in zip(names, logps, strict=True):
+def _check_logps(beta: float, **logps: Tensor) -> None:
+    """ValueError unless the log-probs are finite 1-D tensors of one length, and beta is above 0."""
+    length = None
+    for name, value in logps.items():
         if not isinstance(value, Tensor) or value.dim() != 1 or not value.is_floating_point():
-            kind = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value)
-            raise ValueError(f"{name} must be a 1-D floating-point tensor; got {kind}.")
-        if len(value) != len(logps[0]) or not len(value):
+            raise ValueError(f"{name} must be a 1-D floating-point tensor.")
+        length = length or len(value)
+        if len(value) != length:
             raise ValueError(f"{name} holds {len(value)} log-probs: give one for each pair.")
         if not torch.isfinite(value).all():
             raise ValueError(f"{name}[{int(value.isfinite().int().argmin())}] is not finite.")
-    if not is_number(beta) or beta == 0:
-        raise ValueError(f"beta must be above 0; got {beta!r}.")
+    if not length or not is_number(beta) or beta == 0:
+        raise ValueError(f"Give at least one pair, and a beta above 0; got {beta!r}.")
 
 
 def _weight_tensor(deviation_w: Any, logps: Tensor) -> Tensor:

@@ -45,34 +45,34 @@ class WeightedCollator:
 
 
 class _CountsClippedSteps:
-    """What both trainers have: how many steps were clipped, and a warning where most were.
+    """Counts the steps whose gradient was longer than `max_grad_norm`; a trainer's first base.
 
-    `clipped_share` is the share of the last training's steps whose gradient was longer than
-    `max_grad_norm`, 0 to 1. Clipping divides by that length, and so by the batch's mean weight.
+    Clipping divides by the gradient's length, and so by the mean weight of the batch.
     """
 
-    _steps, _clipped = 0, 0
+    steps = clipped_steps = 0
 
     @property
     def clipped_share(self) -> float:
-        return float(self._clipped) / max(1, self._steps)
+        """Clipped steps as a share of this training's steps, 0 to 1."""
+        return float(self.clipped_steps) / max(1, self.steps)
 
     def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
         norm = super()._get_grad_norm(*args, **kwargs)
         if norm is not None:
-            self._steps += 1
-            self._clipped = self._clipped + (norm > self.args.max_grad_norm > 0)
+            self.steps += 1
+            self.clipped_steps += norm > self.args.max_grad_norm > 0
         return norm
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        self._steps, self._clipped = 0, 0
+        self.steps = self.clipped_steps = 0
         result = super().train(*args, **kwargs)
         data = self.train_dataset
         uneven = not hasattr(data, "__len__") or len(set(to_list(data["weight"][:], "weight"))) > 1
         if uneven and self.clipped_share > 1 / 3:
             warnings.warn(
                 f"max_grad_norm={self.args.max_grad_norm} clipped {self.clipped_share:.0%} of the "
-                "steps, which cancels a batch's mean weight: raise it, or set it to 0 (no limit).",
+                "steps and so undid their mean weights: raise it, or set it to 0 (no limit).",
                 stacklevel=2,
             )
         return result
@@ -88,7 +88,7 @@ class DDPOTrainer(_CountsClippedSteps, DPOTrainer):
     too: sum_i w_i NLL_i / sum_i T_i.
 
     Set `starts_at_reference = True` where the policy starts as the reference: the loss of the first
-    step must then be ln 2 times the mean weight. `clipped_share`: see `max_grad_norm`.
+    step must then be ln 2 times the mean weight. `clipped_share` tells what max_grad_norm clipped.
 
     Raises:
         ValueError: a weight is faulty, the weights are not defined for the loss, an adapter acts on
@@ -114,8 +114,8 @@ class DDPOTrainer(_CountsClippedSteps, DPOTrainer):
         if self.aux_loss_enabled:
             raise ValueError("A router's loss has no weights: set router_aux_loss_coef=0.")
         _check_head(self.model)
-        if ref_model is None and "ref" in getattr(self.model, "peft_config", {}):
-            _copy_adapter(self.model)
+        if ref_model is None and isinstance(self.model, PeftModel):
+            _prepare_reference(self.model)
         self.data_collator = WeightedCollator(self.data_collator)
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -291,11 +291,13 @@ def _check_head(model: Any) -> None:
         )
 
 
-def _copy_adapter(model: Any) -> None:
-    """Make the adapter "ref" equal "default"; TRL leaves out names that end in "default"."""
+def _prepare_reference(model: Any) -> None:
+    """Make the adapter "ref" equal "default"; ValueError where the base model is trained too."""
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
-        if name.endswith(".default"):  # of embeddings and of single tokens
+        if parameter.requires_grad and ".default" not in name:
+            raise ValueError(f"{name} would move the reference too: use bias='none', or ref_model.")
+        if name.endswith(".default") and "ref" in model.peft_config:  # TRL leaves these out
             parameters[name.removesuffix("default") + "ref"].data.copy_(parameter.data)
 
 

@@ -327,6 +327,13 @@ def test_the_reference_is_the_whole_adapter_that_training_starts_from(make, tiny
         trainer.train()
 
 
+def test_a_reference_that_would_move_with_the_policy_is_refused(make, tiny_folder):
+    policy = moved(tiny_folder, target_modules=["q_proj"])
+    policy.get_input_embeddings().weight.requires_grad_()  # as biases are with bias="all"
+    with pytest.raises(ValueError, match="embed_tokens"):
+        make(DDPOTrainer, preference_data(), policy)
+
+
 @pytest.mark.parametrize(
     ("weights", "limit", "share"),
     [(WEIGHTS, 1e-3, 1.0), (WEIGHTS, 1e3, 0.0), (WEIGHTS, 0.0, 0.0), (1.0, 1e-3, 1.0)],

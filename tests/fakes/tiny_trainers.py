@@ -110,8 +110,7 @@ def maker(tiny_folder: Path, adapter_folder: Path, tmp_path: Path) -> Callable[.
             ),
             train_dataset=data,
             processing_class=AutoTokenizer.from_pretrained(tiny_folder),
-            **parts,
-            **adapter,
+            **adapter | parts,
         )
         noise = torch.Generator().manual_seed(11)
         for parameter in trainer.model.parameters():
