@@ -61,6 +61,7 @@ from ddpo_utils.evaluation.diversity import (
 from ddpo_utils.evaluation.statistics import Interval, bootstrap_interval
 from ddpo_utils.settings import get_profile
 from ddpo_utils.storage.files import write_json
+from ddpo_utils.storage.locks import locked
 from ddpo_utils.training.run_folder import run_facts
 from recording import folders, parser, run
 
@@ -293,7 +294,8 @@ def record_measures(
 def main() -> None:
     args = parser(__doc__).parse_args()
     _, data = folders(args, "measures")
-    record_measures(data, draws=2 if args.smoke else DRAWS)
+    with locked(data / "results" / "measures.json"):
+        record_measures(data, draws=2 if args.smoke else DRAWS)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ from ddpo_utils.models.policy import load_policy
 from ddpo_utils.models.sampling import read_samples
 from ddpo_utils.models.scoring import mean_logps, token_kl
 from ddpo_utils.settings import Profile, get_profile
-from ddpo_utils.storage.files import read_json, write_json, write_text
+from ddpo_utils.storage.files import read_json, replacing, write_json, write_text
+from ddpo_utils.storage.locks import locked
 from ddpo_utils.training.all_arms import sample_adapter, train_arms
 from ddpo_utils.training.arms import ARMS, training_stories
 from ddpo_utils.training.reference import matched_step
@@ -147,7 +148,8 @@ def publish(source: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     tensors = load_file(source / "adapter_model.safetensors")
     half = {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
-    save_file(half, target / "adapter_model.safetensors")
+    with replacing(target / "adapter_model.safetensors") as part:
+        save_file(half, part)
     for name in ("adapter_config.json", "run.json"):
         shutil.copyfile(source / name, target / name)
 
@@ -254,12 +256,16 @@ def main() -> None:
         rules = decisions()
         rules |= {"settings": rules["settings"] | SMOKE_SETTINGS, "sampled_steps": [1, 2]}
         job = Job(rules, load_prompts().head(3), work, data, samples=2)
-    if args.development:
-        record_development(job)
-    elif args.seeds:
-        record_seeds(job, args.seeds)
-    else:
-        record_runs(job)
+    name = "runs"
+    if args.development or args.seeds:
+        name = "development" if args.development else "seeds"
+    with locked(data / "results" / f"{name}.json"):
+        if args.development:
+            record_development(job)
+        elif args.seeds:
+            record_seeds(job, args.seeds)
+        else:
+            record_runs(job)
 
 
 if __name__ == "__main__":

@@ -48,3 +48,5 @@ def run(main: Callable[[], None]) -> None:
         main()
     except CourseError as fault:
         sys.exit(f"error: {fault}")
+    except OSError as fault:
+        sys.exit(f"error: {fault}: free space there, or change its permissions.")

@@ -13,6 +13,7 @@ from ddpo_utils.corpus.stories import decisions
 from ddpo_utils.evaluation.reward_trial import record_reward
 from ddpo_utils.settings import data_dir, get_profile
 from ddpo_utils.storage.files import read_json, write_json
+from ddpo_utils.storage.locks import locked
 from recording import SMOKE_SETTINGS, folders, parser, run
 
 COMMAND = "python data/make/reward_trial.py"
@@ -23,12 +24,13 @@ def main() -> None:
     work, data = folders(args, "recorded")
     fixed = decisions()
     settings = fixed["settings"] | (SMOKE_SETTINGS if args.smoke else {})
-    record_reward(get_profile("laptop", **settings), fixed["reward_bound"], work / "reward")
-    record = read_json(work / "reward" / "reward.json") | {"command": COMMAND}
-    stored = read_json(data_dir() / "results" / "reward.json")
-    if record["accuracy"] == stored["accuracy"]:
-        record["calibration"] = stored["calibration"]
-    write_json(data / "results" / "reward.json", record)
+    with locked(data / "results" / "reward.json"):
+        record_reward(get_profile("laptop", **settings), fixed["reward_bound"], work / "reward")
+        record = read_json(work / "reward" / "reward.json") | {"command": COMMAND}
+        stored = read_json(data_dir() / "results" / "reward.json")
+        if record["accuracy"] == stored["accuracy"]:
+            record["calibration"] = stored["calibration"]
+        write_json(data / "results" / "reward.json", record)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from ddpo_utils.models.prompting import check_prompts, request, stories
 from ddpo_utils.models.sampling import read_samples, sample_stories
 from ddpo_utils.settings import Profile, data_dir, get_profile
 from ddpo_utils.storage.files import write_json, write_jsonl, write_text
+from ddpo_utils.storage.locks import locked
 from ddpo_utils.training.run_folder import run_facts
 from recording import SMOKE_SETTINGS, folders, parser, run
 
@@ -167,13 +168,12 @@ def record_rivals(
 def main() -> None:
     args = parser(__doc__).parse_args()
     work, data = folders(args, "recorded")
-    settings = decisions()["settings"]
+    settings, prompts, samples = decisions()["settings"], load_prompts(), SAMPLES
     if args.smoke:
-        profile = get_profile("laptop", **settings | SMOKE_SETTINGS)
-        record_rivals(profile, load_prompts().head(3), work / "rivals", data, samples=2)
-    else:
-        profile = get_profile("laptop", **settings)
-        record_rivals(profile, load_prompts(), work / "rivals", data)
+        settings, prompts, samples = settings | SMOKE_SETTINGS, prompts.head(3), 2
+    profile = get_profile("laptop", **settings)
+    with locked(data / "results" / "rivals.json"):
+        record_rivals(profile, prompts, work / "rivals", data, samples)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ def main() -> None:
     _, data = folders(args, "style")
     stories = load_stories()
     authors = (stories["source"] == "authors") & (stories["split"] == "train")
-    data.mkdir(parents=True, exist_ok=True)
     fit_style(stories.loc[authors, "text"].tolist(), data / "style.npz")
 
 

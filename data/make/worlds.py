@@ -19,6 +19,7 @@ from ddpo_utils.pairs import make_pairs
 from ddpo_utils.settings import CourseError
 from ddpo_utils.small_world.experiment import ARMS_OF_METHOD, Seed
 from ddpo_utils.storage.files import read_json, write_json
+from ddpo_utils.storage.locks import locked
 from ddpo_utils.training.all_arms import train_arms
 from ddpo_utils.training.arms import Arm, response_weights
 from ddpo_utils.training.one_arm import train_pairs
@@ -119,11 +120,12 @@ def record_worlds(seeds: Sequence[int], plan: Mapping[str, Any], work: Path, dat
         )
     for seed in seeds:
         path = data / "results" / "world" / f"{seed}.json"
-        if not path.is_file():
-            world = world_of(seed, plan, work)
-            rows = [row for rho in plan["rhos"] for row in run_world(world, rho, plan)]
-            facts = run_facts(world.profile(), command=f"{COMMAND} {seed}")
-            write_json(path, {**facts, "rows": rows})
+        with locked(path):
+            if not path.is_file():
+                world = world_of(seed, plan, work)
+                rows = [row for rho in plan["rhos"] for row in run_world(world, rho, plan)]
+                facts = run_facts(world.profile(), command=f"{COMMAND} {seed}")
+                write_json(path, {**facts, "rows": rows})
         print(f"world {seed}: {path.name}", flush=True)
 
 
@@ -147,7 +149,8 @@ def main() -> None:
     work, data = folders(args, "world")
     plan = smaller(rules()) if args.smoke else rules()
     if args.tuning:
-        record_tuning(plan, work, data)
+        with locked(data / "results" / "world_tuning.json"):
+            record_tuning(plan, work, data)
     else:
         record_worlds(args.seeds, plan, work, data)
 

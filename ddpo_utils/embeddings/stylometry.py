@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ..settings import data_dir
-from ..storage.files import file_digest
+from ..storage.files import file_digest, replacing
 
 __all__ = ["DeltaEncoder", "StylometricEncoder", "fit_style", "frozen_style", "mask_content"]
 
@@ -143,15 +143,10 @@ def fit_style(
     """Both style encoders, fitted on `texts`; with `path` also written there as an npz file."""
     style, delta = StylometricEncoder.fit(texts), DeltaEncoder.fit(texts)
     if path is not None:
-        np.savez_compressed(
-            path,
-            grams=np.array(style.grams),
-            idf=style.idf,
-            centre=style.centre,
-            tokens=np.array(delta.tokens),
-            mean=delta.mean,
-            std=delta.std,
-        )
+        fits = {"grams": np.array(style.grams), "idf": style.idf, "centre": style.centre}
+        fits |= {"tokens": np.array(delta.tokens), "mean": delta.mean, "std": delta.std}
+        with replacing(path) as part, part.open("wb") as file:
+            np.savez_compressed(file, **fits)
     return style, delta
 
 

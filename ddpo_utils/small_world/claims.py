@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..evaluation.statistics import Interval, mean_interval
+from ..settings import CourseError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,13 +34,13 @@ def contrast(
 
     `results` has seed, rho, arm and the measures. Worlds in which the measure is not defined (an
     arm has no valid sample) are left out; n counts the others. With fewer than two the interval
-    has no bounds. ValueError where no world has such an arm.
+    has no bounds. CourseError where no world has such an arm.
     """
     at_rho = results[np.isclose(results["rho"], rho)]
     values = at_rho.pivot(index="seed", columns="arm", values=measure)
     for arm in arms:
         if arm not in values:
-            raise ValueError(f"No world has the arm {arm!r} at rho {rho}: record it first.")
+            raise CourseError(f"No world has the arm {arm!r} at rho {rho}: record it first.")
     first, second = arms
     gaps = (values[first] - values[second]).astype(float).dropna()
     if len(gaps) < 2:
@@ -48,12 +49,12 @@ def contrast(
 
 
 def outcome(interval: Interval, test: str, margin: float = 0.0) -> str:
-    """What a test (else ValueError) says of a contrast: "holds", "fails" or "open"."""
+    """What a test (else CourseError) says of a contrast: "holds", "fails" or "open"."""
     low, high = interval.low, interval.high
     if test == "below":  # the mirror image of "above"
         low, high = -high, -low
     elif test not in ("above", "not below"):
-        raise ValueError(f"A test is above, below or not below; got {test!r}.")
+        raise CourseError(f"A test is above, below or not below; got {test!r}.")
     bound = -margin if test == "not below" else 0.0
     if low > bound:
         return "holds"
@@ -73,7 +74,20 @@ def claims_table(results: pd.DataFrame, rules: Mapping[str, Any]) -> pd.DataFram
     Args:
         results: as for `contrast`.
         rules: with `claims` and `margin`, as in data/claims.json.
+
+    Raises:
+        CourseError: the rules or the results lack a part; it is named.
     """
+    try:
+        return _table(results, rules)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise CourseError(
+            f"The results or the rules of the claims lack a part ({error}): compare the rules with "
+            "data/claims.json."
+        ) from None
+
+
+def _table(results: pd.DataFrame, rules: Mapping[str, Any]) -> pd.DataFrame:
     import pandas as pd
 
     margin = rules["margin"]

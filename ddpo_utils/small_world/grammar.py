@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..settings import CourseError
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -100,7 +102,11 @@ def prompt_text(subject: str, thing: str, place: str) -> str:
 
 
 def _names(prompt: str) -> tuple[str, str, str]:
-    return re.fullmatch(r"A (\w+), a (\w+), a (\w+)\.", prompt).groups()
+    match = re.fullmatch(r"A (\w+), a (\w+), a (\w+)\.", str(prompt))
+    names = match.groups() if match else ("", "", "")
+    if names[0] not in SUBJECTS or names[1] not in OBJECTS or names[2] not in PLACES:
+        raise CourseError(f"{prompt!r} is no prompt of the small world: take some of all_prompts.")
+    return names
 
 
 def _places(prompts: Sequence[str]) -> np.ndarray:
@@ -165,6 +171,8 @@ def parse(text: str, prompt: str) -> dict[str, Any] | None:
     subject, object or place.
     """
     subject, thing, place = _names(prompt)
+    if not isinstance(text, str):  # such as null
+        return None
     for voice, pattern in _PATTERNS.items():
         match = pattern.fullmatch(text)
         if not match or match["s"] != subject or match["p"] != place:
@@ -184,10 +192,18 @@ class World:
     Args:
         seed: of tables and stories; the stories are the same at every rho, but not their quality.
         rho: correlation of a mode's value with its rarity, -1 to 1.
+
+    CourseError for another seed or rho.
     """
 
     seed: int
     rho: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (-1 <= self.rho <= 1 and self.seed >= 0):
+            raise CourseError(
+                f"A world has a seed from 0 and a rho from -1 to 1, not {self.seed} and {self.rho}."
+            )
 
     def _tables(self, stream: int, dimension: str, places: np.ndarray) -> np.ndarray:
         """(prompts, modes) sums of the tables' rows for subject, object and place, over sqrt 3."""

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from ..settings import progress_bar
-from ..storage.files import replacing
+from ..storage.files import check_seal, replacing, seal
+from ..storage.locks import locked
 from .grammar import World, all_prompts
 
 __all__ = ["make_model", "make_tokenizer"]
@@ -67,14 +68,25 @@ def make_tokenizer(stories: list[str]) -> Any:
 def make_model(world: World, folder: Path, held_out: int, steps: int, batch: int = 64) -> Path:
     """`folder` with a model of the world's stories; a finished one is kept.
 
+    Of several processes one makes it. CourseError: the folder is damaged, or cannot be written.
+
     Args:
         held_out: number of prompts, the first of `all_prompts`, of which no story is seen.
         steps: of AdamW with a cosine schedule, on `batch` fresh stories each.
     """
+    with locked(folder, wait=True):
+        if folder.exists():
+            check_seal(folder)
+        else:
+            with replacing(folder) as part:  # a killed run leaves no half model
+                _train_into(part, world, held_out, steps, batch)
+                seal(part)
+    return folder
+
+
+def _train_into(folder: Path, world: World, held_out: int, steps: int, batch: int) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    if (folder / "config.json").is_file():
-        return folder
     prompts = all_prompts(world.seed)
     tokenizer = make_tokenizer([*prompts, *world.stories(prompts, 20)["text"]])
     torch.manual_seed(world.seed)
@@ -113,7 +125,5 @@ def make_model(world: World, folder: Path, held_out: int, steps: int, batch: int
         optimiser.step()
         schedule.step()
         optimiser.zero_grad()
-    with replacing(folder) as part:  # a killed run leaves no half model
-        model.save_pretrained(part)
-        tokenizer.save_pretrained(part)
-    return folder
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

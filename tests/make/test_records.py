@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from evaluated import POOL, THRESHOLDS
 
 import measures
 import recorded_runs
+import reward_trial
 import rivals
 import style
 import worlds
@@ -29,6 +31,7 @@ from ddpo_utils.settings import CourseError, data_dir, get_profile
 from ddpo_utils.small_world.claims import outcome
 from ddpo_utils.small_world.experiment import ARMS_OF_METHOD
 from ddpo_utils.storage.files import read_json
+from ddpo_utils.storage.locks import locked
 
 PROMPTS = pd.DataFrame(
     {"prompt_id": ["b", "a", "c"], "prompt": ["Sea.", "A clock 🙂 stops", "Nobody knows"]}
@@ -161,6 +164,29 @@ def test_the_chosen_settings_follow_from_the_recorded_trials_by_the_rule() -> No
     wanted = mean.loc[("ddpo", ddpo, 1.0), "total"]
     gaps = [abs(mean.loc[("dpo", dpo, t), "total"] - wanted) for t in plan["temperatures"]]
     assert plan["temperatures"][gaps.index(min(gaps))] == plan["temperature"]
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "record"),
+    [
+        (measures, [], "measures"),
+        (reward_trial, [], "reward"),
+        (rivals, [], "rivals"),
+        (recorded_runs, [], "runs"),
+        (recorded_runs, ["--seeds", "43"], "seeds"),
+        (recorded_runs, ["--development"], "development"),
+        (worlds, ["1"], "world/1"),
+        (worlds, ["--tuning"], "world_tuning"),
+    ],
+)
+def test_of_two_at_once_the_second_is_refused(script, flags, record, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["script", "--smoke", "--output", str(tmp_path), *flags])
+    path = tmp_path / "results" / f"{record}.json"
+    with locked(path), ThreadPoolExecutor(1) as pool:
+        error = pool.submit(script.main).exception()
+    assert isinstance(error, CourseError) and str(path) in str(error)
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("script", [measures, recorded_runs, rivals, style, worlds])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
+from faults import refusal
 from scipy import stats
 
 from ddpo_utils.evaluation.statistics import Interval
@@ -29,10 +32,35 @@ def test_a_contrast_is_paired_by_world() -> None:
 
 
 def test_faults_name_the_item() -> None:
-    with pytest.raises(ValueError, match="'orpo' at rho 0"):
-        contrast(results_of(ddpo=[1, 2], dpo=[1, 2]), "total", ["orpo", "dpo"])
-    with pytest.raises(ValueError, match="'beside'"):
-        outcome(Interval(0, -1, 1, 10), "beside")
+    results = results_of(ddpo=[1, 2], dpo=[1, 2])
+    assert "'orpo' at rho 0" in refusal(contrast, results, "total", ["orpo", "dpo"])
+    assert "'beside'" in refusal(outcome, Interval(0, -1, 1, 10), "beside")
+
+
+TEST = {"measure": "total", "arms": ["dpo", "sft"], "test": "below"}
+NOT = {"test": "not below"}
+
+
+@pytest.mark.parametrize(
+    ("rules", "named"),
+    [
+        ({}, "margin"),
+        ([], "list"),
+        ({"margin": 0.1}, "claims"),
+        ({"margin": 0.1, "claims": ["a"]}, "claims.json"),
+        ({"margin": 0.1, "claims": [{"claim": "a", "says": "x"}]}, "tests"),
+        ({"margin": 0.1, "claims": [{"claim": "a", "tests": [TEST]}]}, "says"),
+        ({"margin": 0.1, "claims": [{"tests": [TEST | {"measure": "none"}]}]}, "none"),
+        ({"margin": 0.1, "claims": [{"tests": [TEST | {"arms": ["dpo"]}]}]}, "claims.json"),
+        (
+            {"margin": "x", "claims": [{"claim": 1, "says": 1, "tests": [TEST | NOT]}]},
+            "claims.json",
+        ),
+    ],
+)
+def test_broken_rules_are_refused_and_what_they_lack_is_named(rules: Any, named: str) -> None:
+    results = results_of(dpo=[1.0, 1.1, 1.2], sft=[2.0, 2.1, 2.3])
+    assert named in refusal(claims_table, results, rules)
 
 
 def test_worlds_without_a_valid_sample_are_left_out_and_counted() -> None:

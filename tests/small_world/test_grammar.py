@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from faults import refusal
 
 from ddpo_utils.small_world import grammar
 from ddpo_utils.small_world.grammar import (
@@ -56,6 +57,22 @@ def test_what_the_grammar_cannot_have_made_is_invalid(text: str) -> None:
     assert parse(STORY, PROMPT) is not None
     assert parse(LOG, PROMPT) is not None
     assert parse(text, PROMPT) is None
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: World(1, 1.1),
+        lambda: World(1, float("nan")),
+        lambda: World(-1),
+        lambda: parse(STORY, "A fox."),
+        lambda: parse(STORY, None),
+        lambda: World(1).values(["A fox, a key, a wood."], "plot"),
+    ],
+)
+def test_no_world_and_no_prompt_of_one_is_refused(call) -> None:
+    refusal(call)
+    assert parse(None, PROMPT) is None
 
 
 @pytest.mark.parametrize("rho", [-0.6, 0.0, 0.6])

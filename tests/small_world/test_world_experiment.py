@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from faults import refusal
 
 from ddpo_utils.course.recorded import rules
 from ddpo_utils.models.policy import load_policy
@@ -71,6 +72,10 @@ def test_the_model_learns(tmp_path: Path) -> None:
     with torch.no_grad():
         loss = AutoModelForCausalLM.from_pretrained(folder)(ids, labels=ids).loss.item()
     assert loss < np.log(len(tokenizer)) - 1  # of a model that knows nothing
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
+    assert str(folder) in refusal(make_model, World(5), folder, 3, steps=30)
 
 
 def test_no_training_prompt_is_a_test_prompt(world: Seed) -> None:
