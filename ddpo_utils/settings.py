@@ -13,18 +13,28 @@ from typing import Any, ClassVar
 __all__ = [
     "METHODS",
     "PROFILES",
+    "SLEEPING",
     "CourseError",
     "Profile",
     "cache_dir",
     "course_errors",
     "data_dir",
     "get_profile",
+    "let_threads_sleep",
     "progress_bar",
     "weight_kinds",
     "work_dir",
 ]
 
+# torch's idle threads spin: where other programs use the cores, that makes them many times slower.
+SLEEPING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 METHODS = ("sft", "dpo", "ddpo", "orpo", "dorpo", "divpo", "shuffled")
+
+
+def let_threads_sleep() -> None:
+    """Set SLEEPING where the user has not; it acts on a torch that is loaded afterwards."""
+    for name, value in SLEEPING.items():
+        os.environ.setdefault(name, value)
 
 
 class CourseError(RuntimeError):

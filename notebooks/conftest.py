@@ -10,6 +10,7 @@ from unittest.mock import patch
 import pytest
 
 from ddpo_utils.course.notebooks import QUIET
+from ddpo_utils.settings import SLEEPING
 
 
 @lru_cache(maxsize=1)
@@ -36,7 +37,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         variables["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS") or str(max(1, share))
     if _fetch_model():
         variables["HF_HUB_OFFLINE"] = os.environ.get("HF_HUB_OFFLINE") or "1"
-    with patch.dict(os.environ, variables):
+    with patch.dict(os.environ, SLEEPING | dict(os.environ) | variables):
         return (yield)
 
 

@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 from ddpo_utils.course.notebooks import QUIET
+from ddpo_utils.settings import SLEEPING
 
 # Before torch and the hub's libraries read them: no bars, no network, no spinning threads.
-os.environ |= QUIET | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+os.environ |= (
+    SLEEPING | dict(os.environ) | QUIET | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+)
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # workers share the cores
     workers = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))

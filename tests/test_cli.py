@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checked import NOTEBOOKS
 from command_line import error_line
 
 from ddpo_utils import cli
 from ddpo_utils.course import notebooks
-from ddpo_utils.settings import PROFILES
+from ddpo_utils.settings import PROFILES, SLEEPING
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -121,3 +122,38 @@ def test_import_needs_numpy_and_torch_alone():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+FIRST_CELL = next(cell.source for cell in NOTEBOOKS["03_weighted_loss"] if cell.cell_type == "code")
+HELP = (
+    "import sys, runpy; sys.argv = ['x', '-h']; runpy.run_module('ddpo_utils', run_name='__main__')"
+)
+
+
+@pytest.mark.parametrize(
+    ("code", "given", "policy"),
+    [
+        (HELP, "", "PASSIVE"),
+        (HELP, "ACTIVE", "ACTIVE"),
+        (FIRST_CELL, "", "PASSIVE"),
+        (FIRST_CELL, "ACTIVE", "ACTIVE"),
+        ("import ddpo_utils; ddpo_utils.ddpo_loss", "", "None"),  # a user's own pipeline
+    ],
+)
+def test_idle_threads_sleep_where_the_course_runs(code: str, given: str, policy: str) -> None:
+    variables = {name: text for name, text in os.environ.items() if name not in SLEEPING}
+    variables |= {"OMP_WAIT_POLICY": given} if given else {}
+    script = (
+        "import atexit, os, sys\n"
+        "atexit.register(lambda: print(os.environ.get('OMP_WAIT_POLICY'), 'torch' in sys.modules))\n"
+    )
+    command = [sys.executable, "-c", script + code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=variables)
+    loaded = policy == "None"  # in the other cases torch must be still to come
+    assert done.stdout.splitlines()[-1] == f"{policy} {loaded}"
+
+
+def test_every_notebook_lets_threads_sleep_first() -> None:
+    for cells in NOTEBOOKS.values():
+        first = next(cell.source for cell in cells if cell.cell_type == "code")
+        assert all(name in first for name in SLEEPING)

@@ -113,7 +113,10 @@ def _machine() -> Iterator[Finding]:
     fits = (3, 11) <= sys.version_info[:2] <= (3, 13)
     remedy = "" if fits else "install Python 3.11, 3.12 or 3.13"
     yield Finding("Python", platform.python_version(), remedy)
-    yield Finding("system", f"{platform.platform(terse=True)}, {os.cpu_count()} cores")
+    yield Finding("system", f"{platform.platform(terse=True)}")
+    load, cores = psutil.getloadavg()[0], os.cpu_count() or 1
+    busy = ": other programs use the cores, and all takes longer" if load > cores else ""
+    yield Finding("load", f"{load:.1f} on {cores} cores{busy}")
     total = psutil.virtual_memory().total
     yield Finding("memory", f"{total / GB:.1f} GB, {available_memory() / GB:.1f} GB free")
     yield _disk("cache", settings.cache_dir(), CACHE_ROOM)

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..settings import WRITING_PROMPTS, CourseError, Profile
+from ..settings import WRITING_PROMPTS, CourseError, Profile, let_threads_sleep
 from ..storage.files import write_text
 
 __all__ = [
@@ -28,21 +29,20 @@ __all__ = [
     "fetch",
     "find_notebooks",
     "inputs_digest",
+    "read_notebook",
     "readme_figures",
     "run",
     "store_outputs",
     "write_notebook",
 ]
 
-# No output of a kernel may depend on bars or caches; idle threads must not spin on busy cores.
+# No output of a kernel may depend on bars or caches.
 QUIET = {
     "TQDM_DISABLE": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "PYTHONWARNINGS": "ignore:minilm-l6-v2 reads:UserWarning",  # it would print a path
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "GOMP_SPINCOUNT": "0",
 }
 ADDRESS = re.compile(r'^REPOSITORY = "[^"\n]*"', re.MULTILINE)  # in the Colab cell
 TEXT_SUFFIXES = {".csv", ".json", ".jsonl", ".md", ".txt", ".yaml"}
@@ -217,6 +217,7 @@ def _kernel_environment(profile: Profile) -> Iterator[None]:
     before = dict(os.environ)
     os.environ.pop("JUPYTER_PATH", None)
     os.environ |= QUIET | {"JUPYTER_PREFER_ENV_PATH": "1"}
+    let_threads_sleep()
     if profile.data != WRITING_PROMPTS:  # all that such a profile needs is fetched by now
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
@@ -242,7 +243,7 @@ def execute(path: Path, profile: Profile, folder: Path, **overrides: Any) -> Out
     fault = ""
     started = time.perf_counter()
     try:
-        notebook = nbformat.read(path, as_version=4)
+        notebook = read_notebook(path)
         notebook.cells = [cell for cell in notebook.cells if not _has_tag(cell, "exercise")]
         nbformat.write(notebook, copy)
         with _kernel_environment(profile):
@@ -295,8 +296,8 @@ def store_outputs(path: Path, executed: Path, data: Path) -> None:
     """
     import nbformat
 
-    notebook = nbformat.read(path, as_version=4)
-    copy = nbformat.read(executed, as_version=4)
+    notebook = read_notebook(path)
+    copy = read_notebook(executed)
     done = [cell for cell in copy.cells if not _has_tag(cell, "injected-parameters")]
     cells = [cell for cell in notebook.cells if not _has_tag(cell, "exercise")]
     if [cell.source for cell in done] != [cell.source for cell in cells]:
@@ -337,6 +338,21 @@ def readme_figures(notebook: Any) -> dict[str, bytes]:
                 pictures = [formats["image/png"] for formats in data if "image/png" in formats]
                 figures[f"{name}.png"] = base64.b64decode(pictures[0])
     return figures
+
+
+def read_notebook(path: Path) -> Any:
+    """The notebook in nbformat 4.5; cells that have no id get one.
+
+    Raises:
+        CourseError: the file is no notebook.
+    """
+    import nbformat
+
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of missing ids
+            return nbformat.v4.upgrade(nbformat.read(path, as_version=4))
+    except (ValueError, TypeError, AttributeError, RecursionError, nbformat.ValidationError):
+        raise CourseError(f"{path.name} is no notebook that can be read: restore it.") from None
 
 
 def write_notebook(path: Path, notebook: Any) -> None:

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
 from ..settings import CourseError, Profile, get_profile
 from ..storage.files import write_text
 from .doctor import GB, INSTALL, PARTS, Finding, lacking, report
-from .notebooks import ADDRESS, execute, fetch, find_notebooks, write_notebook
+from .notebooks import ADDRESS, execute, fetch, find_notebooks, read_notebook, write_notebook
 
 __all__ = ["live_minutes", "live_steps", "preflight", "wheelhouse", "write_address"]
 
@@ -25,7 +26,8 @@ OVERHEAD = 1.3  # measured: its run takes so many times what its steps take
 COLAB = "https://colab.research.google.com/"
 BADGE = "colab-badge"  # id of the cell on top of each notebook
 MARKS = re.compile(r"(<!-- colab -->\n).*?(<!-- /colab -->)", re.DOTALL)  # around README's badge
-URL = r"(?:https?://|ssh://)?(?:[^@/]+@)?([\w.-]+\.\w+)(?::\d+)?[:/](.+?)(?:\.git)?/?"
+# Only what needs no quoting in code, Markdown and links; a password before the @ is dropped.
+URL = r"(?:https?://|ssh://)?(?:[^@/]+@)?([\w.-]+\.\w+)(?::\d+)?[:/]([\w.~/-]+?)(?:\.git)?/?"
 
 
 def _arm_steps(profile: Profile, seconds: float) -> float:
@@ -172,22 +174,22 @@ def write_address(root: Path) -> str:
     Raises:
         CourseError: there is no remote `origin` on the web; nothing is changed.
     """
-    import nbformat
     from nbformat.v4 import new_markdown_cell
 
-    match = re.fullmatch(URL, _git(root, "remote", "get-url", "origin"))
+    match = re.fullmatch(URL, _git(root, "remote", "get-url", "origin"), re.ASCII)
     if not match:
         raise CourseError(
-            "This clone has no remote on the web: publish it, then `git remote add origin ADDRESS`."
+            "This clone has no remote on the web, or one whose address holds other characters than "
+            "letters, digits and . _ ~ / -: publish it, then `git remote add origin ADDRESS`."
         )
     host, name = match[1], match[2].strip("/")
     address = f"https://{host}/{name}"  # without a password
     head = _git(root, "rev-parse", "--abbrev-ref", "origin/HEAD").removeprefix("origin/")
-    branch = head or _git(root, "branch", "--show-current") or "main"
+    branch = quote(head or _git(root, "branch", "--show-current") or "main")
     image = f"in Colab]({COLAB}assets/colab-badge.svg)]"
     links = {}
     for path in find_notebooks(root):
-        notebook = nbformat.read(path, as_version=4)
+        notebook = read_notebook(path)
         notebook.cells = [cell for cell in notebook.cells if cell.id != BADGE]
         for cell in notebook.cells:
             if cell.cell_type == "code":

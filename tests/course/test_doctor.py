@@ -67,6 +67,16 @@ def test_doctor_report(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     assert "ddpo_utils fetch" in report  # the tests' cache is empty
 
 
+@pytest.mark.parametrize(("load", "busy"), [(0.4, False), (1e3, True)])
+def test_a_load_above_the_cores_is_said(load: float, busy: bool, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("psutil.getloadavg", lambda: (load, 0.0, 0.0))
+    cli.main(["doctor"])
+    (line,) = (
+        line for line in capsys.readouterr().out.splitlines() if line.split()[:1] == ["load"]
+    )
+    assert f"{load:.1f} on " in line and ("other programs" in line) == busy
+
+
 def test_estimate_is_the_plans(monkeypatch: pytest.MonkeyPatch, tiny_folder: Path) -> None:
     laptop, big = get_profile("laptop"), get_profile("8b")
     assert doctor.estimate_memory(replace(laptop, model="some/model"), gpu=False) is None

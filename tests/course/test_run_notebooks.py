@@ -36,6 +36,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, code in CODE.items():
         notebook = new_notebook(cells=[PARAMETERS, EXERCISE, new_code_cell(code, id="code")])
         nbformat.write(notebook, tmp_path / "notebooks" / f"{name}.ipynb")
+    (tmp_path / "notebooks" / "05_torn.ipynb").write_text('{"cells": [')
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(notebooks, "fetch", lambda profile: None)
     monkeypatch.setattr(doctor, "lacking", lambda profile: [])
@@ -48,12 +49,13 @@ def test_run_goes_on_after_a_failure_and_names_the_cell(
     before = {path.stem: path.read_bytes() for path in (clone / "notebooks").iterdir()}
     assert cli.main(["run", "--profile", "smoke", "--write-back"]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == [*CODE, "1"]
+    assert [line.split()[0] for line in lines] == [*CODE, "05_torn", "1"]
     assert lines[0].endswith(" s  passed")
     assert lines[1].endswith("failed in cell 2 (import ddpo_utils): The file is empty: fill it.")
     assert lines[2].endswith("cell 2 (number = 1 / 0): ZeroDivisionError: division by zero")
     assert "its kernel died" in lines[3]
-    assert lines[4].startswith("1 passed, 3 failed in ")
+    assert "05_torn.ipynb" in lines[4]
+    assert lines[5].startswith("1 passed, 4 failed in ")
     for name in CODE:
         assert (clone / "build" / "smoke" / f"{name}.html").is_file()
         if name != "01_good":  # what failed is not written back

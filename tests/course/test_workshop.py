@@ -206,14 +206,42 @@ def test_badges_follow_the_remote_and_its_default_branch(clone: Path) -> None:
     assert b"colab-badge.svg" not in everything and b"github.com" not in everything
 
 
-def test_without_an_address_on_the_web_nothing_is_changed(clone: Path) -> None:
+@pytest.mark.parametrize(
+    "remote",
+    [
+        "",
+        "/srv/course.git",
+        "https://example.org/some'one/ddpo",
+        'https://example.org/x"; import os; os.system("id") #',
+        "https://example.org/a\\ndpo",
+        "https://example.org/someone/ddpo)](javascript:alert(1))",
+        "https://example.org/\x1b[31mddpo",
+        "https://exämple.org/someone/ddpo",
+    ],
+)
+def test_without_a_plain_address_on_the_web_nothing_is_changed(clone: Path, remote: str) -> None:
     before = contents(clone)
-    with pytest.raises(CourseError):
-        write_address(clone)
-    git(clone, "remote", "add", "origin", str(clone))
+    if remote:
+        git(clone, "remote", "add", "origin", remote)
     with pytest.raises(CourseError):
         write_address(clone)
     assert contents(clone) == before
+
+
+def test_a_notebook_without_cell_ids_gets_its_badge(clone: Path) -> None:
+    git(clone, "remote", "add", "origin", GITHUB)
+    path = next((clone / "notebooks").iterdir())
+    notebook = json.loads(path.read_text())
+    for cell in notebook["cells"]:
+        del cell["id"]
+    for minor in (4, 5):
+        path.write_text(json.dumps(notebook | {"nbformat_minor": minor}))
+        write_address(clone)
+        nbformat.validate(nbformat.read(path, 4))
+        assert addresses(path) == [GITHUB] and path.read_text().count("colab-badge.svg") == 1
+    path.write_text("[]")
+    with pytest.raises(CourseError, match=path.name):
+        write_address(clone)
 
 
 def test_the_course_holds_no_dead_link() -> None:
