@@ -81,7 +81,10 @@ class Profile:
     reward: str = _setting("smollm2-wheel", "backbone of the reward model: names as for model")
     data: str = _setting(
         "bundled",
-        '"bundled", r/writingPrompts (a Hub id, a parquet file or folder), your JSONL or CSV',
+        '"bundled", r/writingPrompts (a Hub id, parquet), or your own JSONL, JSON, CSV or parquet',
+    )
+    columns: str = _setting(
+        "", "the fields' names in your own file, such as prompt=instruction,text=output"
     )
     prompts: int = _setting(0, "posts of r/writingPrompts to keep, drawn at random; 0: all", ge=0)
     min_gap: float = _setting(0.0, "wanted difference of a pair's scores, in their unit", ge=0)

@@ -1,4 +1,4 @@
-"""Stories in: the bundled ones, or your own from JSONL, CSV or a frame.
+"""Stories in: the bundled ones, or your own from a file of any usual kind, or from a frame.
 
 A corpus is a pandas frame with one response a row: prompt_id, prompt, text, score (the judges' mean
 or the votes, where known), source, writer, split.
@@ -6,6 +6,11 @@ or the votes, where known), source, writer, split.
 
 from __future__ import annotations
 
+import math
+import unicodedata
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,106 +18,293 @@ import numpy as np
 
 from ..settings import WRITING_PROMPTS, CourseError, data_dir
 from ..storage.files import read_json, read_jsonl
+from .fields import KNOWN_COLUMNS, Counted, count, name_columns, read_chats, responses_of_pairs
+from .posts import COLUMNS as POST_COLUMNS
+from .tables import parquet_columns, read_rows, whole_text
+from .text import plain_text, same_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
+    "Reading",
     "decisions",
     "development_prompts",
     "is_writing_prompts",
     "load_prompts",
     "load_stories",
+    "read_stories",
 ]
 
-DEFAULTS = {"score": np.nan, "source": "own", "writer": "", "split": "train"}
+DEFAULTS = {"source": "own", "writer": ""}
+NO_SCORE = ("", "na", "n/a", "nan", "none", "null", "-")
+MOST_LEFT_OUT = 0.2  # share of the rows; where a fault takes more, the file is refused
+
+
+@dataclass
+class Reading:
+    """What was read of somebody's data, what was left out and why, and what is to be known."""
+
+    name: str
+    rows: int = 0  # of the file
+    responses: int = 0  # that are left, to so many prompts
+    prompts: int = 0
+    left_out: Counted = field(default_factory=dict)  # reason -> rows
+    remarks: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [f"{self.name}: {self.responses:,} responses to {self.prompts:,} prompts are read."]
+        if self.left_out:
+            parts = [f"{number:,} {reason}" for reason, number in self.left_out.items()]
+            lines.append(f"Left out: {'; '.join(parts)}.")
+        return "\n".join([*lines, *(f"Note: {remark}." for remark in self.remarks)])
 
 
 def is_writing_prompts(data: Any) -> bool:
-    """Whether `data` names r/writingPrompts: on the Hub, a parquet file, or a folder of them."""
+    """Whether `data` names r/writingPrompts: on the Hub, or parquet files with its columns."""
     if not isinstance(data, (str, Path)) or not str(data):
         return False
     path = Path(data)
-    if str(data) == WRITING_PROMPTS or path.suffix.lower() == ".parquet":
+    if str(data) == WRITING_PROMPTS:
         return True
-    return path.is_dir() and any(path.rglob("*.parquet"))
+    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+    if not files or files[0].suffix.lower() != ".parquet":
+        return False
+    return len(set(POST_COLUMNS) & set(parquet_columns(files[0]))) > 1
 
 
-def load_stories(data: str | Path | pd.DataFrame = "bundled") -> pd.DataFrame:
+def load_stories(
+    data: str | Path | pd.DataFrame = "bundled", columns: str | Mapping[str, str] = ""
+) -> pd.DataFrame:
     """Responses as a new frame, one a row, in the order of the file.
 
     It has at least prompt_id (default: the prompt), prompt, text, score (default: NaN), source,
     writer, split (default: train). A bundled story's score is the mean of two judges, 1 to 10.
+    What is left out, and what is to be known of the data, is said in a warning; `read_stories`
+    gives it as an object.
 
     Args:
-        data: "bundled" (data/stories.jsonl), the path of a JSONL or CSV file, or a pandas frame.
-            It needs the columns `prompt` and `text`, and for pairs `score` (higher is better).
-            Every other column is kept.
+        data: "bundled" (data/stories.jsonl), the path of a JSONL, JSON, CSV, TSV or parquet file,
+            or a pandas frame. It needs the columns `prompt` and `text`, and for pairs `score`
+            (higher is better); or `prompt`, `chosen` and `rejected`, or chats as `messages`. Two
+            responses a prompt make DDPO the same as DPO. Every other column is kept.
+        columns: the fields' names in the file, such as "text=output,prompt=instruction".
 
     Raises:
         CourseError: the data cannot be read, are empty, or have a faulty row; names that row.
     """
-    if is_writing_prompts(data):
-        raise CourseError(f"{data} is r/writingPrompts: read it with corpus.writing_prompts.")
-    frame, name = _read(data)
-    if frame.empty:
-        raise CourseError(f"{name} holds no story: give one response a row with prompt and text.")
-    for column in ("prompt", "text"):
-        if column not in frame:
-            raise CourseError(f"{name} has no column {column!r}: it needs prompt and text.")
-        empty = [not isinstance(text, str) or not text.strip() for text in frame[column]]
-        _refuse(np.array(empty), name, f"no {column}")
-    _set_scores(frame, name)
-    for column, default in DEFAULTS.items():
-        if column not in frame:
-            frame[column] = default
-    if "prompt_id" not in frame:
-        frame["prompt_id"] = frame["prompt"]
-    _refuse(frame["prompt_id"].isna(), name, "no prompt_id")
-    ids = frame.drop_duplicates(["prompt_id", "prompt"])["prompt_id"]
-    shared = ids[ids.duplicated()]
-    if len(shared):
-        raise CourseError(f"{name} has two different prompts with prompt_id {shared.iloc[0]}.")
+    frame, reading = read_stories(data, columns)
+    if reading.left_out or reading.remarks:
+        warnings.warn(str(reading), stacklevel=2)
     return frame
 
 
-def _read(data: str | Path | pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """(rows, what messages call them)."""
+def read_stories(
+    data: str | Path | pd.DataFrame, columns: str | Mapping[str, str] = ""
+) -> tuple[pd.DataFrame, Reading]:
+    """(frame of `load_stories`, what was left out of it and why); arguments and faults as there."""
     import pandas as pd
 
+    if is_writing_prompts(data):
+        raise CourseError(f"{data} is r/writingPrompts: read it with corpus.writing_prompts.")
     if isinstance(data, pd.DataFrame):
-        return data.reset_index(drop=True), "the frame"
-    path = data_dir() / "stories.jsonl" if str(data) == "bundled" else Path(data)
-    if path.suffix.lower() != ".csv":
-        return pd.DataFrame(read_jsonl(path)), path.name
-    try:
-        frame = pd.read_csv(path, encoding="utf-8-sig", dtype={"prompt": str, "text": str})
-    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or not CSV
-        raise CourseError(f"{path} cannot be read as CSV ({type(error).__name__}).") from None
-    return frame, path.name
+        frame, name = data.reset_index(drop=True).astype(object), "the frame"
+    else:
+        path = data_dir() / "stories.jsonl" if str(data) == "bundled" else Path(data)
+        frame, name = pd.DataFrame(read_rows(path, KNOWN_COLUMNS), dtype=object), path.name
+    if frame.empty:
+        raise CourseError(f"{name} holds no story: give one response a row with prompt and text.")
+    reading = Reading(name, rows=len(frame))
+    frame, remark = name_columns(frame, columns, name)
+    frame = read_chats(frame, name, reading.left_out)
+    frame = frame.assign(row=np.arange(1, len(frame) + 1))
+    if {"chosen", "rejected"} <= set(frame.columns) and "text" not in frame:
+        frame = responses_of_pairs(_with_texts(frame, ["prompt"], reading), reading.left_out)
+        reading.remarks.append("pairs were read as responses, scored by what they were chosen over")
+    frame = _with_texts(frame, ["prompt", "text"], reading)
+    _set_scores(frame, name)
+    _set_splits(frame, reading)
+    for column, default in DEFAULTS.items():
+        values = frame[column] if column in frame else pd.Series(None, frame.index, object)
+        frame[column] = values.where(values.notna(), default).astype(str)
+    _set_prompt_ids(frame, name)
+    frame = _without_copies(frame, reading)
+    frame = _without_unscored(frame, reading)
+    if remark:
+        reading.remarks.append(remark)
+    _remark_on_sizes(frame, reading)
+    reading.responses, reading.prompts = len(frame), frame["prompt_id"].nunique()
+    return frame.drop(columns=["row", "prompt_key"]).reset_index(drop=True).infer_objects(), reading
 
 
-def _refuse(faulty: Any, name: str, fault: str) -> None:
-    if faulty.any():
-        row = int(np.argmax(faulty)) + 1
-        raise CourseError(f"Row {row} of {name} has {fault}: correct or delete that row.")
+def _leave_out(frame: pd.DataFrame, faulty: Any, fault: str, reading: Reading) -> pd.DataFrame:
+    """The frame without the faulty rows, which are counted; CourseError where they are too many."""
+    faulty = np.asarray(faulty, dtype=bool)
+    number = int(faulty.sum())
+    if not number:
+        return frame
+    if number > MOST_LEFT_OUT * len(frame):
+        row = frame["row"].iloc[int(np.argmax(faulty))]
+        if number == 1:
+            raise CourseError(
+                f"Row {row} of {reading.name} has {fault}: correct or delete that row."
+            )
+        raise CourseError(
+            f"{number} of {len(frame)} rows of {reading.name} have {fault}: correct or delete "
+            f"them; the first is row {row}."
+        )
+    count(reading.left_out, f"with {fault}", number)
+    return frame[~faulty]
+
+
+def _with_texts(frame: pd.DataFrame, columns: list[str], reading: Reading) -> pd.DataFrame:
+    """The frame with whole, composed and stripped texts; rows without one are left out."""
+    for column in columns:
+        known = frame[column].notna().to_numpy()
+        texts = frame[column].map(lambda value: isinstance(value, str)).to_numpy()
+        if (known & ~texts).any():
+            row = frame["row"].iloc[int(np.argmax(known & ~texts))]
+            raise CourseError(
+                f"Row {row} of {reading.name} has a {column} that is no text: put it into quotes."
+            )
+        frame = frame.assign(**{column: frame[column].map(_clean, na_action="ignore")})
+        frame = _leave_out(frame, ~frame[column].fillna("").astype(bool), f"no {column}", reading)
+    return frame
+
+
+def _clean(text: str) -> str:
+    return unicodedata.normalize("NFC", plain_text(whole_text(text)))
 
 
 def _set_scores(frame: pd.DataFrame, name: str) -> None:
     """Makes `score` a column of floats, from `judge_scores` where the frame has no score."""
+    values = [math.nan] * len(frame)
+    if "score" in frame:
+        values = frame["score"].tolist()
+    elif "judge_scores" in frame:
+        values = [_mean(scores) for scores in frame["judge_scores"]]
+    scores = []
+    for row, value in zip(frame["row"], values, strict=True):
+        score = _score(value)
+        if score is None:
+            raise CourseError(
+                f"Row {row} of {name} has a score that is no number: correct or delete that row."
+            )
+        scores.append(score)
+    frame["score"] = np.array(scores, dtype=float)
+
+
+def _mean(scores: Any) -> Any:
+    try:
+        return np.mean(scores) if isinstance(scores, (list, np.ndarray)) else scores
+    except (TypeError, ValueError):
+        return scores
+
+
+def _score(value: Any) -> float | None:
+    """The score as a float, NaN where it is missing; None where it is no finite number."""
     import pandas as pd
 
-    if "score" not in frame and "judge_scores" in frame:
-        frame["score"] = frame["judge_scores"].map(np.mean, na_action="ignore")
-    if "score" in frame:
-        scores = pd.to_numeric(frame["score"], errors="coerce").astype(float)
-        _refuse(frame["score"].notna() & ~np.isfinite(scores), name, "a score that is no number")
-        frame["score"] = scores
+    if value is None or value is pd.NA or value is pd.NaT:
+        return math.nan
+    if isinstance(value, str) and value.strip().lower() in NO_SCORE:
+        return math.nan
+    try:
+        score = float(value)
+    except (OverflowError, TypeError, ValueError):
+        return None
+    return None if math.isinf(score) else score
+
+
+def _set_splits(frame: pd.DataFrame, reading: Reading) -> None:
+    """Makes `split` a column of train and test; an empty cell is train."""
+    if "split" not in frame:
+        frame["split"] = "train"
+        return
+    names = [
+        value.strip().lower() if isinstance(value, str) else value
+        for value in frame["split"].where(frame["split"].notna(), "")
+    ]
+    wrong = dict.fromkeys(repr(value) for value in names if value not in ("train", "test", ""))
+    if wrong:
+        listed = ", ".join(list(wrong)[:9])
+        raise CourseError(
+            f"{reading.name} has splits other than train and test: {listed}: rename or delete "
+            "those rows."
+        )
+    empty = names.count("")
+    if 0 < empty < len(names):
+        reading.remarks.append(f"{empty} rows without a split are taken for training")
+    frame["split"] = [value or "train" for value in names]
+
+
+def _set_prompt_ids(frame: pd.DataFrame, name: str) -> None:
+    """Makes one prompt_id and one spelling of each prompt; adds `prompt_key`, which tells them.
+
+    Prompts that differ by spacing or Unicode form alone are one, under the first's id and spelling.
+    """
+    frame["prompt_key"] = frame["prompt"].map(same_text)
+    by_prompt = frame.groupby("prompt_key", sort=False)
+    frame["prompt"] = by_prompt["prompt"].transform("first")
+    if "prompt_id" not in frame:
+        frame["prompt_id"] = frame["prompt"]
+        return
+    ids = frame["prompt_id"]
+    faulty = [isinstance(value, (list, dict, np.ndarray)) for value in ids]
+    if any(faulty):
+        row = frame["row"].iloc[faulty.index(True)]
+        raise CourseError(f"Row {row} of {name} has a prompt_id that is no text or number.")
+    empty = ids.isna() | (ids.astype(str).str.strip() == "")
+    ids = ids.mask(empty)
+    if len({type(value) for value in ids.dropna()}) > 1:
+        ids = ids.astype(str).mask(empty)  # 7 and "7" could not be sorted
+    shared = frame.assign(prompt_id=ids)[~empty].groupby("prompt_id")["prompt_key"].nunique()
+    if (shared > 1).any():
+        raise CourseError(
+            f"{name} has two different prompts with prompt_id {shared.idxmax()}: give each its own."
+        )
+    first = ids.groupby(frame["prompt_key"]).transform("first")
+    frame["prompt_id"] = first.where(first.notna(), frame["prompt"])
+
+
+def _without_copies(frame: pd.DataFrame, reading: Reading) -> pd.DataFrame:
+    """The frame without training rows of test prompts, and with one copy of a prompt's response."""
+    in_test = frame["prompt_key"].isin(frame.loc[frame["split"] == "test", "prompt_key"])
+    leaked = in_test & (frame["split"] == "train")
+    frame = _leave_out(frame, leaked, "a test prompt in training", reading)
+    texts = frame["text"].map(same_text)
+    ranked = frame.assign(text_key=texts).sort_values("score", ascending=False, kind="stable")
+    copy = ranked.duplicated(["prompt_key", "text_key"]).reindex(frame.index)
+    count(reading.left_out, "copies of a response (the best score stays)", int(copy.sum()))
+    return frame[~copy]
+
+
+def _without_unscored(frame: pd.DataFrame, reading: Reading) -> pd.DataFrame:
+    """The frame without training rows that have no score, where others have one."""
+    unscored = frame["score"].isna() & (frame["split"] == "train")
+    if frame.loc[frame["split"] == "train", "score"].isna().all():
+        return frame
+    count(reading.left_out, "without a score", int(unscored.sum()))
+    return frame[~unscored]
+
+
+def _remark_on_sizes(frame: pd.DataFrame, reading: Reading) -> None:
+    """Says where deviation cannot tell a prompt's responses apart."""
+    train = frame[(frame["split"] == "train") & frame["score"].notna()]
+    sizes = train.groupby("prompt_key").size()
+    few = int((sizes < 3).sum())
+    if 2 * few > len(sizes):
+        reading.remarks.append(
+            f"{few} of {len(sizes)} training prompts have two responses or fewer: all their "
+            "deviation weights are 1, which makes DDPO the same as DPO; give each three or more"
+        )
 
 
 def load_prompts() -> pd.DataFrame:
     """The 40 further prompts without stories (prompt_id, prompt, split), for tests that sample."""
-    return _read(data_dir() / "test_prompts.jsonl")[0]
+    import pandas as pd
+
+    return pd.DataFrame(read_jsonl(data_dir() / "test_prompts.jsonl"))
 
 
 def decisions() -> dict[str, Any]:

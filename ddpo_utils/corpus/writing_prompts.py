@@ -17,7 +17,7 @@ import numpy as np
 from ..settings import CourseError, Profile, progress_bar
 from ..storage.files import read_json, replacing, short_digest, write_json
 from .posts import BATCH, RULES, Counts, clean_posts, parquet_files
-from .stories import is_writing_prompts, load_stories
+from .stories import is_writing_prompts, read_stories
 from .text import as_messages
 
 if TYPE_CHECKING:
@@ -212,17 +212,21 @@ def _fingerprint(profile: Profile, tokenizer: Any) -> str:
 
 
 def stories_of(profile: Profile, tokenizer: Any, folder: Path) -> pd.DataFrame:
-    """The profile's stories, by `load_stories` or, for r/writingPrompts, by `load_writing_prompts`.
+    """The profile's stories, by `read_stories` or, for r/writingPrompts, by `load_writing_prompts`.
 
     r/writingPrompts is prepared once for a source, settings and tokenizer, then read from `folder`;
-    of several processes one works and the others wait. The first process of a launch prints the
-    report. Raises CourseError as those two, or where the folder cannot be written.
+    of several processes one works and the others wait. The first process of a launch prints what
+    was left out. Raises CourseError as those two, or where the folder cannot be written.
     """
     import pandas as pd
     from filelock import FileLock
 
+    first = os.environ.get("RANK", "0") == "0"
     if not is_writing_prompts(profile.data):
-        return load_stories(profile.data)
+        frame, reading = read_stories(profile.data, profile.columns)
+        if first and profile.data != "bundled":
+            print(reading)
+        return frame
     table = folder / f"writing_prompts-{_fingerprint(profile, tokenizer)}.parquet"
     account = table.with_suffix(".json")
     try:
@@ -237,6 +241,6 @@ def stories_of(profile: Profile, tokenizer: Any, folder: Path) -> pd.DataFrame:
                     frame.to_parquet(part, index=False)
     except OSError as error:
         raise CourseError(f"{folder} cannot be written ({error.strerror or error}).") from None
-    if os.environ.get("RANK", "0") == "0":
+    if first:
         print_report(read_json(account))
     return pd.read_parquet(table)

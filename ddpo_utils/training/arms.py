@@ -131,7 +131,7 @@ def data_size(profile: Profile) -> tuple[int, int, float, str]:
             f"at most half as many pairs, {TOKENS} tokens each (assumed)"
         )
         return responses, responses // 2, TOKENS, source
-    stories = training_stories(profile, load_stories(profile.data))
+    stories = training_stories(profile, load_stories(profile.data, profile.columns))
     with course_errors():
         pairs = make_pairs(stories, min_gap=profile.min_gap, seed=profile.seed)
     characters = stories["prompt"].str.len() + stories["text"].str.len()

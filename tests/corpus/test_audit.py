@@ -35,7 +35,7 @@ def test_audit_counts_what_a_prompt_brings():
         ("q2", "c", "Nine ten.", 3),
     ]
     named = pd.DataFrame(rows, columns=["prompt_id", "writer", "text", "score"])
-    frame = load_stories(named.assign(prompt=named["prompt_id"] + "?"))
+    frame = named.assign(prompt=named["prompt_id"] + "?")
     table = audit_prompts(frame)
     columns = ["responses", "writers", "copies", "shortest", "longest", "tied", "unscored", "pairs"]
     assert table.columns.tolist() == columns and table.index.tolist() == ["q2", "q1"]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from awkward_posts import small_posts
 from faults import refusal
 
 from ddpo_utils import load_stories
@@ -16,6 +19,7 @@ from ddpo_utils.corpus.stories import (
     development_prompts,
     is_writing_prompts,
     load_prompts,
+    read_stories,
 )
 from ddpo_utils.settings import WRITING_PROMPTS
 
@@ -25,9 +29,28 @@ THREE = {"prompt": "B", "text": 'Élodie said: "no,"\nand left.', "score": 1.5}
 ROWS = [ONE, TWO, THREE]
 
 
-def as_jsonl(rows: list[object]) -> str:
+OWN = [{"prompt": "A", "text": f"text {n}", "score": n} for n in range(6)]
+FRAME = pd.DataFrame(OWN)
+USER, ANSWER = {"role": "user", "content": "A"}, {"role": "assistant", "content": "one"}
+SYSTEM = {"role": "system", "content": "You are."}
+PARTS = [{"type": "text", "text": "A"}, {"type": "text", "text": " door"}]
+TWICE = [{"text": "one", "score": 1}, {"text": " one", "score": 5}, {"text": "two", "score": 3}]
+
+
+def jsonl(*rows: object) -> str:
+    """Lines of JSON; a text is a line as it stands."""
     lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
     return "\n".join(lines) + "\n"
+
+
+def own_file(folder: Path, name: str, content: object) -> Path:
+    """A file of this content: bytes, text, or a frame for parquet; None: no file."""
+    path = folder / name
+    if isinstance(content, pd.DataFrame):
+        content.to_parquet(path)
+    elif content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else str(content).encode())
+    return path
 
 
 def test_the_bundled_stories_are_those_of_the_data_card():
@@ -58,23 +81,164 @@ def test_the_further_prompts_and_the_decisions_keep_the_test_prompts_apart():
 @pytest.mark.parametrize("newline", ["\n", "\r\n"], ids=["unix", "windows"])
 @pytest.mark.parametrize("name", ["own.jsonl", "own.csv", "OWN.CSV"])
 def test_own_files_are_read_in_every_dialect(tmp_path, name, newline, start):
-    content = as_jsonl([*ROWS, " ", ""]).replace("\n", newline)
+    content = jsonl(*ROWS, " ", "").replace("\n", newline)
     if name != "own.jsonl":
         content = pd.DataFrame(ROWS).to_csv(index=False, lineterminator=newline)
-    (tmp_path / name).write_bytes((start + content).encode())
-    frame = load_stories(tmp_path / name)
+    frame, reading = read_stories(own_file(tmp_path, name, start + content))
     assert frame["text"].tolist() == [row["text"] for row in ROWS]
     assert frame["score"].tolist() == [3.0, 5.0, 1.5]
     assert frame["prompt_id"].tolist() == ["A", "A", "B"]  # the prompt itself
-    assert frame[["source", "split", "writer"]].drop_duplicates().values.tolist() == [
-        ["own", "train", ""]
-    ]
+    others = frame[["source", "split", "writer"]].drop_duplicates()
+    assert others.values.tolist() == [["own", "train", ""]]
+    assert not reading.left_out and (reading.responses, reading.prompts) == (3, 2)
 
 
-def test_texts_of_digits_stay_texts(tmp_path):
-    (tmp_path / "own.csv").write_text("prompt,text,score\n1984,0042,2\n", encoding="utf-8")
-    frame = load_stories(str(tmp_path / "own.csv"))
-    assert frame[["prompt", "text"]].values.tolist() == [["1984", "0042"]]
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *(
+            (f"{n}.csv", FRAME.to_csv(index=False, sep=sep))
+            for n, sep in enumerate(",;\t|^~\x1f: ")
+        ),
+        ("numbered.csv", FRAME.to_csv()),
+        ("excel.csv", "sep=;\r\n" + FRAME.to_csv(index=False, sep=";", lineterminator="\r\n")),
+        ("mac.csv", FRAME.to_csv(index=False, lineterminator="\r")),
+        ("capitals.csv", FRAME.to_csv(index=False, header=["Prompt", " TEXT", "Score "]) + ",,\n"),
+        *(
+            (f"{code}.csv", FRAME.to_csv(index=False).encode(code))
+            for code in ("utf-16", "utf-16-le")
+        ),
+        *((f"{code}.jsonl", jsonl(*OWN).encode(code)) for code in ("utf-16-be", "utf-32")),
+        ("array.json", json.dumps(OWN, indent=1)),
+        ("array.jsonl", json.dumps(OWN)),
+        ("split.json", json.dumps({"train": OWN})),
+        ("data.json", json.dumps({"version": 1, "data": OWN})),
+        ("lists.json", json.dumps(FRAME.to_dict("list"))),
+        ("columns.json", FRAME.to_json()),
+        ("own.parquet", FRAME),
+    ],
+)
+def test_every_format_gives_the_same_stories(tmp_path, name, content):
+    frame = load_stories(own_file(tmp_path, name, content))
+    assert frame[["prompt", "text", "score"]].to_dict("records") == OWN
+
+
+@pytest.mark.parametrize(
+    ("content", "columns", "prompts", "texts", "scores"),
+    [
+        ("p,text,score\n007,NA,1\n7,None,NA\n", "prompt=p", ["007"], ["NA"], [1]),
+        ("prompt,text\n1984,0042\nnull,nan\n", "", ["1984", "null"], ["0042", "nan"], None),
+        ('prompt\ttext\nA\t"Go," she said\n', "", ["A"], ['"Go," she said'], None),
+        ("frage;antwort\nA, b;c, d\n", "text=antwort,prompt=frage", ["A, b"], ["c, d"], None),
+        (jsonl({"text": "A", "prompt": "one"}), "text=prompt,prompt=text", ["A"], ["one"], None),
+        (
+            jsonl({"instruction": "A", "input": "b", "output": "one"}),
+            {"prompt": "instruction+input", "text": "output"},
+            ["A\n\nb"],
+            ["one"],
+            None,
+        ),
+        ('{"prompt": "A", "text": "\\ud83d\\ude00 a"}', "", ["A"], ["😀 a"], None),
+        ('{"prompt": "A", "text": "half \\ud83d"}', "", ["A"], ["half \ufffd"], None),
+        (b'{"prompt": "A", "text": "half \xed\xa0\xbd"}', "", ["A"], ["half \ufffd"], None),
+        (jsonl({"prompt": " Cafe\u0301 ", "text": "e\u0301\r\n"}), "", ["Café"], ["é"], None),
+        (jsonl({"prompt": [USER], "text": "one"}), "", ["A"], ["one"], None),
+        (
+            jsonl({"prompt": USER | {"content": PARTS}, "text": [ANSWER]}),
+            "",
+            ["A door"],
+            ["one"],
+            None,
+        ),
+        (jsonl({"messages": [SYSTEM, USER, ANSWER]}), "", ["A"], ["one"], None),
+        (
+            jsonl({"conversations": [{"from": "human", "value": "A"}, ANSWER]}),
+            "",
+            ["A"],
+            ["one"],
+            None,
+        ),
+        (f'prompt,text\n"{[USER]}",one\n', "", ["A"], ["one"], None),
+        (jsonl({"prompt": "[{odd", "text": "[{'a': 1}]"}), "", ["[{odd"], ["[{'a': 1}]"], None),
+        (
+            jsonl(
+                {"prompt": "A", "chosen": "x", "rejected": "y"},
+                {"prompt": "A ", "chosen": [USER, ANSWER], "rejected": "x"},
+                {"prompt": "A", "chosen": "z", "rejected": "y"},
+            ),
+            "",
+            ["A"] * 4,
+            ["x", "y", "one", "z"],
+            [1, 0, 2, 1],
+        ),
+    ],
+)
+def test_own_fields_are_brought_into_the_courses(
+    tmp_path, content, columns, prompts, texts, scores
+):
+    name = "own.jsonl" if content[:1] in ("{", b"{") else "own.csv"
+    frame, _ = read_stories(own_file(tmp_path, name, content), columns)
+    assert (frame["prompt"].tolist(), frame["text"].tolist()) == (prompts, texts)
+    assert frame["score"].isna().all() if scores is None else frame["score"].tolist() == scores
+
+
+@pytest.mark.parametrize(
+    ("rows", "kept", "said"),
+    [
+        ([*OWN, {"prompt": "A", "text": None}], 6, "1 with no text"),
+        ([*OWN, {"prompt": "\u200b", "text": "x"}], 6, "1 with no prompt"),
+        (
+            [*OWN, *({"prompt": "A", "text": f"{s}x", "score": s} for s in ("", "n/a", None))],
+            6,
+            "3 ",
+        ),
+        ([{"prompt": "A", **row} for row in TWICE], 2, "1 copies"),
+        (
+            [*OWN, {"prompt": " B", "text": "x"}, {"prompt": "B", "text": "y", "split": "test"}],
+            7,
+            "1 ",
+        ),
+        ([{"prompt": [SYSTEM, USER], "text": row["text"]} for row in OWN], 6, "6 system"),
+        (
+            [
+                {"prompt": "A", "chosen": "x", "rejected": "x "},
+                {"prompt": "A", "chosen": "x", "rejected": "y"},
+            ],
+            2,
+            "1 pairs of one text",
+        ),
+        (
+            [{"prompt": "A", "chosen": c, "rejected": r} for c, r in ("xy", "yx", "zw")],
+            2,
+            "2 responses",
+        ),
+        (
+            [
+                *OWN,
+                {"prompt": "A", "text": "x", "score": 9, "split": ""},
+                {"prompt": "B", "text": "x", "split": "test"},
+            ],
+            8,
+            "7 rows without a split",
+        ),
+        ([{"prompt": "A", **row} for row in TWICE[1:]], 2, "two responses"),
+        ([{"prompt": "A", "text": "x", "votes": 3}], 1, "score=votes"),
+    ],
+)
+def test_what_is_left_out_is_counted_and_said(rows, kept, said):
+    frame, reading = read_stories(pd.DataFrame(rows, dtype=object))
+    assert len(frame) == reading.responses == kept and said in str(reading)
+    with pytest.warns(UserWarning, match=said):
+        pd.testing.assert_frame_equal(load_stories(pd.DataFrame(rows, dtype=object)), frame)
+
+
+def test_one_prompt_in_several_spellings_is_one():
+    prompts = ["Café noir", " Cafe\u0301  noir", "Café\u00a0noir", "Thé"]
+    rows = {"prompt": prompts, "text": list("abcd"), "prompt_id": [None, 7, 8, "007"]}
+    frame, _ = read_stories(pd.DataFrame(rows, dtype=object))
+    assert frame["prompt"].tolist() == ["Café noir"] * 3 + ["Thé"]
+    assert frame["prompt_id"].tolist() == ["7"] * 3 + ["007"]
+    assert frame["text"].tolist() == list("abcd")
 
 
 def test_own_frame_is_copied_and_keeps_its_columns():
@@ -88,42 +252,85 @@ def test_own_frame_is_copied_and_keeps_its_columns():
 
 
 def test_scores_may_be_missing_or_be_given_by_judges():
-    assert load_stories(pd.DataFrame(ROWS).drop(columns="score"))["score"].isna().all()
-    judged = pd.DataFrame(ROWS[:2]).drop(columns="score").assign(judge_scores=[[1, 2], None])
-    np.testing.assert_array_equal(load_stories(judged)["score"], [1.5, np.nan])
+    assert load_stories(FRAME.drop(columns="score"))["score"].isna().all()
+    judged = FRAME.drop(columns="score").assign(judge_scores=[[1, 2], *[[4, 4]] * 5])
+    assert load_stories(judged)["score"].tolist() == [1.5, *[4.0] * 5]
 
 
 @pytest.mark.parametrize(
-    ("content", "names"),
+    ("name", "content", "names"),
     [
-        (as_jsonl([{"prompt": "A"}]), "'text'"),
-        (as_jsonl([*ROWS, {"prompt": "A"}]), "Row 4 .* text"),
-        (as_jsonl([ONE, {"prompt": "A", "text": " \n"}]), "Row 2 .* text"),
-        (as_jsonl([ONE, {**TWO, "score": "good"}]), "Row 2 .* score"),
-        (as_jsonl([ONE, '{"prompt": "A", "text": "x", "score": Infinity}']), "Row 2 .* score"),
-        (as_jsonl([{**ONE, "prompt_id": "a"}, TWO]), "Row 2 .* prompt_id"),
-        (as_jsonl([{**ONE, "prompt_id": 7}, {**THREE, "prompt_id": 7}]), "prompt_id 7"),
-        (as_jsonl([ONE, "", '{"prompt": "A", "te']), "Line 3"),
-        ("", "own"),
-        ("prompt,text\nA,Élodie\n".encode("latin-1"), "own.csv"),
-        ('prompt,text\nA,one\nA,two,three,four\n"A,five\n', "own.csv"),
-        ("prompt,text\n", "own.csv"),
-        (None, "own"),
+        ("a.jsonl", jsonl({"prompt": "A"}), "'text'"),
+        ("a.jsonl", jsonl(ONE, {"prompt": "A", "text": " \n"}), "Row 2 .* text"),
+        ("a.jsonl", jsonl(ONE, {"prompt": "A"}, {"prompt": "A"}), "2 of 3 .* row 2"),
+        ("a.jsonl", jsonl(*OWN, {"prompt": "A", "text": 7}), "Row 7 .* text"),
+        ("a.jsonl", jsonl(*OWN, {"prompt": ["A"], "text": "x"}), "Row 7 .* prompt"),
+        *(
+            (
+                "a.jsonl",
+                jsonl(ONE, f'{{"prompt": "A", "text": "x", "score": {score}}}'),
+                "Row 2 .* score",
+            )
+            for score in ('"good"', "Infinity", "9" * 400, "[3]")
+        ),
+        ("a.csv", "prompt;text;score\nA;x;3,5\n", "Row 1 .* score"),
+        ("a.jsonl", jsonl({**ONE, "prompt_id": 7}, {**THREE, "prompt_id": "7"}), "prompt_id 7"),
+        ("a.jsonl", jsonl({**ONE, "prompt_id": [7]}), "Row 1 .* prompt_id"),
+        (
+            "a.jsonl",
+            jsonl({**ONE, "split": "Test"}, {**TWO, "split": "dev"}, {**THREE, "split": 3}),
+            "'dev', 3",
+        ),
+        ("a.jsonl", jsonl({**ONE, "split": "test"}, TWO), "Row 2 .* test prompt"),
+        (
+            "a.jsonl",
+            jsonl({"prompt": [USER, ANSWER, USER], "text": "x"}),
+            "Row 1 .* user, assistant, user",
+        ),
+        (
+            "a.jsonl",
+            jsonl({"prompt": [USER | {"content": [{"type": "image"}]}], "text": "x"}),
+            "Row 1 ",
+        ),
+        ("a.csv", "instruction,output\nA,x\n", "prompt=instruction,text=output"),
+        ("a.csv", "instruction,input,answer\nA,b,x\n", r"prompt=instruction\+input,text=answer"),
+        ("a.csv", "frage,antwort\nA,x\n", "frage, antwort"),
+        ("a.csv", "prompt,text,score\nA,hello, you,3\nB,x,1\n", "Row 1 .* 4 cells"),
+        ("a.csv", "prompt,text,split\nA,x,\nA,y\n", "Row 2 .* 2 cells"),
+        ("a.csv", 'prompt,text\nA,"x\nB,y\n', "CSV"),
+        ("a.csv", "prompt,text,text\nA,x,y\n", "'text'"),
+        ("a.csv", "prompt,text\nA,Élodie\n".encode("latin-1"), "byte 14"),
+        ("a.csv", "prompt,text\n", "no story"),
+        ("a.csv", "", "no story"),
+        ("a.jsonl", jsonl(ONE, "", '{"prompt": "A", "te'), "Line 3"),
+        ("a.jsonl", jsonl(ONE, '{"prompt": ' + "[" * 100_000), "Line 2"),
+        ("a.json", "[" * 100_000 + "]" * 100_000, "Line 1"),
+        ("a.json", "[[1, 2]]", "Row 1"),
+        ("a.json", "7", "a.json"),
+        ("a.parquet", "no parquet", "a.parquet"),
+        ("", None, "folder"),
+        ("none.csv", None, "none.csv"),
     ],
-    ids=range(13),
 )
-def test_a_fault_names_its_place(tmp_path, content, names):
-    path = tmp_path / ("own.csv" if names == "own.csv" else "own.jsonl")
-    if content is not None:
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    assert re.search(names, refusal(load_stories, path))
+def test_a_fault_names_its_place(tmp_path, name, content, names):
+    assert re.search(names, refusal(load_stories, own_file(tmp_path, name, content)))
+
+
+@pytest.mark.parametrize("columns", ["text=outptu", "output=text", "text", {"text": ""}])
+def test_a_wrong_mapping_is_named(columns):
+    frame = pd.DataFrame({"instruction": ["A"], "output": ["x"]})
+    assert "the frame" in refusal(load_stories, frame, columns)
 
 
 def test_writing_prompts_are_told_from_other_stories(tmp_path):
-    for folder in ("full/data", "empty"):
-        (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "full" / "data" / "train.parquet").touch()
-    for data in (WRITING_PROMPTS, "POSTS.PARQUET", str(tmp_path / "full"), tmp_path / "full"):
+    (tmp_path / "posts").mkdir()
+    posts = small_posts(tmp_path / "posts" / "train.parquet")
+    for data in (WRITING_PROMPTS, posts, str(tmp_path / "posts")):
         assert is_writing_prompts(data) and str(data) in refusal(load_stories, data)
-    for data in ("bundled", "own.csv", "", str(tmp_path / "empty"), pd.DataFrame(ROWS)):
+    own = own_file(tmp_path, "train-0.parquet", FRAME)
+    FRAME.assign(prompt="B").to_parquet(tmp_path / "test-0.parquet")
+    for data in ("bundled", "own.csv", "", tmp_path / "none.parquet", own, pd.DataFrame(ROWS)):
         assert not is_writing_prompts(data)
+    shutil.rmtree(tmp_path / "posts")
+    splits = load_stories(tmp_path).groupby("split")["prompt"].unique()
+    assert splits.map(list).to_dict() == {"test": ["B"], "train": ["A"]}

@@ -1,0 +1,236 @@
+"""Files of rows: JSONL, JSON, CSV with any separator, and parquet, as they come from other people.
+
+Every cell keeps its type: a CSV's cells are texts, also `NA`, `None` and `007`.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ..settings import CourseError
+
+__all__ = ["Rows", "parquet_columns", "read_rows", "whole_text"]
+
+Rows = list[dict[str, Any]]
+
+ENCODINGS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it starts with
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+TABLES = (".csv", ".tsv", ".tab")
+LARGEST_CELL = 2**31 - 1  # characters; the csv module's own limit is 131,072
+
+
+def read_rows(path: Path, names: frozenset[str] = frozenset()) -> Rows:
+    """The rows of a file, or of a folder of parquet files, in order, by their columns' names.
+
+    Args:
+        names: columns that are hoped for: they tell a table's separator, and a row from a list of
+            rows.
+
+    Raises:
+        CourseError: the file cannot be read, or a row is faulty; names file, and row or line.
+    """
+    if not path.exists():
+        raise CourseError(f"There is no file {path}: check the path, or make it first.")
+    if path.is_dir() or path.suffix.lower() == ".parquet":
+        rows = _parquet_rows(path)
+    else:
+        text = _decoded(path)
+        table = not text.lstrip().startswith(("{", "[")) and "json" not in path.suffix
+        if table or path.suffix.lower() in TABLES:
+            rows = _table_rows(text, path.name, names)
+        else:
+            rows = _json_rows(text, path.name, names)
+    return [{column: whole_text(value) for column, value in row.items()} for row in rows]
+
+
+def whole_text(value: Any) -> Any:
+    """The value; of a text, halves of surrogate pairs, which no encoder takes, become U+FFFD."""
+    if not isinstance(value, str) or value.isascii():
+        return value
+    return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _decoded(path: Path) -> str:
+    """The file's text, in UTF-8, UTF-16 or UTF-32; a byte-order mark is no part of it."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CourseError(f"{path} cannot be read ({error.strerror}).") from None
+    encoding = next((name for mark, name in ENCODINGS if content.startswith(mark)), "utf-8")
+    if encoding == "utf-8" and b"\0" in content[:2]:  # UTF-16 without a mark
+        encoding = "utf-16-be" if content[0] == 0 else "utf-16-le"
+    try:
+        return content.decode(encoding, "surrogatepass")
+    except UnicodeDecodeError as error:
+        raise CourseError(
+            f"{path} is no UTF-8 or UTF-16 text (byte {error.start}): save it as UTF-8, or a "
+            "spreadsheet as CSV."
+        ) from None
+
+
+def _json_rows(text: str, name: str, names: frozenset[str]) -> Rows:
+    """The rows of JSON (a list of them, lists by split, or columns) or of JSONL."""
+    value = _parsed(text)
+    if value is None:
+        return _jsonl_rows(text, name)
+    rows = _rows_of_object(value, names) if isinstance(value, dict) else value
+    if not isinstance(rows, list):
+        raise CourseError(f"{name} holds no list of rows: give one JSON object a response.")
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise CourseError(f"Row {number} of {name} is no JSON object: correct or delete it.")
+    return rows
+
+
+def _parsed(text: str) -> Any:
+    """The value of a JSON text; None where it is no JSON or too deeply nested."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _rows_of_object(value: dict[str, Any], names: frozenset[str]) -> Rows:
+    """The rows of one JSON object: lists of rows (by split), columns, or itself a row."""
+    lists = {key: rows for key, rows in value.items() if _is_list_of(rows, dict)}
+    if lists and not names & value.keys():
+        found = []
+        for key, rows in lists.items():
+            split = {"split": key} if key in ("train", "test") or len(lists) > 1 else {}
+            found += [split | row for row in rows]
+        return found
+    for kind in (list, dict):  # dict: as pandas writes columns
+        columns = [cells for cells in value.values() if isinstance(cells, kind)]
+        if lists or len(columns) < len(value) or len(set(map(len, columns))) > 1:
+            continue
+        cells = [list(part.values()) if kind is dict else part for part in columns]
+        return [dict(zip(value, row, strict=True)) for row in zip(*cells, strict=True)]
+    return [value]
+
+
+def _is_list_of(value: Any, kind: type) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(x, kind) for x in value)
+
+
+def _jsonl_rows(text: str, name: str) -> Rows:
+    rows = []
+    for number, line in enumerate(text.split("\n"), 1):  # texts hold other line ends
+        if not line.strip():
+            continue
+        row = _parsed(line)
+        if not isinstance(row, dict):
+            fault = "is no JSON object: correct or delete that line"
+            raise CourseError(f"Line {number} of {name} {fault}.")
+        rows.append(row)
+    return rows
+
+
+def _table_rows(text: str, name: str, names: frozenset[str]) -> Rows:
+    """The rows of a CSV or TSV; each must have as many cells as the header."""
+    text = text.lstrip("\r\n")
+    if not text.strip():
+        return []
+    told = re.match(r"sep=(.)\r?\n", text)  # Excel's first line
+    if told:
+        text = text[told.end() :]
+    separator = told[1] if told else _separator(text, names)
+    try:
+        lines = list(_cells(text, separator))
+    except csv.Error as error:
+        if separator != "\t":
+            raise CourseError(
+                f"{name} cannot be read as CSV ({error}): put a text that holds {separator!r}, a "
+                "quote or a line end into double quotes, and double the quotes in it."
+            ) from None
+        lines = list(_cells(text, separator, quoting=csv.QUOTE_NONE))  # a TSV may have bare quotes
+    header = [cell.strip() for cell in lines[0]]
+    named = [column for column in header if column]
+    if len(set(named)) < len(named):
+        twice = next(column for column in named if named.count(column) > 1)
+        raise CourseError(f"{name} has two columns {twice!r}: rename or delete one.")
+    rows = []
+    for number, cells in enumerate(lines[1:], 1):
+        if not any(cell.strip() for cell in cells):
+            continue
+        if len(cells) != len(header):
+            raise CourseError(
+                f"Row {number} of {name} has {len(cells)} cells, the header {len(header)}: put a "
+                f"text that holds {separator!r}, a quote or a line end into double quotes."
+            )
+        row = dict(zip(header, cells, strict=True))
+        row.pop("", None)  # row numbers, as pandas writes them
+        rows.append(row)
+    return rows
+
+
+def _separator(text: str, names: frozenset[str]) -> str:
+    """The character that splits the header into most known names, and the rows like the header."""
+    header = text.partition("\n")[0]
+    found = [c for c in header if not c.isalnum() and c not in "_-.\"'()\r "]
+
+    def rank(separator: str) -> tuple[int, int, int]:
+        try:
+            lines = list(islice(_cells(text, separator), 50))
+        except csv.Error:
+            lines = list(islice(csv.reader([header], delimiter=separator), 1))
+        columns = lines[0]
+        known = sum(column.strip().lower() in names for column in columns)
+        alike = sum(len(line) == len(columns) for line in lines)
+        return known, min(len(columns), 2), alike
+
+    return max(dict.fromkeys([",", ";", "\t", "|", *found, " "]), key=rank)
+
+
+def _cells(text: str, separator: str, **options: Any) -> Iterator[list[str]]:
+    """The lines of a table as lists of cells; csv.Error where quotes are not closed."""
+    limit = csv.field_size_limit(LARGEST_CELL)
+    try:
+        file = io.StringIO(text, newline="")
+        yield from csv.reader(file, delimiter=separator, strict=True, **options)
+    finally:
+        csv.field_size_limit(limit)
+
+
+def parquet_columns(path: Path) -> list[str]:
+    """The columns of a parquet file; none where it cannot be read."""
+    from pyarrow import ArrowException
+    from pyarrow.parquet import read_schema
+
+    try:
+        return list(read_schema(path).names)
+    except (OSError, ArrowException):
+        return []
+
+
+def _parquet_rows(path: Path) -> Rows:
+    """The rows of a parquet file or of a folder's; a file called `test-...` holds that split."""
+    from pyarrow.parquet import ParquetFile
+
+    files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
+    if not files:
+        raise CourseError(f"{path} is a folder without parquet files: name a file.")
+    rows: Rows = []
+    for file in files:
+        split = re.match(r"(train|test|validation)[-_.]", file.name) if path.is_dir() else None
+        given = {"split": split[1]} if split else {}
+        try:
+            table = ParquetFile(file).read().to_pylist()
+        except Exception as error:  # pyarrow's own, many kinds
+            fault = type(error).__name__
+            raise CourseError(f"{file} cannot be read as parquet ({fault}): check it.") from None
+        for row in table:
+            row.pop("__index_level_0__", None)  # row numbers, as pandas writes them
+            rows.append(given | row)
+    return rows
