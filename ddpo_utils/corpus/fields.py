@@ -88,7 +88,9 @@ def _mapping(columns: str | Mapping[str, str], name: str) -> dict[str, str]:
 def _mapped(frame: pd.DataFrame, mapping: dict[str, str], name: str) -> pd.DataFrame:
     found = {}
     for field, source in mapping.items():
-        columns = [source] if source in frame else [part.strip() for part in source.split("+")]
+        columns = [source]
+        if source not in frame:
+            columns = [part.strip() for part in source.split("+")]
         for column in columns:
             if column not in frame:
                 known = ", ".join(map(str, frame.columns))
@@ -193,8 +195,9 @@ def _parsed(value: str) -> Any:
 
 def _content(content: Any) -> str:
     """The text of a message, whose content may be a list of parts."""
-    parts = content if isinstance(content, list) else [content]
-    texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
+    texts = content if isinstance(content, list) else [content]
+    if texts and all(isinstance(part, dict) for part in texts):
+        texts = [part.get("text") for part in texts]
     if not texts or not all(isinstance(text, str) for text in texts):
         raise ValueError("a message that is no text: delete that row or write its text out")
     return "".join(texts)

@@ -221,10 +221,9 @@ def _set_splits(frame: pd.DataFrame, reading: Reading) -> None:
     if "split" not in frame:
         frame["split"] = "train"
         return
-    names = [
-        value.strip().lower() if isinstance(value, str) else value
-        for value in frame["split"].where(frame["split"].notna(), "")
-    ]
+    given = frame["split"].where(frame["split"].notna(), "")
+    names = given.map(lambda value: value.strip().lower() if isinstance(value, str) else value)
+    names = names.tolist()
     wrong = dict.fromkeys(repr(value) for value in names if value not in ("train", "test", ""))
     if wrong:
         listed = ", ".join(list(wrong)[:9])

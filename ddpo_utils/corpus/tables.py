@@ -52,7 +52,9 @@ def read_rows(path: Path, names: frozenset[str] = frozenset()) -> Rows:
             rows = _table_rows(text, path.name, names)
         else:
             rows = _json_rows(text, path.name, names)
-    return [{column: whole_text(value) for column, value in row.items()} for row in rows]
+    for row in rows:
+        row.update((column, whole_text(value)) for column, value in row.items())
+    return rows
 
 
 def whole_text(value: Any) -> Any:
@@ -115,8 +117,10 @@ def _rows_of_object(value: dict[str, Any], names: frozenset[str]) -> Rows:
         columns = [cells for cells in value.values() if isinstance(cells, kind)]
         if lists or len(columns) < len(value) or len(set(map(len, columns))) > 1:
             continue
-        cells = [list(part.values()) if kind is dict else part for part in columns]
-        return [dict(zip(value, row, strict=True)) for row in zip(*cells, strict=True)]
+        if kind is dict:
+            columns = [part.values() for part in columns]
+        rows_of_cells = zip(*columns, strict=True)
+        return [dict(zip(value, cells, strict=True)) for cells in rows_of_cells]
     return [value]
 
 

@@ -220,7 +220,7 @@ def test_hours_are_flops_over_the_assumed_rate(capsys: pytest.CaptureFixture[str
 def test_a_user_s_own_data_are_counted(tmp_path: Path) -> None:
     path, scores = tmp_path / "mine.csv", [0, 1, 2, 3, 0, 1, 2]
     rows = [f"Prompt {n // 4},Story {n},{score},train\n" for n, score in enumerate(scores)]
-    path.write_text("".join(["prompt,text,score,split\n", *rows, "Prompt 1,Story 7,3,test\n"]))
+    path.write_text("".join(["prompt,text,score,split\n", *rows, "Prompt 2,Story 7,3,test\n"]))
     responses, pairs, _, source = data_size(replace(BIG, data=str(path)))
     assert (responses, pairs) == (7, 3) and "mine.csv" in source
 
