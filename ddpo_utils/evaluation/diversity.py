@@ -2,7 +2,8 @@
 
 compression_ratio, rouge_homogenisation and self_bleu grow with similarity, ngram_diversity,
 vendi_score and distinct_k with diversity. The wording measures read words (lower case, no
-punctuation), not meaning. All but ROUGE-L depend on the number of texts: compare equal sizes.
+punctuation), not meaning; in scripts without spaces characters, so compare within one language.
+All but ROUGE-L depend on the number of texts: compare equal sizes.
 They raise CourseError for fewer than two texts, or a text without a word; measures of an encoder's
 rows raise ValueError for faulty rows.
 
@@ -13,6 +14,7 @@ measures, and its package `diversity` 0.3.1 is slow and partly wrong (data/resul
 from __future__ import annotations
 
 import gzip
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -40,9 +42,10 @@ def _tokens(texts: Sequence[str]) -> list[list[str]]:
     """Each text's words."""
     if isinstance(texts, str) or len(texts) < 2:
         raise CourseError("Diversity of wording needs a set: give a list of two texts or more.")
-    tokens = [words(text) for text in texts]
-    for number, text_tokens in enumerate(tokens):
-        if not text_tokens:
+    tokens = []
+    for number, text in enumerate(texts):
+        tokens.append(words(text) if isinstance(text, str) else [])
+        if not tokens[-1]:
             raise CourseError(f"Text {number} holds no word: leave it out of the set.")
     return tokens
 
@@ -56,7 +59,7 @@ def _ngrams(tokens: list[str], n: int) -> list[tuple[str, ...]]:
 def compression_ratio(texts: Sequence[str]) -> float:
     """Bytes of the texts, joined by line breaks in UTF-8, over the bytes of their gzip stream."""
     _tokens(texts)
-    raw = "\n".join(texts).encode("utf-8", "replace")
+    raw = unicodedata.normalize("NFC", "\n".join(texts)).encode("utf-8", "replace")
     compressed = gzip.compress(raw, GZIP_LEVEL, mtime=0)
     return len(raw) / len(compressed)
 

@@ -24,7 +24,7 @@ from ..corpus.text import words
 from ..models.policy import public_name
 from ..models.smollm2 import HUB_NAME
 from ..settings import CourseError, Profile, data_dir, work_dir
-from ..storage.files import read_json, write_text
+from ..storage.files import are_numbers, read_json, write_text
 from ..storage.locks import locked
 from ..training.arms import all_stories, training_stories
 from ..training.reference import matched_step
@@ -32,7 +32,6 @@ from ..training.run_folder import adapter_digest, model_card, process
 from .results import ROWS, make_results, show_table, write_results
 from .reward_trial import FINAL
 from .scores import (
-    are_numbers,
     compare_with_sft,
     one_number_type,
     read_row,

@@ -21,6 +21,7 @@ from ..models.policy import cannot_load, default_device, make_room, model_source
 from ..models.smollm2 import HUB_NAME
 from ..settings import CourseError, Profile
 from ..storage.files import read_json, short_digest, write_json
+from ..storage.locks import locked
 from ..training.run_folder import last_checkpoint, run_facts
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Target:
         """The scale of a data set; `times` is 0 for scores on a bounded scale."""
         scores = np.asarray(scores, dtype=np.float64)
         if not len(scores) or not np.isfinite(scores).all():
-            raise CourseError("A reward needs a finite score for every story.")
+            raise CourseError("A reward needs a finite score for every story: leave others out.")
         values = compress(scores, times)
         return cls(float(values.min()), float(values.max()), times)
 
@@ -261,16 +262,26 @@ def train_reward(
     content = [reward_inputs(stories), stories["score"].tolist()]
     run = short_digest(facts, asdict(target), settings, *content, length=16)
     path, unfinished = folder / "reward.json", folder / f"unfinished-{run}"
-    if path.is_file() and read_json(path)["run"] == run:
-        return read_json(path)
-    started = time.perf_counter()
-    trainer = _trainer(profile, stories, unfinished, target)
-    trainer.train(resume_from_checkpoint=str(last_checkpoint(unfinished) or "") or None)
-    trainer.model.eval().save_pretrained(folder, save_embedding_layers=False)
-    steps = trainer.state.global_step
-    record = run_facts(profile, **facts, run=run, target=asdict(target), steps=steps)
-    record["seconds"] = round(time.perf_counter() - started, 1)
-    record["log"] = [entry for entry in trainer.state.log_history if "loss" in entry]
-    write_json(path, record)  # last: it marks the training as finished
-    shutil.rmtree(unfinished, ignore_errors=True)
-    return record
+    with locked(folder):
+        record = read_json(path) if path.is_file() else {}
+        if not isinstance(record, dict):
+            raise CourseError(f"{path} is damaged: delete it, and run the command again.")
+        if record.get("run") == run:
+            return record
+        started = time.perf_counter()
+        trainer = _trainer(profile, stories, unfinished, target)
+        trainer.train(resume_from_checkpoint=str(last_checkpoint(unfinished) or "") or None)
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad and not parameter.isfinite().all():
+                raise CourseError(
+                    "The reward's training diverged: lower sft_learning_rate, and delete "
+                    f"{unfinished}."
+                )
+        trainer.model.eval().save_pretrained(folder, save_embedding_layers=False)
+        steps = trainer.state.global_step
+        record = run_facts(profile, **facts, run=run, target=asdict(target), steps=steps)
+        record["seconds"] = round(time.perf_counter() - started, 1)
+        record["log"] = [entry for entry in trainer.state.log_history if "loss" in entry]
+        write_json(path, record)  # last: it marks the training as finished
+        shutil.rmtree(unfinished, ignore_errors=True)
+        return record

@@ -15,7 +15,8 @@ import numpy as np
 
 from ..embeddings.encoders import load_encoder
 from ..settings import CourseError, Profile, progress_bar, work_dir
-from ..storage.files import read_json, write_json
+from ..storage.files import are_numbers, read_json, read_numbers, write_json
+from ..storage.locks import locked
 from ..training.arms import training_stories
 from ..training.run_folder import run_facts
 from .reward import Target, load_reward, public_backbone, score_stories, train_reward
@@ -187,39 +188,27 @@ def _fold(
     path = folder / f"scores-{record['run']}.json"
     if not path.is_file():
         reward = load_reward(profile, folder)
-        scores = score_stories(profile, *reward, stories[in_prompt])
-        write_json(path, _rounded(scores))
+        write_json(path, _rounded(score_stories(profile, *reward, stories[in_prompt])))
         if folder.name != "final":
             (folder / "adapter_model.safetensors").unlink()
     losses = [round(entry["loss"], 4) for entry in record["log"]]
     brief = {"stories": record["stories"], "steps": record["steps"], "loss": losses}
-    return read_json(path), brief
+    scores = read_numbers(path, int(in_prompt.sum()))
+    if len(scores) < in_prompt.sum():
+        raise CourseError(f"{path} is cut off: delete the folder {folder}, and run again.")
+    return scores, brief
 
 
 def _rounded(scores: np.ndarray) -> list[float]:
     return [round(float(score), 5) for score in scores]
 
 
-def record_reward(profile: Profile, bound: float, output: Path | None = None) -> dict[str, Any]:
-    """The trial of a language model's reward, a ridge reward and a lookup of the writer.
-
-    All are tried on the same folds; the first is then trained on all training stories. reward.json
-    goes into `output`, by default <work_dir>/reward. Every finished fold is kept, so an interrupted
-    trial goes on. Where no writer is known there is one fold, and its reward is the final one.
-    `bound` is that of `choose_reward`. Raises CourseError where there are too few stories.
-    """
-    stories = training_stories(profile)
-    # judges' scores have a bounded scale and are not compressed, votes are
-    target = Target.fit(stories["score"], 0 if "judge_scores" in stories else 100)
-    splits = trial_splits(stories, profile.seed)
-    values = target(stories["score"])
-    truth = [values[in_prompt] for in_prompt, _ in splits]
-    if reward_accuracy(stories, splits, truth)["unseen prompts"] is None:
-        raise CourseError(
-            "A trial needs pairs on two held-out prompts: give 20 prompts or more, or writers."
-        )
-    root = output or work_dir(profile) / "reward"
+def _run_trial(
+    profile: Profile, bound: float, root: Path, stories: pd.DataFrame, splits: Splits, target: Target
+) -> None:
+    """Fit every reward on every fold, train the final one, and write the record."""
     single = len(splits) == 1
+    values = target(stories["score"])
     texts = stories["text"].tolist()
     rows = [load_encoder(name).encode(texts) for name in (profile.semantic, profile.style)]
     features = {"ridge": np.hstack(rows)}
@@ -262,14 +251,65 @@ def record_reward(profile: Profile, bound: float, output: Path | None = None) ->
         scores=scores,
     )
     write_json(root / "reward.json", json.loads(json.dumps(record, default=asdict)))
-    return load_trial(root)
+
+
+def record_reward(profile: Profile, bound: float, output: Path | None = None) -> dict[str, Any]:
+    """The trial of a language model's reward, a ridge reward and a lookup of the writer.
+
+    All are tried on the same folds; the first is then trained on all training stories. reward.json
+    goes into `output`, by default <work_dir>/reward. Every finished fold is kept, so an interrupted
+    trial goes on. Where no writer is known there is one fold, and its reward is the final one.
+    `bound` is that of `choose_reward`. Stories without a score are left out, and counted. The
+    result is printed. Raises CourseError where there are too few stories.
+    """
+    import pandas as pd
+
+    every = training_stories(profile)
+    stories = every[every["score"].notna()]
+    if len(stories) < len(every):
+        print(f"left out, without a score: {len(every) - len(stories)} of {len(every)} stories")
+    # judges' scores have a bounded scale and are not compressed, votes are
+    target = Target.fit(stories["score"], 0 if "judge_scores" in stories else 100)
+    splits = trial_splits(stories, profile.seed)
+    values = target(stories["score"])
+    truth = [values[in_prompt] for in_prompt, _ in splits]
+    if reward_accuracy(stories, splits, truth)["unseen prompts"] is None:
+        raise CourseError(
+            "A trial needs stories with different scores for two held-out prompts: give 20 prompts "
+            "or more, or writers."
+        )
+    root = output or work_dir(profile) / "reward"
+    with locked(root):
+        _run_trial(profile, bound, root, stories, splits, target)
+    trial = load_trial(root)
+    figures = pd.DataFrame(trial["accuracy"]).T.map(lambda interval: interval or "-")
+    print(f"share of held-out pairs ordered rightly, by prompts:\n{figures.to_string()}")
+    best = trial["choice"]["reward"]
+    print(f"best: {best}; {trial['choice']['quality']}; record and reward are in {root}")
+    return trial
 
 
 def load_trial(folder: Path) -> dict[str, Any]:
     """The record of a trial, <folder>/reward.json, with Intervals as such."""
-    record = read_json(folder / "reward.json")
-    for figures in record["accuracy"].values():
-        figures |= {name: Interval(**value) for name, value in figures.items() if value}
-    for figures in record.get("calibration", {}).values():  # in records of code before 2.0
-        figures["error"] = Interval(**figures["error"])
-    return record
+    path = folder / "reward.json"
+    record = read_json(path)
+    try:
+        for figures in record["accuracy"].values():
+            figures |= {name: _interval(value) for name, value in figures.items() if value}
+        for figures in record.get("calibration", {}).values():  # in records of code before 2.0
+            figures["error"] = _interval(figures["error"])
+        numbers = [record["bound"], *asdict(Target(**record["target"])).values()]
+        numbers.append(decisive_accuracy(record["accuracy"]["regression"]).low)
+        if isinstance(record["backbone"], str) and are_numbers(numbers):
+            return record
+    except (AttributeError, KeyError, TypeError):
+        pass
+    raise CourseError(f"{path} is damaged: delete it, and run `python -m ddpo_utils reward` again.")
+
+
+def _interval(value: Mapping[str, Any]) -> Interval:
+    """The interval in a record; TypeError where it is none."""
+    interval = Interval(**value)
+    if not are_numbers([interval.mean, interval.low, interval.high, interval.n]):
+        raise TypeError(value)
+    return interval

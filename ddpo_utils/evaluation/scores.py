@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cache, partial
@@ -15,7 +14,7 @@ from ..models.policy import load_policy, number_type, public_name
 from ..models.sampling import DECODING, read_samples, sample_stories
 from ..models.scoring import mean_logps, token_kl
 from ..settings import CourseError, Profile, progress_bar
-from ..storage.files import read_json, short_digest, write_json
+from ..storage.files import read_json, read_numbers, short_digest, write_json
 from ..training.run_folder import adapter_digest, process
 from .reward import Target, load_reward, public_backbone, score_stories
 from .reward_trial import FINAL, decisive_accuracy, load_trial
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    "are_numbers",
     "compare_with_sft",
     "one_number_type",
     "read_row",
@@ -33,11 +31,6 @@ __all__ = [
 ]
 
 PIECE = 32  # scores are stored after so many stories
-
-
-def are_numbers(values: Iterable[Any]) -> bool:
-    """True if all are finite numbers, as JSON holds them."""
-    return all(type(value) in (int, float) and math.isfinite(value) for value in values)
 
 
 def _model_key(profile: Profile) -> list[Any]:
@@ -114,17 +107,6 @@ def _scores_path(folder: Path, row: str, stories: pd.DataFrame, *key: Any) -> Pa
     return folder / f"{row}-{short_digest(*key, *content)}"
 
 
-def _stored_scores(path: Path, count: int) -> list[float]:
-    """The scores in a file, of at most so many stories; CourseError where it is damaged."""
-    try:
-        values = read_json(path)
-    except CourseError:
-        values = None
-    if not isinstance(values, list) or len(values) > count or not are_numbers(values):
-        raise CourseError(f"{path} holds no scores of these stories: delete it, and run again.")
-    return values
-
-
 def _score(
     path: Path,
     stories: pd.DataFrame,
@@ -135,7 +117,7 @@ def _score(
 
     `load` gives model and tokenizer, if a score is missing.
     """
-    values = _stored_scores(path, len(stories)) if path.is_file() else []
+    values = read_numbers(path, len(stories)) if path.is_file() else []
     starts = range(len(values), len(stories), PIECE)
     shown = len(starts) >= 4 and process().is_main_process
     row = path.name.partition("-")[0]
@@ -190,10 +172,10 @@ def compare_with_sft(
     for row in arms[share]:
         _score(kl_paths[row], first[row], cache(partial(load_pair, row)), token_kl)
     process().wait_for_everyone()  # now all scores exist
-    logps = {row: _stored_scores(path, len(frames[row])) for row, path in logp_paths.items()}
+    logps = {row: read_numbers(path, len(frames[row])) for row, path in logp_paths.items()}
     kls = {}
     for row in arms:
-        values = _stored_scores(kl_paths[row], len(first[row]))
+        values = read_numbers(kl_paths[row], len(first[row]))
         kls[row] = dict(zip(first[row]["prompt_id"], values, strict=True))
     return logps, kls
 

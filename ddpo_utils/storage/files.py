@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -118,6 +119,22 @@ def read_json(path: str | Path) -> Any:
         raise CourseError(
             f"{path} is no JSON ({error}): correct or delete it, or make it again."
         ) from None
+
+
+def are_numbers(values: Iterable[Any]) -> bool:
+    """True if all are finite numbers, as JSON holds them."""
+    return all(type(value) in (int, float) and abs(value) < math.inf for value in values)
+
+
+def read_numbers(path: str | Path, count: int) -> list[float]:
+    """The finite numbers in a JSON file, `count` at most; CourseError where it holds others."""
+    try:
+        values = read_json(path)
+    except CourseError:
+        values = None
+    if not isinstance(values, list) or len(values) > count or not are_numbers(values):
+        raise CourseError(f"{path} is damaged: delete it, and run the command again.")
+    return values
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
