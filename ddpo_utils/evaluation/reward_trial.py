@@ -204,7 +204,12 @@ def _rounded(scores: np.ndarray) -> list[float]:
 
 
 def _run_trial(
-    profile: Profile, bound: float, root: Path, stories: pd.DataFrame, splits: Splits, target: Target
+    profile: Profile,
+    bound: float,
+    root: Path,
+    stories: pd.DataFrame,
+    splits: Splits,
+    target: Target,
 ) -> None:
     """Fit every reward on every fold, train the final one, and write the record."""
     single = len(splits) == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..models.policy import load_policy, number_type, public_name
-from ..models.sampling import DECODING, read_samples, sample_stories
+from ..models.sampling import DECODING, sample_stories
 from ..models.scoring import mean_logps, token_kl
 from ..settings import CourseError, Profile, progress_bar
-from ..storage.files import read_json, read_numbers, short_digest, write_json
+from ..storage.files import read_json, read_jsonl, read_numbers, short_digest, write_json
 from ..training.run_folder import adapter_digest, process
 from .reward import Target, load_reward, public_backbone, score_stories
 from .reward_trial import FINAL, decisive_accuracy, load_trial
@@ -30,6 +30,14 @@ __all__ = [
     "score_rewards",
 ]
 
+TYPES = {  # of a sample
+    "prompt_id": (str, int),
+    "prompt": str,
+    "sample": int,
+    "text": str,
+    "tokens": int,
+    "finished": bool,
+}
 PIECE = 32  # scores are stored after so many stories
 
 
@@ -60,11 +68,17 @@ def read_row(path: Path, prompts: pd.DataFrame) -> pd.DataFrame:
 
     Two evaluations without a lock may have written each sample twice.
     """
-    frame = read_samples(path).drop_duplicates(["prompt_id", "sample", "text"])
-    texts = frame["prompt_id"].map(prompts.set_index("prompt_id")["prompt"])
-    if frame.duplicated(["prompt_id", "sample"]).any() or not frame["prompt"].eq(texts).all():
-        raise CourseError(f"{path} holds other samples than its row's: delete it, and run again.")
-    return frame.reset_index(drop=True)
+    import pandas as pd
+
+    texts = dict(zip(prompts["prompt_id"], prompts["prompt"], strict=True))
+    samples: dict[Any, dict[str, Any]] = {}
+    for record in read_jsonl(path):
+        typed = all(isinstance(record.get(name), kind) for name, kind in TYPES.items())
+        key = (record["prompt_id"], record["sample"]) if typed else None
+        known = samples.setdefault(key, record)
+        if key is None or texts.get(key[0]) != record["prompt"] or known["text"] != record["text"]:
+            raise CourseError(f"{path} holds other samples than its row's: delete it, run again.")
+    return pd.DataFrame(samples.values())
 
 
 def sample_rows(
