@@ -143,7 +143,8 @@ def wheelhouse(folder: Path, root: Path) -> None:
         course += ["--constraint", root / ".ci" / "constraints.txt"]
     folder.mkdir(parents=True, exist_ok=True)
     _pip("wheel", "--find-links", folder, "--wheel-dir", folder, *course)
-    _pip("download", "--find-links", folder, "--dest", folder, "--no-deps", WHEEL)
+    places = ("--find-links", folder, "--dest", folder)
+    _pip("download", *places, "--no-deps", "--only-binary=:all:", WHEEL)
     sizes = [wheel.stat().st_size for wheel in folder.glob("*.whl")]
     print(
         f"{len(sizes)} wheels, {sum(sizes) / GB:.1f} GB, in {folder}. Copy the folder and this "

@@ -132,11 +132,13 @@ def load_reward(profile: Profile, folder: Path | None = None) -> tuple[Any, Any]
         raise CourseError(f"There is no reward in {folder}: run `python -m ddpo_utils reward`.")
     make_room()
     source = model_source(profile.reward)
-    options = {"dtype": number_type(profile)}
+    options = {"dtype": number_type(profile), "trust_remote_code": False}
     if profile.attention != "sdpa":  # the default where a model can; Gemma 2 refuses it by name
         options["attn_implementation"] = profile.attention
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="right")
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, padding_side="right", trust_remote_code=False
+        )
         with suppress_seqcls_warning():  # the missing head is meant to be missing
             model = AutoModelForSequenceClassification.from_pretrained(
                 source, num_labels=1, **options

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ..settings import CourseError, Profile
+from .prompting import answer_end, stop_tokens
 from .smollm2 import HUB_NAME, fetch_smollm2, first_line
 
 # Apache-2.0, and no licence to accept on the Hub
@@ -134,7 +135,9 @@ def load_tokenizer(profile: Profile) -> Any:
 
     name = os.environ.get("DDPO_MODEL") or profile.tokenizer or profile.model
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model_source(name), padding_side="left")
+        tokenizer = AutoTokenizer.from_pretrained(
+            model_source(name), padding_side="left", trust_remote_code=False
+        )
     except Exception as error:
         raise cannot_load("tokenizer", name, error) from None
     if tokenizer.chat_template is None:
@@ -144,6 +147,12 @@ def load_tokenizer(profile: Profile) -> Any:
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if not answer_end(tokenizer)[1]:
+        warnings.warn(
+            f"The chat template of {name!r} ends no answer by a token: training does not teach the "
+            "model where to stop. Name another tokenizer by --tokenizer.",
+            stacklevel=2,
+        )
     return tokenizer
 
 
@@ -176,7 +185,7 @@ def load_policy(
             f"The tokenizer has {len(tokenizer)} tokens and the model {name!r} has {rows}: name a "
             "tokenizer of the model's family."
         )
-    _stop_at(model, tokenizer.eos_token_id)
+    model.generation_config.eos_token_id = stop_tokens(model, tokenizer)
     if adapter is not None:
         model = _add_adapter(model, adapter, trainable, source, name)
     return model.eval(), tokenizer
@@ -189,6 +198,7 @@ def _load_weights(profile: Profile, source: str) -> Any:
     dtype = number_type(profile)
     device = default_device()
     options = {"dtype": dtype, "attn_implementation": profile.attention}
+    options["trust_remote_code"] = False  # else transformers asks on the terminal
     if not profile.quantize:
         return AutoModelForCausalLM.from_pretrained(source, **options).to(device)
     model = AutoModelForCausalLM.from_pretrained(
@@ -215,15 +225,6 @@ def _four_bits(dtype: torch.dtype) -> Any:
         bnb_4bit_compute_dtype=dtype,
         bnb_4bit_use_double_quant=True,
     )
-
-
-def _stop_at(model: Any, token: int) -> None:
-    """Let generation also end at `token`: an Instruct template ends a base model's turn by it."""
-    stops = model.generation_config.eos_token_id
-    if not isinstance(stops, list):
-        stops = [] if stops is None else [stops]
-    if token not in stops:
-        model.generation_config.eos_token_id = [*stops, token]
 
 
 def _add_adapter(model: Any, adapter: str | Path, trainable: bool, source: str, name: str) -> Any:

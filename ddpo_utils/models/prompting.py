@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
+from os.path import commonprefix
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,9 +121,86 @@ def count_tokens(messages: list[dict[str, str]]) -> int:
 
 
 def render(tokenizer: Any, prompts: Iterable[str]) -> list[str]:
-    """The prompts in the tokenizer's chat template, up to where the answer begins."""
-    chats = [as_messages("user", prompt) for prompt in prompts]
-    return tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
+    """The prompts in the tokenizer's chat template, up to where the answer's text begins.
+
+    What the template writes before an answer, such as an empty think block, belongs to the prompt;
+    spaces there belong to the answer, since they merge with its first token.
+    """
+    return [before.rstrip(" ") for before, _ in _around_answers(tokenizer, prompts)]
+
+
+def render_exchanges(
+    tokenizer: Any, prompts: Sequence[str], answers: Sequence[str]
+) -> list[tuple[str, str]]:
+    """(prompt, answer with its end) of each exchange, as the chat template writes both.
+
+    Joined they are the text that TRL trains on, up to the token that ends the answer.
+    """
+    chats = []
+    for prompt, answer in zip(prompts, answers, strict=True):
+        chats.append(as_messages("user", prompt) + as_messages("assistant", answer))
+    whole = tokenizer.apply_chat_template(chats, tokenize=False)
+    end, _ = answer_end(tokenizer)
+    exchanges = []
+    around = _around_answers(tokenizer, prompts)
+    for text, (before, after) in zip(whole, around, strict=True):
+        start = len(commonprefix([text, before.rstrip(" ")]))
+        exchanges.append((text[:start], text[start:].removesuffix(after) + end))
+    return exchanges
+
+
+def answer_end(tokenizer: Any) -> tuple[str, str]:
+    """What the chat template writes behind an answer up to its first special token, and that token.
+
+    It need not be the tokenizer's EOS. Both are "" where a template ends no answer by a token.
+    """
+    ((_, after),) = _around_answers(tokenizer, ["Prompt"])
+    special = set(tokenizer.all_special_tokens)
+    special |= {token.content for token in tokenizer.added_tokens_decoder.values()}
+    found = [(after.index(token), -len(token), token) for token in special if token in after]
+    marks = [mark for mark in found if mark[2].strip()]  # some tokenizers add runs of spaces
+    if not marks:
+        return "", ""
+    start, _, token = min(marks)
+    return after[: start + len(token)], token
+
+
+def stop_tokens(model: Any, tokenizer: Any) -> list[int]:
+    """Ids of the tokens that end an answer: the model's own, EOS, and the chat template's."""
+    stops = model.generation_config.eos_token_id
+    if not isinstance(stops, list):
+        stops = [stops]
+    _, token = answer_end(tokenizer)
+    stops = [*stops, tokenizer.eos_token_id]
+    if token:
+        stops.append(tokenizer.convert_tokens_to_ids(token))
+    return [stop for stop in dict.fromkeys(stops) if stop is not None]
+
+
+def _around_answers(tokenizer: Any, prompts: Iterable[str]) -> list[tuple[str, str]]:
+    """What the chat template writes before and behind the answer to each prompt.
+
+    CourseError: it takes no user's message followed by an assistant's.
+    """
+    mark = "ANSWER"
+    answer = as_messages("assistant", mark)
+    chats = [as_messages("user", prompt) + answer for prompt in prompts]
+    try:
+        texts = tokenizer.apply_chat_template(chats, tokenize=False)
+    except Exception as error:  # the template's own, whatever it raises
+        raise CourseError(
+            f"The chat template does not take a prompt and an answer ({str(error)[:120]!r}): name "
+            "an Instruct tokenizer by --tokenizer."
+        ) from None
+    around = []
+    for text in texts:
+        before, found, after = text.rpartition(mark)
+        if not found:
+            raise CourseError(
+                "The chat template leaves the answer out: name another tokenizer by --tokenizer."
+            )
+        around.append((before, after))
+    return around
 
 
 def stories(answer: str, finished: bool, condition: str, k: int = 4) -> list[dict[str, Any]]:

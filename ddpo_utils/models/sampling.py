@@ -13,7 +13,7 @@ import torch
 from ..settings import CourseError, progress_bar
 from ..storage.answer_store import AnswerStore
 from ..storage.files import read_jsonl
-from .prompting import check_prompts, render
+from .prompting import check_prompts, render, stop_tokens
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,7 +55,9 @@ def complete(
     inputs = tokenizer(
         texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
     ).to(next(model.parameters()).device)
+    stops = stop_tokens(model, tokenizer)
     settings |= {"pad_token_id": tokenizer.pad_token_id, "max_new_tokens": max_new_tokens}
+    settings["eos_token_id"] = stops
     try:
         with torch.no_grad():
             out = model.generate(**inputs, **settings)
@@ -64,9 +66,6 @@ def complete(
             f"{len(texts)} sequences of up to {max_new_tokens} new tokens do not fit the GPU's "
             "memory: lower the batch (sample_batch, for new samples in a new file)."
         ) from None
-    stops = model.generation_config.eos_token_id
-    if not isinstance(stops, list):
-        stops = [stops]
     prompt_length = inputs["input_ids"].shape[1]
     answers = []
     for tokens in out[:, prompt_length:].tolist():

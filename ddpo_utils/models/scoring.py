@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from os.path import commonprefix
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from .prompting import render
+from .prompting import render_exchanges
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,12 +29,12 @@ def _batches(
     device = next(model.parameters()).device
     for start in range(0, len(stories), BATCH):
         part = stories.iloc[start : start + BATCH]
-        prompts = render(tokenizer, part["prompt"])
+        exchanges = render_exchanges(tokenizer, part["prompt"].tolist(), part["text"].tolist())
         texts, prompt_lengths = [], []
-        for prompt, story in zip(prompts, part["text"], strict=True):
-            texts.append(prompt + story + tokenizer.eos_token)
-            tokens = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-            prompt_lengths.append(len(tokens))
+        for prompt, answer in exchanges:
+            texts.append(prompt + answer)
+            tokens = tokenizer([prompt, prompt + answer], add_special_tokens=False)["input_ids"]
+            prompt_lengths.append(len(commonprefix(tokens)))  # as in TRL
         inputs = tokenizer(
             texts, return_tensors="pt", padding=True, padding_side="right", add_special_tokens=False
         ).to(device)

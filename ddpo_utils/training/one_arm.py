@@ -19,6 +19,7 @@ from transformers import TrainerCallback
 
 from ..corpus.text import as_messages
 from ..models.policy import load_policy, lora_config, number_type
+from ..models.prompting import answer_end, render, render_exchanges
 from ..models.smollm2 import first_line
 from ..settings import CourseError, Profile
 from ..storage.files import read_json
@@ -143,14 +144,16 @@ def _orpo_trainer(profile: Profile, pairs: pd.DataFrame, folder: Path) -> Any:
     from ..trainers import DORPOTrainer, ORPOConfig
 
     model, tokenizer = load_policy(profile)
-    chats = [as_messages("user", prompt) for prompt in pairs["prompt"]]
     # as texts: TRL's ORPO would add an end of turn behind the chat template's
-    columns = {
-        "prompt": tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=False),
-        "chosen": [text + tokenizer.eos_token for text in pairs["chosen"]],
-        "rejected": [text + tokenizer.eos_token for text in pairs["rejected"]],
-        "weight": pairs["weight"].tolist(),
-    }
+    columns = {"prompt": render(tokenizer, pairs["prompt"]), "weight": pairs["weight"].tolist()}
+    for side in ("chosen", "rejected"):
+        exchanges = render_exchanges(tokenizer, pairs["prompt"], pairs[side])
+        columns[side] = [answer for _, answer in exchanges]
+    _, end = answer_end(tokenizer)
+    if end:
+        tokenizer.eos_token = end  # TRL adds an end where this one is missing
+    if tokenizer.bos_token and not columns["prompt"][0].startswith(tokenizer.bos_token):
+        tokenizer.bos_token = None  # and a start that the template does not write
     options = {"beta": profile.orpo_beta, "lr_scheduler_type": "linear"}
     args = trainer_arguments(
         ORPOConfig, folder, profile, "orpo_", remove_unused_columns=False, **options
