@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
+from reprlib import Repr
 from typing import Any, ClassVar
 
 __all__ = [
@@ -22,12 +23,16 @@ __all__ = [
     "get_profile",
     "let_threads_sleep",
     "progress_bar",
+    "short_repr",
     "weight_kinds",
     "work_dir",
 ]
 
 # torch's idle threads spin: where other programs use the cores, that makes them many times slower.
 SLEEPING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
+TEXT = r"^[^\s\p{C}]([^\p{C}]*[^\s\p{C}])?$"  # a line without spaces around it; p{C}: control
+HEADS = ("lm_head", "embed_out")  # what models call the head, which no adapter may change
+
 METHODS = ("sft", "dpo", "ddpo", "orpo", "dorpo", "divpo", "shuffled")
 
 
@@ -54,8 +59,27 @@ def course_errors() -> Iterator[None]:
 
 
 def _setting(default: Any, description: str, **bounds: Any) -> Any:
-    """A field of the table; pydantic reads its bounds, and `--help` its description."""
+    """A field of the table; pydantic reads its bounds, and `--help` its description.
+
+    Where no bound is given, a number is at most a million, and a text one line, empty or not as the
+    default is: nothing larger is ever built.
+    """
+    if isinstance(default, int | float):
+        bounds = {"le": 1_000_000, **bounds}
+    elif default != "all-linear":
+        bounds = {"pattern": TEXT if default else f"^$|{TEXT}", **bounds}
     return field(default=default, metadata={"description": description, **bounds})
+
+
+def short_repr(value: Any) -> str:
+    """The value's `repr`, cut to what fits a sentence, also of deeply nested or endless values."""
+    cut = Repr()
+    cut.maxstring = cut.maxlong = cut.maxother = 60
+    cut.maxlevel = cut.maxlist = cut.maxtuple = cut.maxdict = 2
+    try:
+        return cut.repr(value)
+    except ValueError:  # more digits than Python prints
+        return f"such a long {type(value).__name__}"
 
 
 @dataclass(frozen=True)
@@ -116,22 +140,24 @@ class Profile:
         2, "pairs (or twice as many stories) in memory at once; accumulation makes up a batch", ge=1
     )
     beta: float = _setting(0.1, "strength of DPO's pull to the reference", gt=0)
-    sft_learning_rate: float = _setting(3e-4, "of SFT", gt=0)
+    sft_learning_rate: float = _setting(3e-4, "of SFT", gt=0, le=1)
     sft_batch_size: int = _setting(8, "stories a step, over all processes together", ge=1)
     sft_steps: int = _setting(16, "of SFT; 0: sft_epochs decides", ge=0)
     sft_epochs: float = _setting(1.0, "where sft_steps is 0", gt=0)
     sft_warmup_steps: int = _setting(0, "of SFT", ge=0)
-    learning_rate: float = _setting(1e-4, "of DPO, DDPO, DivPO and shuffled weights", gt=0)
+    learning_rate: float = _setting(1e-4, "of DPO, DDPO, DivPO and shuffled weights", gt=0, le=1)
     steps: int = _setting(12, "of each preference arm; 0: epochs decides", ge=0)
     epochs: float = _setting(3.0, "where steps is 0", gt=0)
     checkpoint_every: int = _setting(4, "steps between two checkpoints", ge=1)
     nll_weight: float = _setting(0.0, "of an NLL term on the chosen side, in every arm", ge=0)
     orpo_beta: float = _setting(0.25, "weight of the odds ratio, the paper's lambda", gt=0)
-    orpo_learning_rate: float = _setting(3e-4, "of ORPO and DORPO, from the starting model", gt=0)
+    orpo_learning_rate: float = _setting(
+        3e-4, "of ORPO and DORPO, from the starting model", gt=0, le=1
+    )
     orpo_epochs: float = _setting(4.0, "where steps is 0", gt=0)
     report_to: str = _setting("none", "a tracker that transformers knows: tensorboard, wandb, ...")
-    sample_prompts: int = _setting(6, "evaluation: prompts", ge=1)
-    samples: int = _setting(4, "evaluation: samples a prompt", ge=1)
+    sample_prompts: int = _setting(6, "evaluation: prompts", ge=1, le=100_000)
+    samples: int = _setting(4, "evaluation: samples a prompt", ge=1, le=10_000)
     max_new_tokens: int = _setting(160, "longest sample in tokens", ge=1)
     sample_batch: int = _setting(24, "sequences sampled at once", ge=1)
     min_words: int = _setting(15, "usable stories: shortest, in words", ge=0)
@@ -223,8 +249,9 @@ def get_profile(name: str = "", /, **overrides: Any) -> Profile:
     ("5e-6", "true", "q_proj,v_proj"). CourseError: an unknown name, or a value that does not fit.
     """
     name = name or os.environ.get("DDPO_PROFILE", "") or "laptop"
-    if name not in PROFILES:
-        raise CourseError(f"There is no profile {name!r}: choose one of {', '.join(PROFILES)}.")
+    if not isinstance(name, str) or name not in PROFILES:
+        known = ", ".join(PROFILES)
+        raise CourseError(f"There is no profile {short_repr(name)}: choose one of {known}.")
     if not overrides:
         return PROFILES[name]
     return replace(PROFILES[name], **_checked(overrides))
@@ -234,24 +261,45 @@ def _checked(overrides: dict[str, Any]) -> dict[str, Any]:
     """The overrides in the types of the table's fields."""
     from pydantic import TypeAdapter, ValidationError
 
-    known = [setting.name for setting in fields(Profile) if setting.name != "name"]
+    known = {setting.name: setting.metadata for setting in fields(Profile)}
+    del known["name"]
     for setting in overrides:
         if setting not in known:
             near = ", ".join(get_close_matches(setting, known)) or "`train --help` lists all"
-            raise CourseError(f"A profile has no setting {setting!r}; the nearest: {near}.")
+            raise CourseError(
+                f"A profile has no setting {short_repr(setting)}; the nearest: {near}."
+            )
     values = dict(overrides)
     layers = values.get("lora_targets")
     if isinstance(layers, str) and layers != "all-linear":
-        values["lora_targets"] = layers.split(",")
+        values["lora_targets"] = [layer.strip() for layer in layers.split(",")]
     try:
         profile = TypeAdapter(Profile).validate_python({"name": "", **values})
     except ValidationError as error:
         fault = error.errors()[0]
-        setting = fault["loc"][0]
-        raise CourseError(
-            f"The setting {setting} cannot be {overrides[setting]!r}: {fault['msg']}."
-        ) from None
+        raise _fault(fault["loc"][0], overrides, fault["msg"]) from None
+    if "lora_targets" in values and profile.lora_targets != "all-linear":
+        _check_layers(profile.lora_targets, overrides)
+    for setting, value in values.items():
+        if isinstance(value, bool) and not isinstance(getattr(PROFILES["laptop"], setting), bool):
+            raise _fault(setting, overrides, "true and false are no number")
     return {setting: getattr(profile, setting) for setting in values}
+
+
+def _check_layers(layers: Any, overrides: dict[str, Any]) -> None:
+    """CourseError unless every layer has a plain name and none is the model's head."""
+    names = layers if isinstance(layers, tuple) else ("",)  # other texts would be a regex to PEFT
+    if not names or not all(name.replace(".", "_").isidentifier() for name in names):
+        raise _fault("lora_targets", overrides, "a layer's name is missing or is none")
+    if any(name.split(".")[-1] in HEADS for name in names):
+        raise _fault("lora_targets", overrides, "an adapter on the model's head would never act")
+
+
+def _fault(setting: str, overrides: dict[str, Any], reason: str) -> CourseError:
+    """The sentence that names a setting's wrong value, and what the setting holds."""
+    held = Profile.__dataclass_fields__[setting].metadata["description"]
+    value = short_repr(overrides[setting])
+    return CourseError(f"The setting {setting} cannot be {value}: {reason} ({setting}: {held}).")
 
 
 def weight_kinds(weights: str) -> tuple[str, ...]:

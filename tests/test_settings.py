@@ -37,6 +37,9 @@ def test_every_profile_passes_its_own_checks():
         ("learning_rate", "5e-6", 5e-6),
         ("steps", "3", 3),
         ("steps", 3.0, 3),
+        ("quantize", "no", False),
+        ("quantize", "Yes", True),
+        ("lora_targets", "q_proj, v_proj", ("q_proj", "v_proj")),
         ("quantize", "True", True),
         ("precompute_reference", "false", False),
         ("lora_targets", "q_proj,v_proj", ("q_proj", "v_proj")),
@@ -57,23 +60,51 @@ def test_a_setting_is_overridden_also_by_a_text(setting, given, value):
     [
         ("learning_rate", "fast"),
         ("learning_rate", 0),
+        ("learning_rate", "1e30"),
         ("beta", "nan"),
         ("beta", float("inf")),
+        ("beta", True),
+        ("min_gap", float("nan")),
+        ("min_gap", -1),
         ("steps", "2.5"),
         ("steps", -1),
+        ("steps", "9" * 400),
+        ("samples", 1_000_000_000),
         ("floor", 1.01),
         ("seed", 2**32),
         ("quantize", "maybe"),
+        ("quantize", 2),
         ("model", None),
+        ("model", ""),
+        ("model", "two\nlines"),
+        ("data", "half \ud83d"),
+        ("tokenizer", " "),
         ("lora_targets", 3),
+        ("lora_targets", "q_proj,,v_proj"),
+        ("lora_targets", "(a+)+$"),
+        ("lora_targets", []),
+        ("lora_targets", "q_proj,lm_head"),
+        ("lora_targets", ["model.lm_head"]),
         ("weights", "styel"),
+        ("weights", {"a": [{"b": {}}]}),
         ("dtype", "int8"),
         ("stepz", 3),
         ("name", "laptop"),
     ],
 )
 def test_a_wrong_value_or_setting_is_refused_by_its_name(setting: str, value: Any):
-    assert setting in refusal(get_profile, "laptop", **{setting: value})
+    message = refusal(get_profile, "laptop", **{setting: value})
+    assert setting in message and len(message) < 300
+
+
+def test_endless_values_and_wrong_profiles_are_refused_in_one_sentence():
+    bomb: list[Any] = []
+    for _ in range(100_000):
+        bomb = [bomb, bomb]
+    for value in (bomb, 10**5000):
+        assert len(refusal(get_profile, "laptop", steps=value)) < 300
+    for name in (3, [1], "x" * 10_000):
+        assert len(refusal(get_profile, name)) < 200
 
 
 def test_the_8b_profile_holds_the_paper_s_settings():
