@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..settings import progress_bar
-from ..storage.files import check_seal, replacing, seal
+from ..storage.files import check_seal, replacing, seal, write_faults
 from ..storage.locks import locked
 from .grammar import World, all_prompts
 
@@ -78,13 +78,15 @@ def make_model(world: World, folder: Path, held_out: int, steps: int, batch: int
         if folder.exists():
             check_seal(folder)
         else:
-            with replacing(folder) as part:  # a killed run leaves no half model
+            # a killed run leaves no half model
+            with write_faults(folder), replacing(folder) as part:
                 _train_into(part, world, held_out, steps, batch)
                 seal(part)
     return folder
 
 
 def _train_into(folder: Path, world: World, held_out: int, steps: int, batch: int) -> None:
+    from safetensors import SafetensorError
     from transformers import LlamaConfig, LlamaForCausalLM
 
     prompts = all_prompts(world.seed)
@@ -125,5 +127,8 @@ def _train_into(folder: Path, world: World, held_out: int, steps: int, batch: in
         optimiser.step()
         schedule.step()
         optimiser.zero_grad()
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    try:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    except SafetensorError as error:  # the disk is full
+        raise OSError(str(error)) from None

@@ -30,6 +30,15 @@ def write_fault(path: str | Path, error: OSError) -> CourseError:
     )
 
 
+@contextmanager
+def write_faults(path: str | Path) -> Iterator[None]:
+    """Turns the block's OSError, such as a full disk's, into a CourseError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise write_fault(path, error) from None
+
+
 def output_path(path: str | Path) -> Path:
     """`path`; CourseError where it is neither a file nor a folder, nor can become one."""
     path = Path(path)
@@ -71,11 +80,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8 in one step; half a surrogate pair becomes a question mark."""
-    try:
-        with replacing(path) as part:
-            part.write_text(text, encoding="utf-8", errors="replace", newline="\n")
-    except OSError as error:
-        raise write_fault(path, error) from None
+    with write_faults(path), replacing(path) as part:
+        part.write_text(text, encoding="utf-8", errors="replace", newline="\n")
 
 
 def write_json(path: str | Path, value: Any, indent: int | None = 1) -> None:

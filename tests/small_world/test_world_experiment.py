@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from faults import refusal
+from faults import largest_file, refusal
 
 from ddpo_utils.course.recorded import rules
 from ddpo_utils.models.policy import load_policy
@@ -65,7 +65,10 @@ def test_the_model_learns(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     story = World(5).stories(all_prompts(5)[:1], 1, draw=8).iloc[0]
-    folder = make_model(World(5), tmp_path / "model", 3, steps=30, batch=8)
+    folder = tmp_path / "model"
+    with largest_file(10**6):
+        assert str(folder) in refusal(make_model, World(5), folder, 3, steps=1)
+    make_model(World(5), folder, 3, steps=30, batch=8)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     text = f"<prompt>{story['prompt']}<story>{story['text']}<end>"
     ids = tokenizer(text, return_tensors="pt")["input_ids"]

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from faults import refusal
+from faults import largest_file, refusal
 
 from ddpo_utils.settings import CourseError
 from ddpo_utils.storage.files import (
@@ -46,6 +46,13 @@ def test_a_fault_while_writing_leaves_the_old_file_and_nothing_else(tmp_path: Pa
         assert path.read_text() == "old"  # what a killed process leaves
         raise KeyboardInterrupt
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["table.csv"]
+
+
+def test_a_full_disk_leaves_the_old_file_and_is_told(tmp_path: Path) -> None:
+    write_text(tmp_path / "file", "old")
+    with largest_file(1000):
+        assert str(tmp_path / "file") in refusal(write_json, tmp_path / "file", "new" * 1000)
+    assert (tmp_path / "file").read_text() == "old" and os.listdir(tmp_path) == ["file"]
 
 
 def test_a_folder_is_put_in_place_whole(tmp_path: Path) -> None:
