@@ -142,6 +142,8 @@ def read_chats(frame: pd.DataFrame, name: str, counted: Counted) -> pd.DataFrame
         for number, value in enumerate(frame[column], 1):
             try:
                 turns = _turns(value)
+                if column == "prompt" and "assistant" in turns:
+                    raise ValueError("a chat that holds an answer: give the user's message alone")
             except ValueError as error:
                 raise CourseError(f"Row {number} of {name} has as {column} {error}.") from None
             texts.append(turns.get(own_part) if turns else value)

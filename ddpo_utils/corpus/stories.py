@@ -53,7 +53,8 @@ class Reading:
     remarks: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        lines = [f"{self.name}: {self.responses:,} responses to {self.prompts:,} prompts are read."]
+        read = f"{self.responses:,} responses to {self.prompts:,} prompts"
+        lines = [f"{self.name}: {read}, of {self.rows:,} rows."]
         if self.left_out:
             parts = [f"{number:,} {reason}" for reason, number in self.left_out.items()]
             lines.append(f"Left out: {'; '.join(parts)}.")
@@ -109,6 +110,9 @@ def read_stories(
         raise CourseError(f"{data} is r/writingPrompts: read it with corpus.writing_prompts.")
     if isinstance(data, pd.DataFrame):
         frame, name = data.reset_index(drop=True).astype(object), "the frame"
+        if not frame.columns.is_unique or frame.columns.nlevels > 1:
+            raise CourseError("The frame has two columns of one name, or columns in levels.")
+        frame = frame.map(whole_text)
     else:
         path = data_dir() / "stories.jsonl" if str(data) == "bundled" else Path(data)
         frame, name = pd.DataFrame(read_rows(path, KNOWN_COLUMNS), dtype=object), path.name
@@ -210,7 +214,7 @@ def _score(value: Any) -> float | None:
     if isinstance(value, str) and value.strip().lower() in NO_SCORE:
         return math.nan
     try:
-        score = float(value)
+        score = math.inf if "_" in str(value) else float(value)  # Python reads 1_0 as 10
     except (OverflowError, TypeError, ValueError):
         return None
     return None if math.isinf(score) else score

@@ -52,9 +52,9 @@ def read_rows(path: Path, names: frozenset[str] = frozenset()) -> Rows:
             rows = _table_rows(text, path.name, names)
         else:
             rows = _json_rows(text, path.name, names)
-    for row in rows:
-        row.update((column, whole_text(value)) for column, value in row.items())
-    return rows
+    return [
+        dict(zip(map(whole_text, row), map(whole_text, row.values()), strict=True)) for row in rows
+    ]
 
 
 def whole_text(value: Any) -> Any:

@@ -24,6 +24,7 @@ _UNSPACED = (
 )
 _UNSPACED_START = re.compile(f"[{_UNSPACED}]")
 _INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"
+_FORMAT = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")  # direction, joiners
 _BLANK = re.compile(rf"(?:&#x200b;|&nbsp;|[\s{_INVISIBLE}])*", re.IGNORECASE)
 
 
@@ -69,7 +70,7 @@ def plain_text(text: str | None) -> str:
 def same_text(text: str) -> str:
     """What texts have in common that differ by Unicode form or spacing alone."""
     folded = unicodedata.normalize("NFKC", text)
-    return " ".join(re.sub(f"[{_INVISIBLE}\u00ad]", "", folded).split())
+    return " ".join(_FORMAT.sub("", folded).split())
 
 
 def repeat_share(text: str, n: int = 4) -> float:

@@ -271,7 +271,7 @@ def test_scores_may_be_missing_or_be_given_by_judges():
                 jsonl(ONE, f'{{"prompt": "A", "text": "x", "score": {score}}}'),
                 "Row 2 .* score",
             )
-            for score in ('"good"', "Infinity", "9" * 400, "[3]")
+            for score in ('"good"', "Infinity", "9" * 400, "[3]", '"1_0"')
         ),
         ("a.csv", "prompt;text;score\nA;x;3,5\n", "Row 1 .* score"),
         ("a.jsonl", jsonl({**ONE, "prompt_id": 7}, {**THREE, "prompt_id": "7"}), "prompt_id 7"),
@@ -292,6 +292,7 @@ def test_scores_may_be_missing_or_be_given_by_judges():
             jsonl({"prompt": [USER | {"content": [{"type": "image"}]}], "text": "x"}),
             "Row 1 ",
         ),
+        ("a.jsonl", jsonl({"prompt": [USER, ANSWER], "text": "x"}), "Row 1 .* answer"),
         ("a.csv", "instruction,output\nA,x\n", "prompt=instruction,text=output"),
         ("a.csv", "instruction,input,answer\nA,b,x\n", r"prompt=instruction\+input,text=answer"),
         ("a.csv", "frage,antwort\nA,x\n", "frage, antwort"),
