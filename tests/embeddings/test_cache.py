@@ -191,6 +191,8 @@ def test_a_folder_that_cannot_be_written_costs_a_warning_and_no_result(tmp_path)
 
 def test_what_is_no_text_is_refused_by_its_place(cached):
     assert "Text 1 is nan" in refusal(cached().encode, ["a", float("nan")])
+    assert "None" in refusal(cached().encode, None)
+    assert np.array_equal(cached().encode("a"), Counting().encode(["a"]))
 
 
 @pytest.mark.parametrize("name", ["minilm", "wordllama", "stylometric", "delta"])

@@ -251,6 +251,8 @@ def test_a_model_of_the_hub_is_known_by_its_commit(tmp_path, model_folder, monke
     assert load_encoder("somebody/mine").key == "somebody_mine-0123456789abcdef"
 
 
-@pytest.mark.parametrize("name", ["nobody/no-such-encoder", "", None, 5, ["minilm"]])
+@pytest.mark.parametrize(
+    "name", ["nobody/no-such-encoder", "", "x" * 5000, "a\0b", "~no-user", None, 5, ["minilm"]]
+)
 def test_what_names_no_encoder_is_refused(name):
     assert repr(name) in refusal(load_encoder, name)
