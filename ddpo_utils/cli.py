@@ -55,6 +55,7 @@ ENDPOINT_FLAGS = (
     flag("--concurrency", "calls at once (default: %(default)s)", type=int, default=8),
     flag("--timeout", "seconds of silence that end a call", type=float, default=600.0),
     flag("--prices", "of a million tokens", type=float, nargs=2, metavar=("PROMPT", "COMPLETION")),
+    flag("--limit-name", "of the longest answer", choices=("max_tokens", "max_completion_tokens")),
     flag("--yes", "do not ask before the first call", action="store_true"),
 )
 
@@ -182,6 +183,7 @@ def _colab(args: argparse.Namespace) -> None:
         choices=("plain", "iterative", "verbalised"),
         default="plain",
     ),
+    flag("--no-system", "for models that take no system message", action="store_true"),
     flag("--samples", "stories per prompt (default: 4)", type=int, default=4),
     path_flag("--prompts", "JSONL of prompt_id and prompt (default: the 40 test prompts)"),
     path_flag("--output", "JSONL file (build/endpoint/<model>-<condition>.jsonl)"),
@@ -245,8 +247,9 @@ def _endpoint(args: argparse.Namespace) -> Any:
     from .models.endpoint import Endpoint
 
     names = ("model", "base_url", "temperature", "key_variable", "concurrency", "timeout", "prices")
-    options = {name: getattr(args, name) for name in names if hasattr(args, name)}
-    return Endpoint(**options, confirm=None if args.yes else _confirm)
+    options = {name: getattr(args, name) for name in (*names, "limit_name") if hasattr(args, name)}
+    confirm = None if args.yes else _confirm
+    return Endpoint(**options, system=not getattr(args, "no_system", False), confirm=confirm)
 
 
 def _confirm(estimate: str) -> bool:

@@ -10,8 +10,9 @@ from typing import Any
 
 from ..corpus.text import as_messages
 from ..settings import CourseError, progress_bar
-from ..storage.answer_store import AnswerStore, Record
+from ..storage.answer_store import AnswerStore, Key, Record
 from ..storage.files import short_digest, text_key
+from .calls import Calls, Chat
 from .endpoint import Decoding, Endpoint
 from .prompting import count_tokens, render, stories
 from .sampling import complete, fingerprint
@@ -53,7 +54,7 @@ def get_answers(
 
     Raises:
         CourseError: `path` holds something else, or answers of another model or other settings; a
-            request is too long for a local model; as `Endpoint.call_all`.
+            request is too long for a local model; as `calls.Calls.make`.
     """
     if isinstance(model, Endpoint):
         ask = _ask_endpoint
@@ -98,15 +99,17 @@ def _ask_endpoint(
     settings = _settings(endpoint, max_tokens)
     chats = {key: as_messages("user", text) for key, text in requests.items()}
 
-    def make(client: Any, key: str) -> Record:
-        answer = endpoint.ask(client, chats[key], settings)
-        store.add([_record(key, requests[key], endpoint.name, answer)])
-        return answer
+    def messages(call: Key) -> Chat:
+        return chats[call[0]]
+
+    def keep(call: Key, answer: Record) -> None:
+        store.add([_record(call[0], requests[call[0]], endpoint.name, answer)])
 
     prompt_tokens = sum(count_tokens(chat) for chat in chats.values())
     tokens = (prompt_tokens, len(chats) * max_tokens)
-    chains = [[key] for key in chats]
-    endpoint.call_all(endpoint.name, chains, tokens, make)
+    chains = [[(key, 0)] for key in chats]
+    answered = any(record["text"] for record in store.records.values())
+    Calls(endpoint, endpoint.name, settings, messages, keep, answered).make(chains, tokens)
 
 
 def _ask_local(local: LocalModel, requests: Requests, max_tokens: int, store: AnswerStore) -> None:

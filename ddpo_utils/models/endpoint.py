@@ -6,19 +6,20 @@ server may charge for an answer that was lost on its way: a record's `repeats` c
 
 from __future__ import annotations
 
+import ipaddress
+import math
 import os
 import re
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from ..settings import CourseError, progress_bar
+from ..settings import CourseError
 from ..storage.answer_store import AnswerStore, Key, Record
 from ..storage.files import short_digest
+from .calls import COUNTS, NO_KEY, Calls
 from .prompting import (
     CHARACTERS_A_TOKEN,
     WORDING,
@@ -35,10 +36,15 @@ if TYPE_CHECKING:
 __all__ = ["OPENAI", "Decoding", "Endpoint", "sample_endpoint"]
 
 OPENAI = "https://api.openai.com/v1"
-COUNTS = ("prompt_tokens", "completion_tokens", "repeats")
-NO_KEY = "none"  # the client library always sends a key
+MOST_TOKENS, MOST_CALLS_AT_ONCE = 10**6, 1000
+MOST_AT_ONCE = 10**7  # tokens that one request may ask for or carry
+LIMIT_NAMES = ("max_tokens", "max_completion_tokens")
 
 Chat = list[dict[str, str]]
+
+
+def _is_temperature(value: float | None) -> bool:
+    return value is None or 0 <= value < math.inf
 
 
 @dataclass(frozen=True)
@@ -50,8 +56,14 @@ class Decoding:
     max_tokens: int = 2048
 
     def __post_init__(self) -> None:
-        if self.max_tokens < 1:
-            raise CourseError(f"max_tokens is 1 or more; got {self.max_tokens}.")
+        if not 1 <= self.max_tokens <= MOST_TOKENS:
+            raise CourseError(f"max_tokens is 1 to {MOST_TOKENS:,}; got {self.max_tokens}.")
+        top_p = 1 if self.top_p is None else self.top_p
+        if not (_is_temperature(self.temperature) and 0 < top_p <= 1):
+            raise CourseError(
+                "temperature is 0 or more and top_p above 0 and at most 1, or none; got "
+                f"{self.temperature} and {self.top_p}."
+            )
 
 
 @dataclass(frozen=True)
@@ -67,6 +79,8 @@ class Endpoint:
         retries: how often a call is repeated before it counts as failed for good.
         prices: of a million prompt tokens and of a million completion tokens.
         confirm: asked with the estimate before the first call; False makes no call.
+        system: whether the model takes a system message; else its text goes before the prompt.
+        limit_name: max_tokens or max_completion_tokens; None: the latter for OpenAI's addresses.
     """
 
     model: str
@@ -78,17 +92,42 @@ class Endpoint:
     retries: int = 10
     prices: Sequence[float] | None = None
     confirm: Callable[[str], bool] | None = None
+    system: bool = True
+    limit_name: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.model.strip() or min(self.concurrency, self.retries + 1, self.timeout) <= 0:
-            raise CourseError("An endpoint needs a model, and concurrency and timeout above 0.")
+        at_once = 0 < self.concurrency <= MOST_CALLS_AT_ONCE
+        if not self.model.strip() or not at_once or not 0 < self.timeout < math.inf:
+            raise CourseError(
+                f"An endpoint needs a model, a timeout above 0, and 1 to {MOST_CALLS_AT_ONCE} "
+                "calls at once."
+            )
+        prices = self.prices or ()
+        if not all(0 <= price < math.inf for price in prices) or self.retries < 0:
+            raise CourseError("Prices and retries are 0 or more.")
+        if not _is_temperature(self.temperature) or self.limit_name not in (None, *LIMIT_NAMES):
+            raise CourseError(
+                f"temperature is 0 or more, or none, and limit_name one of {LIMIT_NAMES}."
+            )
+        self._check_address()
+
+    def _check_address(self) -> None:
+        """None; CourseError for an address that is none, or that would show a key to others."""
         try:
             address = urlsplit(self.base_url)
-            has_host = address.hostname and address.port != 0
-        except ValueError:  # no number for a port, or half an IPv6 address
-            has_host = False
-        if not has_host or address.scheme not in ("http", "https"):
+            host = "" if address.port == 0 else address.hostname or ""
+            host.encode("idna")
+        except ValueError:  # no number for a port, half an IPv6 address, or no name of a host
+            host = ""
+        spaced = any(c.isspace() or not c.isprintable() for c in self.base_url)
+        if not host or spaced or address.scheme not in ("http", "https"):
             raise CourseError("The endpoint's address is http:// or https:// and a host.")
+        secret = self.key_variable or self.of_openai or address.password
+        if secret and address.scheme == "http" and _is_public(host):
+            raise CourseError(
+                f"A key would go unencrypted to {host!r}: give its address with https://, or leave "
+                "the key out."
+            )
 
     @property
     def name(self) -> str:
@@ -110,7 +149,7 @@ class Endpoint:
     def settings(self, decoding: Decoding) -> Record:
         """What a request says of sampling and length."""
         # OpenAI's reasoning models know the newer name only, most other servers the older one
-        limit = "max_completion_tokens" if self.of_openai else "max_tokens"
+        limit = self.limit_name or LIMIT_NAMES[self.of_openai]
         settings = {  # in this order: stored answers carry their digest
             "temperature": decoding.temperature,
             "top_p": decoding.top_p,
@@ -131,129 +170,23 @@ class Endpoint:
             )
         return key
 
-    def ask(self, client: Any, messages: Chat, settings: Any) -> Record:
-        """One call: text, finished, prompt_tokens and completion_tokens (None: uncounted), repeats.
 
-        A prompt that the endpoint's filter refuses gives an empty, unfinished answer.
-        """
-        from openai import OpenAIError
-
-        try:
-            answer = client.chat.completions.with_raw_response.create(
-                model=self.model, messages=messages, **settings
-            )
-            reply = answer.parse()
-            choice, usage = reply.choices[0], reply.usage
-            return {
-                "text": choice.message.content or "",
-                "finished": choice.finish_reason == "stop",
-                "prompt_tokens": usage.prompt_tokens if usage else None,
-                "completion_tokens": usage.completion_tokens if usage else None,
-                "repeats": answer.retries_taken,
-            }
-        except OpenAIError as error:
-            if getattr(error, "code", None) != "content_filter":
-                raise self._fault(error, client.api_key) from None
-            return {"text": "", "finished": False, **dict.fromkeys(COUNTS, 0)}
-        except (AttributeError, LookupError, TypeError, ValueError):
-            raise CourseError(
-                "The endpoint's answer is no chat completion: its address usually ends in /v1."
-            ) from None
-
-    def _fault(self, error: Exception, key: str) -> CourseError:
-        """One sentence for a call that failed for good, without the key."""
-        words = " ".join(str(error).split())
-        if key != NO_KEY:
-            words = words.replace(key, "[key]")
-        words = words[:200].rstrip(".")
-        reasons = {  # some servers repeat parts of the key: their words are left out
-            401: "401: the key was refused; name the variable of this endpoint's key",
-            403: f"403: this key may not use {self.model!r}",
-            404: f"404: no model {self.model!r} at this address, which usually ends in /v1",
-            None: f"{words}; does a server run there?",
-        }
-        status = getattr(error, "status_code", None)
-        reason = reasons.get(status, f"{type(error).__name__}, {words}")
-        host = urlsplit(self.base_url).netloc.rpartition("@")[2]
-        return CourseError(
-            f"{host} does not answer as asked, after the retries ({reason}). What was received is "
-            "stored; the same call again makes the missing ones."
+def _check_size(condition: str, samples: int, max_tokens: int) -> None:
+    """None; CourseError where one request would ask for, or carry, more than any model reads."""
+    if condition != "plain" and samples * max_tokens > MOST_AT_ONCE:
+        raise CourseError(
+            f"{samples} stories of {max_tokens} tokens fit no request: ask for fewer, or for plain "
+            "samples."
         )
 
-    def call_all(
-        self,
-        label: str,
-        chains: Sequence[Sequence[Any]],
-        tokens: tuple[int, int],
-        make: Callable[[Any, Any], Record],
-    ) -> None:
-        """Make the calls of each chain one after the other, and the chains side by side.
 
-        An estimate is printed and confirmed before the first call, the use after the last. After a
-        fault or Ctrl-C, running calls are finished and no other is started.
-
-        Args:
-            tokens: of all prompts, and the most that the answers may have.
-            make: makes one call with the library's client and stores it; gives what `ask` gives.
-
-        Raises:
-            CourseError: the key is missing, `confirm` said no, or a call failed for good.
-        """
-        from openai import OpenAI
-
-        key = self.key()
-        count = sum(len(chain) for chain in chains)
-        estimate = f"{count} calls to make; estimate: at most about {self._use(*tokens)}"
-        print(f"{label}: {estimate}; repeats after errors are extra.", flush=True)
-        if self.confirm is not None and not self.confirm(estimate):
-            raise CourseError("Nothing was sent: the estimate was not agreed to.")
-        options = {"timeout": self.timeout, "max_retries": self.retries}
-        client = OpenAI(api_key=key, base_url=self.base_url, **options)
-        if not self.of_openai:  # the library takes both from the environment
-            client.organization = client.project = None
-        stop = Event()
-        answers: list[Record] = []
-        bar = progress_bar(total=count, desc=label, leave=False)
-
-        def follow(chain: Sequence[Any]) -> None:
-            for call in chain:
-                if stop.is_set():
-                    return
-                try:
-                    answers.append(make(client, call))
-                except BaseException:
-                    stop.set()
-                    raise
-                bar.update()
-
-        try:
-            with client, bar, ThreadPoolExecutor(self.concurrency) as pool:
-                try:
-                    for future in as_completed([pool.submit(follow, chain) for chain in chains]):
-                        future.result()
-                finally:
-                    stop.set()
-        finally:
-            self._print_use(label, answers)
-
-    def _use(self, prompt_tokens: int, completion_tokens: int) -> str:
-        """Numbers of tokens, and what they cost."""
-        use = f"{prompt_tokens:,} prompt tokens and {completion_tokens:,} completion tokens"
-        if self.prices is None:
-            return use
-        prompt_price, completion_price = self.prices
-        cost = (prompt_tokens * prompt_price + completion_tokens * completion_price) / 1e6
-        return f"{use} ({cost:,.4f} at the prices given)"
-
-    def _print_use(self, label: str, answers: Sequence[Record]) -> None:
-        counted = [answer for answer in answers if answer["prompt_tokens"] is not None]
-        prompt_tokens = sum(answer["prompt_tokens"] for answer in counted)
-        completion_tokens = sum(answer["completion_tokens"] for answer in counted)
-        repeats = sum(answer["repeats"] for answer in answers)
-        uncounted = len(answers) - len(counted)
-        print(f"{label}: {len(answers)} calls used {self._use(prompt_tokens, completion_tokens)}.")
-        if uncounted or repeats:
-            print(f"{uncounted} calls came without a count; {repeats} repeats after errors.")
+def _is_public(host: str) -> bool:
+    """Whether others than this machine's own network may carry what is sent to the host."""
+    try:
+        return ipaddress.ip_address(host.partition("%")[0]).is_global
+    except ValueError:
+        private = (".local", ".localhost", ".internal", ".lan", ".home.arpa")
+        return "." in host and not host.endswith(private)
 
 
 def sample_endpoint(
@@ -276,19 +209,23 @@ def sample_endpoint(
 
     Raises:
         CourseError: bad arguments; `path` holds something else, or another process uses it; as
-            `Endpoint.call_all`.
+            `calls.Calls.make`.
     """
     import pandas as pd
 
     check_prompts(prompts, samples, condition)
     decoding = decoding or Decoding()
+    _check_size(condition, samples, decoding.max_tokens)
     source = f"{endpoint.name} {condition}"
     k = samples if condition == "verbalised" else 1  # stories of one call
     limit = decoding.max_tokens * k
     settings = endpoint.settings(replace(decoding, max_tokens=limit))
     texts = dict(prompts[["prompt_id", "prompt"]].values.tolist())
     sampling = (decoding.max_tokens, decoding.temperature, decoding.top_p)
-    run = short_digest(endpoint.model, source, condition, k, *sampling, WORDING, length=16)
+    facts = [endpoint.model, source, condition, k, *sampling, WORDING]
+    if not endpoint.system:
+        facts.append("no system message")
+    run = short_digest(*facts, length=16)
 
     def call_of(key: Key) -> list[Key]:
         prompt_id, number = key
@@ -303,15 +240,14 @@ def sample_endpoint(
             record = store.records.get((prompt_id, n), {"text": unwritten})
             if record["text"]:
                 earlier.append(record["text"])
-        return chat(request(texts[prompt_id], condition, k, earlier), condition)
+        text = request(texts[prompt_id], condition, k, earlier)
+        return chat(text, condition, endpoint.system)
 
-    def make(client: Any, key: Key) -> Record:
-        answer = endpoint.ask(client, messages(key), settings)
+    def keep(key: Key, answer: Record) -> None:
         prompt_id, number = key
         facts = {"prompt_id": prompt_id, "prompt": texts[prompt_id]}
         facts |= {"sample": number, "source": source}
         store.add(_records(answer, facts, condition, k))
-        return answer
 
     with AnswerStore(path, run, texts, call_of) as store:
         chains = []
@@ -326,7 +262,10 @@ def sample_endpoint(
         if calls:
             longest = "".ljust(CHARACTERS_A_TOKEN * decoding.max_tokens, "x")
             prompt_tokens = sum(count_tokens(messages(key, longest)) for key in calls)
-            endpoint.call_all(source, chains, (prompt_tokens, len(calls) * limit), make)
+            tokens = (prompt_tokens, len(calls) * limit)
+            answered = any(record["text"] for record in store.records.values())
+            calls_to_make = Calls(endpoint, source, settings, messages, keep, answered)
+            calls_to_make.make(chains, tokens)
         keys = [(prompt_id, n) for prompt_id in texts for n in range(samples)]
         return pd.DataFrame([store.records[key] for key in keys])
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from os.path import commonprefix
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +42,7 @@ SEVERAL = (
     "<response><text>the piece</text><probability>a number from 0 to 1: how likely you would be to "
     "write this piece</probability></response>"
 )
+MOST_SAMPLES = 1_000_000  # in one file
 CHARACTERS_A_TOKEN = 4  # about, in English
 TOKENS_AROUND_A_MESSAGE = 4  # of a chat template, about
 WORDING = (SYSTEM, FAR, TELLER, SEVERAL)  # samples asked for in other words are other samples
@@ -54,7 +54,12 @@ _PROBABILITY = re.compile(
     re.I,
 )
 _PROBABILITY_PART = re.compile(r"<probability\b.*", re.S | re.I)
-_REASONING = re.compile(r"\A\s*<think>.*?(?:</think>|\Z)", re.S)  # some servers leave it in
+# Some servers leave reasoning in, and some without the tag that opens it.
+_REASONING = re.compile(
+    r"\A(?:.*?</(think|thinking|thought|reasoning)\s*>(?:\s*<\1\b[^>]*>.*?</\1\s*>)*"
+    r"|\s*<(?:think|thinking|thought|reasoning)\b[^>]*>.*\Z)",
+    re.S | re.I,
+)
 
 
 def check_prompts(prompts: pd.DataFrame, samples: int = 1, condition: str = "plain") -> None:
@@ -66,6 +71,11 @@ def check_prompts(prompts: pd.DataFrame, samples: int = 1, condition: str = "pla
         )
     if not len(prompts) or not {"prompt_id", "prompt"} <= set(prompts):
         raise CourseError("Sampling needs prompts, with prompt_id and prompt.")
+    if len(prompts) * samples > MOST_SAMPLES:
+        raise CourseError(
+            f"{samples} samples of {len(prompts)} prompts are more than {MOST_SAMPLES:,}: ask for "
+            "fewer, and for more into another file."
+        )
     known = set()
     rows = prompts[["prompt_id", "prompt"]].values.tolist()
     for number, (prompt_id, prompt) in enumerate(rows, 1):
@@ -104,11 +114,16 @@ def request(prompt: str, condition: str, k: int = 4, earlier: Sequence[str] = ()
     return prompt
 
 
-def chat(text: str, condition: str) -> list[dict[str, str]]:
-    """The messages of one call to an endpoint, for the user's text of `request`."""
+def chat(text: str, condition: str, system: bool = True) -> list[dict[str, str]]:
+    """The messages of one call to an endpoint, for the user's text of `request`.
+
+    `system` is False for models that take no system message: its text goes before the user's.
+    """
     # SYSTEM asks for one piece alone
-    system = TELLER if condition == "verbalised" else SYSTEM
-    return as_messages("system", system) + as_messages("user", text)
+    instruction = TELLER if condition == "verbalised" else SYSTEM
+    if not system:
+        return as_messages("user", f"{instruction}\n\n{text}")
+    return as_messages("system", instruction) + as_messages("user", text)
 
 
 def count_tokens(messages: list[dict[str, str]]) -> int:
@@ -144,9 +159,16 @@ def render_exchanges(
     exchanges = []
     around = _around_answers(tokenizer, prompts)
     for text, (before, after) in zip(whole, around, strict=True):
-        start = len(commonprefix([text, before.rstrip(" ")]))
+        start = common_length(text, before.rstrip(" "))
         exchanges.append((text[:start], text[start:].removesuffix(after) + end))
     return exchanges
+
+
+def common_length(first: Sequence[Any], second: Sequence[Any]) -> int:
+    """How many items two texts or lists of tokens have in common at their start."""
+    pairs = enumerate(zip(first, second, strict=False))
+    shorter = min(len(first), len(second))
+    return next((place for place, (one, other) in pairs if one != other), shorter)
 
 
 def answer_end(tokenizer: Any) -> tuple[str, str]:

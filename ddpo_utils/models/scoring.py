@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from os.path import commonprefix
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from .prompting import render_exchanges
+from .prompting import common_length, render_exchanges
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +33,7 @@ def _batches(
         for prompt, answer in exchanges:
             texts.append(prompt + answer)
             tokens = tokenizer([prompt, prompt + answer], add_special_tokens=False)["input_ids"]
-            prompt_lengths.append(len(commonprefix(tokens)))  # as in TRL
+            prompt_lengths.append(common_length(*tokens))  # as in TRL
         inputs = tokenizer(
             texts, return_tensors="pt", padding=True, padding_side="right", add_special_tokens=False
         ).to(device)

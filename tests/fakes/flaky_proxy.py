@@ -15,6 +15,7 @@ REFUSALS = {
     "429": b"HTTP/1.1 429 Too Many Requests\r\n",
     "429 retry-after": b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 1\r\n",
     "500": b"HTTP/1.1 500 Internal Server Error\r\n",
+    "redirect": b"HTTP/1.1 307 Temporary Redirect\r\nLocation: /v1/elsewhere\r\n",
     "503": b"HTTP/1.1 503 Service Unavailable\r\n",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -75,24 +76,54 @@ def test_a_verbalised_call_gives_all_stories_and_counts_what_cannot_be_read(tell
     assert frame["raw"].dropna().tolist() == answers
 
 
-WITHHELD = (400, {"error": {"message": "The prompt was filtered", "code": "content_filter"}})
+def reply(content: Any = "Once", reason: Any = "stop", **changes: Any) -> tuple[int, Any]:
+    return 200, completion(content, reason) | changes
+
+
+def error(status: int, message: str, code: Any = None) -> tuple[int, Any]:
+    return status, {"error": {"message": message, "code": code}}
+
+
+PARTS = [{"type": "thinking", "thinking": "Hm"}, {"type": "text", "text": "On"}, {"text": "ce"}]
+DEEP = "[" * 400 + "]" * 400
 
 
 @pytest.mark.parametrize(
-    ("reply", "text", "finished", "tokens"),
+    ("answer", "text", "finished", "tokens"),
     [
-        ((200, completion("Once", "length")), "Once", False, 7),
-        ((200, completion(None, "content_filter")), "", False, 7),
-        ((200, completion(" Whole \n")), "Whole", True, 7),
-        ((200, completion("Uncounted", usage=False)), "Uncounted", True, None),
-        (WITHHELD, "", False, 0),
+        (reply(reason="length"), "Once", False, 7),
+        (reply(reason="MAX_TOKENS"), "Once", False, 7),
+        (reply(None, "content_filter"), "", False, 7),
+        (reply(" Once \n", "eos_token"), "Once", True, 7),
+        (reply(reason="end_turn"), "Once", True, 7),
+        (reply(reason="stop_sequence"), "Once", True, 7),
+        (reply(reason=None), "Once", True, 7),
+        (reply(PARTS), "Once", True, 7),
+        (reply(["On", {"type": "text", "text": {"value": "ce"}}]), "Once", True, 7),
+        (reply("Or not?</think>\n\nOnce"), "Once", True, 7),
+        (reply("<thinking>No.</thinking>\n<thinking>Yes.</thinking>Once"), "Once", True, 7),
+        (reply("<think>never ends"), "", True, 7),
+        (reply("Once \ud83d"), "Once \ufffd", True, 7),
+        (reply(usage=None), "Once", True, None),
+        (reply(usage={"prompt_tokens": 10}), "Once", True, None),
+        (reply(usage={"completion_tokens": 7}), "Once", True, 7),
+        (reply(usage={"completion_tokens": int("9" * 400)}), "Once", True, None),
+        (reply(usage=[1], logprobs=json.loads(DEEP)), "Once", True, None),
+        (reply(error=None), "Once", True, 7),
+        (error(400, "The prompt was filtered", "content_filter"), "", False, 0),
+        (error(400, "Content Exists Risk", "invalid_request_error"), "", False, 0),
+        (error(403, "Your input was flagged"), "", False, 0),
+        (error(500, "blocked by guardrail"), "", False, 0),
+        (error(422, "I do not like this prompt", 1301), "", False, 0),
+        (error(400, "maximum context length is 8 tokens"), "", False, 0),
+        (error(200, "inappropriate content", "data_inspection_failed"), "", False, 0),
     ],
 )
 def test_an_answer_of_any_kind_is_stored_as_what_it_is(
-    teller, sample, capsys, reply, text, finished, tokens
+    teller, sample, capsys, answer, text, finished, tokens
 ):
-    teller.answer = lambda body, number: reply if "Sea." in str(body) else (200, completion("x"))
-    frame = sample(samples=1, concurrency=1)
+    teller.answer = lambda body, number: answer if "Sea." in str(body) else reply("x")
+    frame = sample(samples=1, concurrency=1, retries=0)
     first = frame.iloc[0]
     assert (first["text"], first["finished"]) == (text, finished) and len(frame) == 5
     if tokens is None:
@@ -100,6 +131,51 @@ def test_an_answer_of_any_kind_is_stored_as_what_it_is(
         assert "1 calls came without a count" in capsys.readouterr().out
     else:
         assert first["tokens"] == first["completion_tokens"] == tokens
+    asked = len(teller.requests)
+    sample(samples=1, concurrency=1, retries=0)
+    assert len(teller.requests) == asked  # nothing is asked for twice
+
+
+@pytest.mark.parametrize(
+    ("answer", "named"),
+    [
+        (error(400, "max_tokens is not supported: use max_completion_tokens"), "--limit-name"),
+        (error(400, "System role not supported"), "--no-system"),
+        (error(400, "Your credit balance is too low"), "credit"),
+        (error(200, "no such thing"), "no such thing"),
+        (error(302, ""), "redirects"),
+        (reply(None, "error", error={"message": "\x1b[31mhot", "code": 400}), "hot"),
+        ((200, "<html>Sign in</html>"), "chat completion"),
+        ((200, {"error": {}}), "chat completion"),
+        ((200, {"choices": []}), "chat completion"),
+        ((200, []), "chat completion"),
+        ((200, DEEP * 300), "chat completion"),
+        (reply(7), "chat completion"),
+    ],
+)
+def test_what_is_a_fault_of_all_calls_is_one_sentence_and_stores_nothing(
+    teller, sample, tmp_path, answer, named
+):
+    teller.answer = lambda body, number: answer
+    message = refusal(sample, retries=0, concurrency=1)
+    assert named in message and message.isprintable() and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("code", [429, "503", "overloaded", None])
+def test_an_error_inside_an_answer_is_repeated_like_its_status(teller, sample, code):
+    hidden = error(200, "Rate limit, try again", code)
+    teller.answer = lambda body, number: reply() if number else hidden
+    frame = sample(prompts=PROMPTS[:1], samples=1)
+    assert frame["text"].tolist() == ["Once"] and frame["repeats"].tolist() == [1]
+
+
+def test_models_that_take_no_system_message_or_know_another_limit_are_asked_so(teller, sample):
+    sample(prompts=PROMPTS[:1], samples=1, system=False, limit_name="max_completion_tokens")
+    body = teller.requests[0]
+    (message,) = body["messages"]
+    assert message == {"role": "user", "content": f"{SYSTEM}\n\n{PROMPTS['prompt'][0]}"}
+    assert body["max_completion_tokens"] == 50 and "max_tokens" not in body
+    assert "s.jsonl" in refusal(sample, prompts=PROMPTS[:1])  # other requests, other answers
 
 
 def test_every_fault_is_repeated_and_only_cut_answers_are_paid_twice(teller, sample):
@@ -136,17 +212,11 @@ def test_a_call_that_fails_for_good_is_reported_and_earlier_answers_are_kept(
     assert "stored" in sentence(caught) and KEY[:12] not in str(caught.value)
     assert len(read_samples(tmp_path / "s.jsonl")) == 4
     before = len(teller.requests)
-    assert before <= 6  # no further calls are started
+    assert before <= (15 if status == 400 else 6)  # no further calls are paid
     teller.answer = lambda body, number: (200, completion(f"Late {number}"))
     frame = sample(key_variable="MY_KEY")
     assert len(teller.requests) - before == 11
     assert frame["text"].str.startswith("Story").sum() == 4
-
-
-@pytest.mark.parametrize("reply", ["<html>Sign in</html>", {"error": {}}, {"choices": []}, []])
-def test_an_answer_that_is_no_completion_is_a_fault(teller, sample, reply):
-    teller.answer = lambda body, number: (200, reply)
-    assert "chat completion" in refusal(sample, retries=0)
 
 
 def test_an_endpoint_that_is_gone_or_hangs_is_named_without_what_the_address_hides(teller, sample):
@@ -161,10 +231,10 @@ def test_an_endpoint_that_is_gone_or_hangs_is_named_without_what_the_address_hid
 
 
 def test_openai_alone_gets_its_key_and_account(teller, sample, monkeypatch, tmp_path):
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setenv("OTHER", "another")
-    monkeypatch.setenv("OPENAI_ORG_ID", "org-of-mine")
-    monkeypatch.setenv("OPENAI_PROJECT_ID", "project-of-mine")
+    mine = {"OPENAI_API_KEY": KEY, "OPENAI_ORG_ID": "org-mine", "OPENAI_PROJECT_ID": "project-mine"}
+    mine["OPENAI_CUSTOM_HEADERS"] = "X-Secret: header-mine\nAuthorization: Bearer other-mine"
+    for name, value in [*mine.items(), ("OTHER", "another")]:
+        monkeypatch.setenv(name, value)
     others = "http://localhost:8/v1", "https://openai.com.x.org/v1", "https://x.org/openai.com"
     for address in others:
         assert Endpoint("m", address).key() == "none"
@@ -172,11 +242,45 @@ def test_openai_alone_gets_its_key_and_account(teller, sample, monkeypatch, tmp_
     assert KEY not in repr(Endpoint("m"))
     sample(samples=1)
     for body in teller.requests:
-        assert body["authorization"] == "Bearer none" and "of-mine" not in body["headers"]
+        assert body["authorization"] == "Bearer none" and "mine" not in body["headers"]
+    assert os.environ["OPENAI_ORG_ID"] == "org-mine"
     monkeypatch.setattr(Endpoint, "of_openai", True)
+    monkeypatch.delenv("OPENAI_CUSTOM_HEADERS")
     sample(samples=1, path=tmp_path / "openai.jsonl")
-    for value in (KEY, "org-of-mine", "project-of-mine"):
+    for value in (KEY, "org-mine", "project-mine"):
         assert value in teller.requests[-1]["headers"]
+
+
+@pytest.mark.parametrize(
+    ("address", "sent"),
+    [
+        ("http://localhost:8000/v1", True),
+        ("http://[::1]:8/v1", True),
+        ("http://192.168.0.7/v1", True),
+        ("http://gpu-box:8000/v1", True),
+        ("http://gpu.local/v1", True),
+        ("https://api.example.com/v1", True),
+        ("http://api.example.com/v1", False),
+        ("http://8.8.8.8/v1", False),
+        ("http://[2606:4700::1111]/v1", False),
+        ("http://api.openai.com/v1", False),
+        ("http://me:secret@api.example.com/v1", False),
+    ],
+)
+def test_a_key_never_crosses_the_network_unencrypted(address, sent):
+    variable = None if "secret" in address else "MY_KEY"
+    if sent:
+        assert Endpoint("m", address, key_variable=variable)
+    else:
+        assert "https" in refusal(Endpoint, "m", address, key_variable=variable)
+    if "example" in address and "secret" not in address:
+        assert Endpoint("m", address)  # without a key
+
+
+def test_a_redirect_is_not_followed(teller, sample, endpoint):
+    with FlakyProxy(teller.url, ["redirect"]) as proxy:
+        message = refusal(sample, base_url=proxy.url, retries=0, concurrency=1)
+    assert "redirects" in message and not teller.requests
 
 
 @pytest.mark.parametrize("value", [None, "", "  ", "two words", "ümlaut", "line\nbreak"])
@@ -201,9 +305,23 @@ def test_an_unusable_key_is_not_shown_nor_a_key_in_the_place_of_its_name(monkeyp
         {"retries": -1},
         {"base_url": "localhost:8000/v1"},
         {"base_url": "http://localhost:8o/v1"},
+        {"base_url": "http://local\nhost/v1"},
+        {"base_url": "http://local\x00host/v1"},
+        {"base_url": "http://local\x1b[31mhost/v1"},
+        {"base_url": "http://a..b/v1"},
+        {"base_url": "http://[::1/v1"},
         {"model": " "},
+        {"samples": 10**9},
+        {"max_tokens": 10**12},
+        {"condition": "verbalised", "samples": 10**6, "max_tokens": 10**4},
+        {"concurrency": 10**6},
+        {"timeout": float("nan")},
+        {"temperature": float("inf")},
+        {"top_p": 1.5},
+        {"prices": (float("nan"), 1.0)},
+        {"limit_name": "n"},
     ],
-    ids=str,
+    ids=repr,
 )
 def test_bad_arguments_are_refused_before_any_call(teller, sample, change):
     assert refusal(sample, **change) and not teller.requests
