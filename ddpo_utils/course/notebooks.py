@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import logging
 import os
@@ -18,6 +17,7 @@ from typing import Any
 
 from ..settings import WRITING_PROMPTS, CourseError, Profile, let_threads_sleep
 from ..storage.files import write_text
+from .html_copy import readme_figures, write_html
 
 __all__ = [
     "ADDRESS",
@@ -30,7 +30,6 @@ __all__ = [
     "find_notebooks",
     "inputs_digest",
     "read_notebook",
-    "readme_figures",
     "run",
     "store_outputs",
     "write_notebook",
@@ -61,9 +60,6 @@ METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
-HTML = """{% extends 'lab/index.html.j2' %}
-{% block data_png %}{% set alt = output | get_metadata('alt', 'image/png') or '' %}
-{{- super() | replace('<img ', '<img alt="' ~ (alt | escape_html) ~ '" ', 1) -}}{% endblock %}"""
 MODEL_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]  # the first: weights
 
 
@@ -232,7 +228,6 @@ def execute(path: Path, profile: Profile, folder: Path, **overrides: Any) -> Out
     import nbformat
     import papermill
     from nbclient.exceptions import DeadKernelError
-    from nbconvert import HTMLExporter
 
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # the caller prints the outcome
     folder.mkdir(parents=True, exist_ok=True)
@@ -267,8 +262,7 @@ def execute(path: Path, profile: Profile, folder: Path, **overrides: Any) -> Out
     except Exception as error:  # such as an unreadable notebook: report it, run the next one
         fault = f"failed outside its cells ({type(error).__name__}): {_last_line(error)}"
     if copy.is_file():
-        html, _ = HTMLExporter(raw_template=HTML).from_filename(str(copy))
-        write_text(copy.with_suffix(".html"), html)
+        write_html(copy)
     return Outcome(path.stem, time.perf_counter() - started, fault)
 
 
@@ -325,19 +319,6 @@ def store_outputs(path: Path, executed: Path, data: Path) -> None:
 
 def _is_widget(output: Any) -> bool:
     return "application/vnd.jupyter.widget-view+json" in output.get("data", {})
-
-
-def readme_figures(notebook: Any) -> dict[str, bytes]:
-    """File name and PNG of the first picture of each cell with a tag `figure:<name>`."""
-    figures = {}
-    for cell in notebook.cells:
-        for tag in cell.metadata.get("tags", []):
-            kind, _, name = tag.partition(":")
-            if kind == "figure":
-                data = [output.get("data", {}) for output in cell.outputs]
-                pictures = [formats["image/png"] for formats in data if "image/png" in formats]
-                figures[f"{name}.png"] = base64.b64decode(pictures[0])
-    return figures
 
 
 def read_notebook(path: Path) -> Any:

@@ -6,12 +6,14 @@ Every figure comes from the run's records. People score the content of the claim
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..storage.files import file_digest
+from ..storage.markdown import markdown_table, markdown_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,21 +78,27 @@ def run_card(
     first = next(iter(records.values()))
     settings = first["settings"]
     versions = ", ".join(f"{name} {number}" for name, number in first["versions"].items())
+    name = markdown_text(data.name)
     by_split = stories.groupby("split")
     splits = by_split.agg(prompts=("prompt_id", "nunique"), responses=("text", "size"))
     prompts = stories["prompt_id"]
-    removed = [f"- row {row} ({prompts[row]}): {reason}" for row, reason in left_out.items()]
+    removed = []
+    for row, reason in left_out.items():
+        facts = map(markdown_text, (row, prompts[row], reason))
+        removed.append("- row {} ({}): {}".format(*facts))
     shares = [(name, f"{share:.0%}", f"{chance:.0%}") for name, (share, chance) in audit.items()]
     blocks = [
-        f"# Run card: {data.name}",
-        f"## Data\n\n{data.name}, SHA-256 {file_digest(data)}...",
-        _table(["split", "prompts", "responses"], splits.itertuples()),
+        f"# Run card: {name}",
+        f"## Data\n\n{name}, SHA-256 {file_digest(data)}...",
+        markdown_table(["split", "prompts", "responses"], splits.itertuples()),
         f"Left out of training: {len(removed)}",
         "\n".join(removed),
         "## What the weights go with",
-        _table(["by itself", "explains", "chance stays below"], shares),
+        markdown_table(["by itself", "explains", "chance stays below"], shares),
         "## Training",
-        f"{first['model']}, seed {settings['seed']}, {first['hardware']}, code {first['code']}",
+        markdown_text(
+            f"{first['model']}, seed {settings['seed']}, {first['hardware']}, code {first['code']}"
+        ),
         _arms(records),
         "## Measured",
         table.strip() or "Nothing.",
@@ -99,15 +107,10 @@ def run_card(
         "## Claim",
         _claim(claim) if claim.text.strip() else "None yet.",
         "## Settings and versions",
-        f"{versions}, Python {first['python']}",
-        _table(["setting", "value"], settings.items()),
+        markdown_text(f"{versions}, Python {first['python']}"),
+        markdown_table(["setting", "value"], settings.items()),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
-
-
-def _table(header: list[str], rows: Iterable[Iterable[Any]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 def _arms(records: Mapping[str, Mapping[str, Any]]) -> str:
@@ -122,7 +125,7 @@ def _arms(records: Mapping[str, Mapping[str, Any]]) -> str:
         last_kl = f"{kl[-1]:.2f}" if kl else "-"
         rows.append([arm, *pairs, len(record["log"]), last_kl, f"{record['seconds']:.0f}"])
     names = ["arm", "pairs", "effective", "mean weight", "steps", "KL from SFT (nats)", "seconds"]
-    return _table(names, rows)
+    return markdown_table(names, rows)
 
 
 def _claim(claim: Claim) -> str:
@@ -130,7 +133,7 @@ def _claim(claim: Claim) -> str:
     for line, text in RUBRIC.items():
         points = claim.points.get(line)
         rows.append([text, "not scored" if points is None else points])
-    text = " ".join(claim.text.split())
+    text = escape(" ".join(claim.text.split()), quote=False)
     form = " ".join(claim_form(claim.text)) or "complete, which says nothing about its content."
-    table = _table(["rubric, applied by a person", "points"], rows)
+    table = markdown_table(["rubric, applied by a person", "points"], rows)
     return f"> {text}\n\nForm: {form}\n\n{table}"

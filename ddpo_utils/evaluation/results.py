@@ -16,6 +16,7 @@ from ..embeddings.encoders import load_encoder
 from ..models.sampling import DECODING
 from ..settings import Profile
 from ..storage.files import write_text
+from ..storage.markdown import markdown_text
 from ..training.run_folder import run_facts
 from .statistics import difference, mean_interval, share_interval, verdict
 from .usability import CUT, CUT_TEXTS, FAULTS, MEASURES, Thresholds, encoders_by_measure
@@ -317,14 +318,14 @@ def _as_csv(results: Mapping[str, Any]) -> str:
 
 
 def _as_markdown(results: Mapping[str, Any]) -> str:
-    parts = [f"{_headline(results)}; `{results['command']}`"]
+    parts = [markdown_text(f"{_headline(results)}; {results['command']}")]
     for title, cells in _sections(results).items():
         header = ["", *cells.columns]
         rule = ["---"] * len(header)
-        body = cells.reset_index().to_numpy().tolist()
+        body = [[markdown_text(row), *line] for row, *line in cells.reset_index().to_numpy()]
         lines = [f"| {' | '.join(line)} |" for line in (header, rule, *body)]
         parts.append("\n".join([f"**{title}**\n", *lines]))
-    parts.append("\n".join(f"- {note}" for note in results["notes"]))
+    parts.append("\n".join(f"- {markdown_text(note)}" for note in results["notes"]))
     return "\n\n".join(parts) + "\n"
 
 

@@ -23,6 +23,7 @@ import torch
 from ..models.policy import public_name
 from ..settings import PROFILES, CourseError, Profile, get_profile
 from ..storage.files import file_digest, read_json, write_json, write_text
+from ..storage.markdown import markdown_table, markdown_text
 from .arms import Arm
 
 __all__ = [
@@ -234,6 +235,8 @@ def model_card(record: dict[str, Any], results: str = "") -> str:
     `results` is the table of an evaluation in Markdown, where there is one.
     """
     settings, versions, model = record["settings"], record["versions"], record["model"]
+    names = ("torch", "transformers", "trl", "peft")
+    stack = ", ".join(f"{name} {versions[name]}" for name in names)
     # the older records of data/adapters do not name weights and processes
     arm = Arm.parse(record["arm"], settings.get("weights", "both"))
     processes = record.get("processes", 1)
@@ -242,25 +245,25 @@ def model_card(record: dict[str, Any], results: str = "") -> str:
         examples = f"{record['stories']} stories"
     else:
         examples = f"{record['pairs']} preference pairs"
-    rows = "\n".join(f"| {name} | {value} |" for name, value in settings.items())
     return f"""---
 base_model: {json.dumps(model)}
 library_name: peft
 tags: [creative-writing, {record["arm"]}]
 ---
 
-# {model.rsplit("/", 1)[-1]}, {record["arm"]}
+# {markdown_text(model.rsplit("/", 1)[-1])}, {record["arm"]}
 
 A LoRA adapter made by {description}, with `ddpo_utils` (arXiv 2503.17126). Load it with plain PEFT:
 
 ```python
-base = AutoModelForCausalLM.from_pretrained("{model}")
+base = AutoModelForCausalLM.from_pretrained({json.dumps(model)})
 model = PeftModel.from_pretrained(base, "this folder")
 ```
 
 ## Data
 
-{examples}; data set: {settings["data"]}. A model trained on them may repeat what they contain.
+{examples}; data set: {markdown_text(settings["data"])}. A model trained on them may repeat what they
+contain.
 
 ## Measured
 
@@ -270,16 +273,13 @@ model = PeftModel.from_pretrained(base, "this folder")
 
 {results or "It has not been evaluated: a margin is not diversity, and a curve is not a test."}
 
-Trained in {record["seconds"] / 60:.0f} minutes on {record["hardware"]}, {processes}
-process(es), by code {record["code"]}; torch {versions["torch"]}, transformers
-{versions["transformers"]}, trl {versions["trl"]}, peft {versions["peft"]}. The KL is that of the
+Trained in {record["seconds"] / 60:.0f} minutes on {markdown_text(record["hardware"])}, {processes}
+process(es), by code {markdown_text(record["code"])}; {markdown_text(stack)}. The KL is that of the
 next-token distributions.
 
 ## Settings
 
-| setting | value |
-| --- | --- |
-{rows}
+{markdown_table(["setting", "value"], settings.items())}
 """
 
 

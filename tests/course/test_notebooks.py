@@ -14,12 +14,12 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from nbval.plugin import find_comment_markers, find_metadata_tags
 
+from ddpo_utils.course.html_copy import readme_figures
 from ddpo_utils.course.notebooks import (
     QUIET,
     data_digest,
     execute,
     inputs_digest,
-    readme_figures,
     store_outputs,
 )
 from ddpo_utils.settings import CourseError, get_profile

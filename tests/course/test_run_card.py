@@ -61,6 +61,14 @@ def test_the_run_card_holds_the_records_and_no_path(tmp_path):
         f"| {RUBRIC['evidence']} | 1 |",
     ):
         assert part in card
-    bare = run_card(file, stories, {}, shares, records, results)
+    evil = "<img src=x onerror=alert(1)>"
+    stories = stories.assign(prompt_id=evil, split=evil)
+    (tmp_path / evil[:9]).write_bytes(b"")
+    hostile = Claim(evil)
+    card = run_card(
+        tmp_path / evil[:9], stories, {10: evil}, {evil: (0, 0)}, records, results, "", hostile
+    )
+    assert "<img" not in card and card.count("&#60;img") == 6 and "&lt;img" in card
+    bare = run_card(file, load_stories(example), {}, shares, records, results)
     for part in ("Left out of training: 0\n", "None yet.", "## Measured\n\nNothing."):
         assert part in bare

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
 from command_line import error_line
-from nbformat.v4 import new_code_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from ddpo_utils import cli, get_profile
 from ddpo_utils.course import doctor, notebooks
+from ddpo_utils.course.html_copy import write_html
 from ddpo_utils.embeddings import encoders
 from ddpo_utils.models import smollm2
 from ddpo_utils.settings import cache_dir
@@ -121,3 +123,19 @@ def test_fetch_asks_every_encoder_once(monkeypatch: pytest.MonkeyPatch, fake_enc
     monkeypatch.setattr(encoders, "load_encoder", load_encoder)
     notebooks.fetch(get_profile("laptop"))
     assert asked == ["model", "minilm", "stylometric", "wordllama", "delta"]
+
+
+def test_the_html_copy_runs_no_script_and_loads_nothing(tmp_path: Path) -> None:
+    prose = "Price `$a$`, $\\beta$, $$\\sqrt n \\frac12$$ and $\\begin{aligned}x\\end{aligned}$."
+    shown = new_output("display_data", {"text/html": "<p>kept</p>", "text/plain": ""})
+    code = new_code_cell("1", outputs=[shown])
+    path = tmp_path / "a<b.ipynb"
+    nbformat.write(new_notebook(cells=[new_markdown_cell(prose), code]), path)
+    write_html(path)
+    html = path.with_suffix(".html").read_text("utf-8")
+    assert "script-src" not in html and "default-src 'none'" in html  # which forbids all scripts
+    assert "<script" not in html and not re.search(r"\b(?:src|href)=.https?:", html)
+    assert "<p>kept</p>" in html and "<code>$a$</code>" in html
+    assert re.findall('<img alt="([^"]*)"', html) == ["\\beta", "\\sqrt n \\frac12"]
+    assert "<code>\\begin{aligned}x\\end{aligned}</code>" in html
+    assert nbformat.read(path, 4).cells[0].source == prose
