@@ -23,7 +23,7 @@ __all__ = ["RatingWidget", "rate"]
 
 def _text(text: str) -> str:
     """A text as HTML that shows it as it is: nothing in it is read as markup."""
-    paragraphs = re.split(r"\n\s*\n", escape(text))
+    paragraphs = re.split(r"\n\s*\n", escape(mend(text)))
     return "".join(f'<p class="ddpo-text">{paragraph}</p>' for paragraph in paragraphs)
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +18,6 @@ from ddpo_utils.human_eval.page import write_page
 from ddpo_utils.human_eval.ratings import Ratings, read_ratings
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not CHROMIUM, reason="needs chromium")]
-HOSTILE = (
-    '</script><img src="{address}/x" onerror="document.title=1"><b>bold</b> &amp; "\u2028"\n\n🙂 '
-)
 
 
 class Raters:
@@ -229,62 +224,52 @@ def test_a_browser_that_keeps_nothing_says_so_and_goes_on(script, raters, tmp_pa
     assert dialogs == ["beforeunload"]
 
 
-VISITS: list[str] = []
-PAGES: dict[str, bytes] = {}
-
-
-class Outside(BaseHTTPRequestHandler):
-    """A server that gives out the rating page and a page without a policy, and counts visits."""
-
-    def do_GET(self) -> None:
-        VISITS.append(self.path)
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html")
-        self.end_headers()
-        self.wfile.write(PAGES.get(self.path, b""))
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def outside() -> Iterator[str]:
-    server = HTTPServer(("127.0.0.1", 0), Outside)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
-LEAVE = '(address) => fetch(address + "/fetch", { mode: "no-cors" }).catch(() => null)'
+# a text, as prompt, story and comment, and the name of who rates it
+HOSTILE = {
+    "</script><script>document.title = 1</script><!--<script>": "<img src=x onerror=alert(1)>",
+    '<img src="http://127.0.0.1:9/x" onerror="document.title = 1"><b>': "B\u202eo\u2066",
+    '<meta http-equiv="refresh" content="0;url=http://127.0.0.1:9">&amp; "': "../../ada",
+    "\x1b[2J\x00 \u2028\n\n\u202eevil\u202c ${1} @SCRIPT@ 🙂": "\x1b[31mAda\u0000",
+    "</textarea><style>*{display:none}</style>" + "x" * 300: "\u0928\u0947\u0939\u093e",
+}
 
 
 @pytest.mark.parametrize("width", [320, 400])
-def test_hostile_texts_stay_texts_and_nothing_leaves_a_narrow_page(width, raters, outside) -> None:
-    hostile = HOSTILE.replace("{address}", outside) + "x" * 300
-    changes = {"prompt": hostile, "A": [hostile] * 4}
-    items = [item | changes for item in BUILT.items]
-    write_page(Comparisons("hostile", "summaries", items), raters.page)
+def test_hostile_texts_and_names_stay_texts_on_a_narrow_page(width, raters, tmp_path) -> None:
+    items = []
+    for item, text in zip(BUILT.items, HOSTILE, strict=False):
+        items.append(item | {"prompt": text, "A": [text] * 4})
+    shown = Comparisons("hostile", "summaries", items)
+    write_page(shown, raters.page)
     page = raters.start(width, color_scheme="dark")
     assert "summaries" in page.inner_text("#long")
-    begin(page)
-    assert page.locator("#prompt").text_content() == hostile
-    assert "\n\n".join(page.locator("#A1 p").all_text_contents()) == hostile
-    assert page.locator("img, #item b").count() == 0
-    assert page.evaluate("document.documentElement.scrollWidth") == width
-    for _ in items:
-        choose(page, "Set B")
-        choose(page, "A1")
-        assert page.locator("#A1.chosen").count() == 1
-        page.click("#next")
-    assert page.locator("#end").is_visible()
+    for name in HOSTILE.values():
+        page.locator("#name").evaluate("(field, name) => { field.value = name; }", name)
+        page.click("#start button")
+        page.locator("#item").wait_for()
+        for text in HOSTILE:
+            assert page.locator("#prompt").text_content() == text
+            assert "\n\n".join(page.locator("#A1 p").all_text_contents()) == text
+            assert page.locator("#item :is(img, b, style, meta, script)").count() == 0
+            assert page.evaluate("document.documentElement.scrollWidth") == width
+            choose(page, "Set B")
+            choose(page, "A1")
+            assert page.locator("#A1.chosen").count() == 1
+            page.fill("#comment", text)
+            page.click("#next")
+        path = download(page, tmp_path)
+        ratings = Ratings(tmp_path, shown, name)
+        assert ratings.path == path and not ratings.waiting
+        assert read_ratings(path, shown)["rater"] == ratings.rater
+        raters.open(page)
+        page.get_by_role("button", name=f"Go on as {ratings.rater} (5 of 5").wait_for()
+        assert page.title() == "Compare sets of stories"
     assert not raters.outside()
-    PAGES.update({"/page": raters.page.read_bytes(), "/bare": b"<p>A page without a policy."})
-    for name, visits in (("/page", set()), ("/bare", {"/fetch"})):
-        page.goto(f"{outside}{name}")
-        VISITS.clear()
-        page.evaluate(LEAVE, outside)
-        assert {path for path in VISITS if path != "/favicon.ico"} == visits
+    leave = """() => new Promise((done) => {
+        document.addEventListener("securitypolicyviolation", done);
+        fetch("http://127.0.0.1:9").catch(() => null);
+    }).then((event) => event.violatedDirective)"""
+    assert page.evaluate(leave) == "connect-src"
 
 
 def test_it_can_be_worked_without_a_mouse(raters: Raters) -> None:
