@@ -121,9 +121,11 @@ def read_stories(
     reading = Reading(name, rows=len(frame))
     frame, remark = name_columns(frame, columns, name)
     frame = read_chats(frame, name, reading.left_out)
-    frame = frame.assign(row=np.arange(1, len(frame) + 1))
+    frame = frame.assign(_row=np.arange(1, len(frame) + 1))
     if {"chosen", "rejected"} <= set(frame.columns) and "text" not in frame:
         frame = responses_of_pairs(_with_texts(frame, ["prompt"], reading), reading.left_out)
+        if frame.empty:
+            raise CourseError(f"{name} holds no pair of two texts, one chosen over the other.")
         reading.remarks.append("pairs were read as responses, scored by what they were chosen over")
     frame = _with_texts(frame, ["prompt", "text"], reading)
     _set_scores(frame, name)
@@ -138,7 +140,7 @@ def read_stories(
         reading.remarks.append(remark)
     _remark_on_sizes(frame, reading)
     reading.responses, reading.prompts = len(frame), frame["prompt_id"].nunique()
-    return frame.drop(columns=["row", "prompt_key"]).reset_index(drop=True).infer_objects(), reading
+    return frame.drop(columns=["_row", "_key"]).reset_index(drop=True).infer_objects(), reading
 
 
 def _leave_out(frame: pd.DataFrame, faulty: Any, fault: str, reading: Reading) -> pd.DataFrame:
@@ -148,7 +150,7 @@ def _leave_out(frame: pd.DataFrame, faulty: Any, fault: str, reading: Reading) -
     if not number:
         return frame
     if number > MOST_LEFT_OUT * len(frame):
-        row = frame["row"].iloc[int(np.argmax(faulty))]
+        row = frame["_row"].iloc[int(np.argmax(faulty))]
         if number == 1:
             raise CourseError(
                 f"Row {row} of {reading.name} has {fault}: correct or delete that row."
@@ -167,7 +169,7 @@ def _with_texts(frame: pd.DataFrame, columns: list[str], reading: Reading) -> pd
         known = frame[column].notna().to_numpy()
         texts = frame[column].map(lambda value: isinstance(value, str)).to_numpy()
         if (known & ~texts).any():
-            row = frame["row"].iloc[int(np.argmax(known & ~texts))]
+            row = frame["_row"].iloc[int(np.argmax(known & ~texts))]
             raise CourseError(
                 f"Row {row} of {reading.name} has a {column} that is no text: put it into quotes."
             )
@@ -188,7 +190,7 @@ def _set_scores(frame: pd.DataFrame, name: str) -> None:
     elif "judge_scores" in frame:
         values = [_mean(scores) for scores in frame["judge_scores"]]
     scores = []
-    for row, value in zip(frame["row"], values, strict=True):
+    for row, value in zip(frame["_row"], values, strict=True):
         score = _score(value)
         if score is None:
             raise CourseError(
@@ -242,12 +244,12 @@ def _set_splits(frame: pd.DataFrame, reading: Reading) -> None:
 
 
 def _set_prompt_ids(frame: pd.DataFrame, name: str) -> None:
-    """Makes one prompt_id and one spelling of each prompt; adds `prompt_key`, which tells them.
+    """Makes one prompt_id and one spelling of each prompt; adds `_key`, which tells them.
 
     Prompts that differ by spacing or Unicode form alone are one, under the first's id and spelling.
     """
-    frame["prompt_key"] = frame["prompt"].map(same_text)
-    by_prompt = frame.groupby("prompt_key", sort=False)
+    frame["_key"] = frame["prompt"].map(same_text)
+    by_prompt = frame.groupby("_key", sort=False)
     frame["prompt"] = by_prompt["prompt"].transform("first")
     if "prompt_id" not in frame:
         frame["prompt_id"] = frame["prompt"]
@@ -255,29 +257,29 @@ def _set_prompt_ids(frame: pd.DataFrame, name: str) -> None:
     ids = frame["prompt_id"]
     faulty = [isinstance(value, (list, dict, np.ndarray)) for value in ids]
     if any(faulty):
-        row = frame["row"].iloc[faulty.index(True)]
+        row = frame["_row"].iloc[faulty.index(True)]
         raise CourseError(f"Row {row} of {name} has a prompt_id that is no text or number.")
     empty = ids.isna() | (ids.astype(str).str.strip() == "")
     ids = ids.mask(empty)
     if len({type(value) for value in ids.dropna()}) > 1:
         ids = ids.astype(str).mask(empty)  # 7 and "7" could not be sorted
-    shared = frame.assign(prompt_id=ids)[~empty].groupby("prompt_id")["prompt_key"].nunique()
+    shared = frame.assign(prompt_id=ids)[~empty].groupby("prompt_id")["_key"].nunique()
     if (shared > 1).any():
         raise CourseError(
             f"{name} has two different prompts with prompt_id {shared.idxmax()}: give each its own."
         )
-    first = ids.groupby(frame["prompt_key"]).transform("first")
+    first = ids.groupby(frame["_key"]).transform("first")
     frame["prompt_id"] = first.where(first.notna(), frame["prompt"])
 
 
 def _without_copies(frame: pd.DataFrame, reading: Reading) -> pd.DataFrame:
     """The frame without training rows of test prompts, and with one copy of a prompt's response."""
-    in_test = frame["prompt_key"].isin(frame.loc[frame["split"] == "test", "prompt_key"])
+    in_test = frame["_key"].isin(frame.loc[frame["split"] == "test", "_key"])
     leaked = in_test & (frame["split"] == "train")
     frame = _leave_out(frame, leaked, "a test prompt in training", reading)
     texts = frame["text"].map(same_text)
-    ranked = frame.assign(text_key=texts).sort_values("score", ascending=False, kind="stable")
-    copy = ranked.duplicated(["prompt_key", "text_key"]).reindex(frame.index)
+    ranked = frame.assign(_text=texts).sort_values("score", ascending=False, kind="stable")
+    copy = ranked.duplicated(["_key", "_text"]).reindex(frame.index)
     count(reading.left_out, "copies of a response (the best score stays)", int(copy.sum()))
     return frame[~copy]
 
@@ -294,7 +296,7 @@ def _without_unscored(frame: pd.DataFrame, reading: Reading) -> pd.DataFrame:
 def _remark_on_sizes(frame: pd.DataFrame, reading: Reading) -> None:
     """Says where deviation cannot tell a prompt's responses apart."""
     train = frame[(frame["split"] == "train") & frame["score"].notna()]
-    sizes = train.groupby("prompt_key").size()
+    sizes = train.groupby("_key").size()
     few = int((sizes < 3).sum())
     if 2 * few > len(sizes):
         reading.remarks.append(

@@ -244,7 +244,7 @@ def test_one_prompt_in_several_spellings_is_one():
 def test_own_frame_is_copied_and_keeps_its_columns():
     own = {"writer": "me", "source": "club", "split": "test", "prompt_id": [2, 2, 1]}
     frame = pd.DataFrame(ROWS, index=[7, 7, 9]).assign(**own)
-    frame[0] = "a column whose name is a number"
+    frame[0], frame["row"] = "a column whose name is a number", "a name in use"
     before = frame.copy()
     loaded = load_stories(frame)
     pd.testing.assert_frame_equal(frame, before)
@@ -293,6 +293,7 @@ def test_scores_may_be_missing_or_be_given_by_judges():
             "Row 1 ",
         ),
         ("a.jsonl", jsonl({"prompt": [USER, ANSWER], "text": "x"}), "Row 1 .* answer"),
+        ("a.jsonl", jsonl({"prompt": "A", "chosen": "x", "rejected": "x"}), "no pair"),
         ("a.csv", "instruction,output\nA,x\n", "prompt=instruction,text=output"),
         ("a.csv", "instruction,input,answer\nA,b,x\n", r"prompt=instruction\+input,text=answer"),
         ("a.csv", "frage,antwort\nA,x\n", "frage, antwort"),
