@@ -142,6 +142,7 @@ def test_every_format_gives_the_same_stories(tmp_path, name, content):
         ('{"prompt": "A", "text": "half \\ud83d"}', "", ["A"], ["half \ufffd"], None),
         (b'{"prompt": "A", "text": "half \xed\xa0\xbd"}', "", ["A"], ["half \ufffd"], None),
         (jsonl({"prompt": " Cafe\u0301 ", "text": "e\u0301\r\n"}), "", ["Café"], ["é"], None),
+        (jsonl(*({"prompt": "A", **row} for row in TWICE)), "", ["A", "A"], ["one", "two"], [5, 3]),
         (jsonl({"prompt": [USER], "text": "one"}), "", ["A"], ["one"], None),
         (
             jsonl({"prompt": USER | {"content": PARTS}, "text": [ANSWER]}),
@@ -312,6 +313,7 @@ def test_scores_may_be_missing_or_be_given_by_judges():
         ("a.parquet", "no parquet", "a.parquet"),
         ("", None, "folder"),
         ("none.csv", None, "none.csv"),
+        ("/dev/null", None, "/dev/null"),
     ],
 )
 def test_a_fault_names_its_place(tmp_path, name, content, names):
