@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..settings import CourseError, progress_bar
-from ..storage.answer_store import AnswerStore
+from ..storage.answer_store import AnswerStore, Record
 from ..storage.files import read_jsonl
 from .prompting import check_prompts, render, stop_tokens
 
@@ -20,6 +20,17 @@ if TYPE_CHECKING:
 
 __all__ = ["DECODING", "complete", "fingerprint", "read_samples", "sample_stories"]
 
+# What a record of a sample holds; the types are those of JSON.
+FIELDS: dict[str, Any] = {
+    "prompt_id": (str, int),
+    "text": str,
+    "prompt": str,
+    "sample": int,
+    "source": str,
+    "finished": bool,
+}
+NEEDED = ("prompt_id", "text")
+WHICH = ("sample", "source", "seed", "run")  # tell the samples of a prompt apart
 BATCHING = {"batch_size": 24, "seed": 42, "rank": 0, "ranks": 1}
 # Source: arXiv 2503.17126, section 4
 DECODING = {"temperature": 1.0, "top_p": 0.95, "top_k": 50, "repetition_penalty": 1.1}
@@ -160,14 +171,45 @@ def _seed_batch(seed: int, number: int) -> None:
 
 
 def read_samples(paths: str | Path | Sequence[str | Path]) -> pd.DataFrame:
-    """Samples of one or more JSONL files as one frame, in order.
+    """Samples of one or more JSONL files as one frame, in order; a repeated record counts once.
 
     Raises:
-        CourseError: a file is missing, cut off, or not of JSON lines.
+        CourseError: a file is missing, cut off, or not of JSON lines; a record has no prompt_id or
+            text or a field of another type; a sample has two texts, or a prompt_id two prompts.
     """
     import pandas as pd
 
     if isinstance(paths, (str, Path)):
         paths = [paths]
-    frames = [pd.DataFrame(read_jsonl(path)) for path in paths]
-    return pd.concat(frames, ignore_index=True)
+    prompts: dict[Any, Any] = {}
+    records = []
+    for path in paths:
+        samples: dict[Any, Record] = {}
+        for number, record in enumerate(read_jsonl(path), 1):
+            wrong = _wrong_field(record)
+            if wrong:
+                raise CourseError(
+                    f"Record {number} of {path} has the {wrong} {record.get(wrong)!r:.40}, which "
+                    "is none: correct or delete that line."
+                )
+            prompt_id, prompt = record["prompt_id"], record.get("prompt")
+            key = (prompt_id, *(record.get(name) for name in WHICH))
+            known = samples.setdefault(key, record) if "sample" in record else record
+            if known["text"] != record["text"] or prompts.setdefault(prompt_id, prompt) != prompt:
+                raise CourseError(
+                    f"Record {number} of {path} gives the prompt_id {prompt_id!r} another prompt, "
+                    "or its sample another text, than a record before: delete one of them."
+                )
+            if known is record:
+                records.append(record)
+    return pd.DataFrame(records)
+
+
+def _wrong_field(record: Record) -> str:
+    """The field that a sample's record lacks or has in another type, or ""."""
+    for name, kinds in FIELDS.items():
+        value = record.get(name)
+        fits = isinstance(value, kinds) and isinstance(value, bool) == (kinds is bool)
+        if not fits and (name in record or name in NEEDED):
+            return name
+    return ""

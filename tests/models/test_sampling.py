@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from faults import refusal
 from peft import PeftModel
 from teller import PROMPTS
 from transformers import AutoModelForCausalLM
@@ -90,11 +91,47 @@ def test_seeds_make_the_samples_and_batches_differ(tiny, tmp_path):
     assert texts[0] == texts[1] != texts[2] and texts[0][:4] != texts[0][4:8]
 
 
-def test_several_files_are_read_as_one_frame_in_order(tmp_path):
-    for name in "ab":
-        (tmp_path / name).write_text(json.dumps({"source": name}) + "\n")
-    frame = read_samples([tmp_path / "b", tmp_path / "a"])
-    assert frame["source"].tolist() == ["b", "a"] and frame.index.tolist() == [0, 1]
+RECORD = {"prompt_id": "a", "prompt": "Sea.", "sample": 0, "source": "m", "text": "x"}
+
+
+def write(path: Path, *changes: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(RECORD | change) + "\n" for change in changes))
+    return path
+
+
+def test_samples_of_several_files_are_one_frame_and_a_repeated_record_counts_once(tmp_path):
+    first = write(tmp_path / "b", {"source": "b"}, {"sample": 1}, {"source": "b"})
+    second = write(tmp_path / "a", {}, {"prompt_id": 1, "prompt": "Lake"}, {"seed": 2})
+    frame = read_samples([first, second])
+    assert frame["source"].tolist() == ["b", "m", "m", "m", "m"]
+    assert frame["prompt_id"].tolist() == ["a", "a", "a", 1, "a"] and list(frame.index) == [
+        *range(5)
+    ]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"text": None},
+        {"text": ["x"]},
+        {"text": "another"},
+        {"prompt": "Lake"},
+        {"prompt": 5},
+        {"prompt_id": None},
+        {"prompt_id": {"a": 1}},
+        {"prompt_id": True},
+        {"sample": "0"},
+        {"sample": 1.5},
+        {"source": 7},
+        {"finished": "yes"},
+    ],
+    ids=str,
+)
+def test_a_damaged_sample_is_named(tmp_path, change):
+    message = refusal(read_samples, write(tmp_path / "s.jsonl", {}, change))
+    assert f"Record 2 of {tmp_path / 's.jsonl'}" in message
+    (tmp_path / "s.jsonl").write_text('{"prompt_id": "a"}')
+    assert "Record 1" in refusal(read_samples, tmp_path / "s.jsonl")
 
 
 def test_a_run_broken_off_anywhere_ends_with_the_whole_file(tiny, tmp_path, monkeypatch):
