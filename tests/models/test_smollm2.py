@@ -93,7 +93,8 @@ def test_what_a_killed_process_left_is_removed(monkeypatch, tmp_path):
     (models / "SmolLM2-135M-Instruct.7.part").mkdir()
     (models / "another model").mkdir()
     monkeypatch.setattr(smollm2, "_fetch_into", fake_fetch)
-    assert sorted(p.name for p in fetch_smollm2(tmp_path).iterdir()) == ["complete", "config.json"]
+    names = sorted(path.name for path in fetch_smollm2(tmp_path).iterdir())
+    assert names == ["checksums.json", "complete", "config.json"]
     assert leftovers(tmp_path) == ["SmolLM2-135M-Instruct", "another model"]
 
 
@@ -104,6 +105,24 @@ def test_a_complete_model_is_taken_without_a_lock(monkeypatch, tmp_path):
     monkeypatch.setattr(smollm2, "_fetch_into", None)
     assert fetch_smollm2(tmp_path) == first
     assert not list((tmp_path / "models").glob("*.lock"))  # a read-only cache will do
+
+
+@pytest.mark.parametrize("lost", ["config.json", "checksums.json"])
+def test_a_damaged_model_is_refused_and_its_folder_is_named(monkeypatch, tmp_path, lost):
+    monkeypatch.setattr(smollm2, "_fetch_into", fake_fetch)
+    folder = fetch_smollm2(tmp_path)
+    (folder / lost).write_text("{ }")
+    assert str(folder) in refusal(fetch_smollm2, tmp_path)
+
+
+def test_a_model_of_an_earlier_version_is_checked_once(monkeypatch, tmp_path):
+    monkeypatch.setattr(smollm2, "_fetch_into", fake_fetch)
+    folder = fetch_smollm2(tmp_path)
+    (folder / "checksums.json").unlink()
+    (folder / "model.safetensors").write_text("weights")
+    assert str(folder) in refusal(fetch_smollm2, tmp_path)
+    monkeypatch.setattr(smollm2, "CONVERTED", file_digest(folder / "model.safetensors"))
+    assert fetch_smollm2(tmp_path) == folder and (folder / "checksums.json").is_file()
 
 
 def test_two_at_once_fetch_once(monkeypatch, tmp_path):
