@@ -191,12 +191,11 @@ def _fold(
         write_json(path, _rounded(score_stories(profile, *reward, stories[in_prompt])))
         if folder.name != "final":
             (folder / "adapter_model.safetensors").unlink()
-    losses = [round(entry["loss"], 4) for entry in record["log"]]
-    brief = {"stories": record["stories"], "steps": record["steps"], "loss": losses}
     scores = read_numbers(path, int(in_prompt.sum()))
     if len(scores) < in_prompt.sum():
         raise CourseError(f"{path} is cut off: delete the folder {folder}, and run again.")
-    return scores, brief
+    losses = [round(entry["loss"], 4) for entry in record["log"]]
+    return scores, {"stories": record["stories"], "steps": record["steps"], "loss": losses}
 
 
 def _rounded(scores: np.ndarray) -> list[float]:
@@ -264,15 +263,12 @@ def record_reward(profile: Profile, bound: float, output: Path | None = None) ->
     All are tried on the same folds; the first is then trained on all training stories. reward.json
     goes into `output`, by default <work_dir>/reward. Every finished fold is kept, so an interrupted
     trial goes on. Where no writer is known there is one fold, and its reward is the final one.
-    `bound` is that of `choose_reward`. Stories without a score are left out, and counted. The
-    result is printed. Raises CourseError where there are too few stories.
+    `bound` is that of `choose_reward`. The result is printed. Raises CourseError where there are
+    too few stories, or another process is at work in `output`.
     """
     import pandas as pd
 
-    every = training_stories(profile)
-    stories = every[every["score"].notna()]
-    if len(stories) < len(every):
-        print(f"left out, without a score: {len(every) - len(stories)} of {len(every)} stories")
+    stories = training_stories(profile)
     # judges' scores have a bounded scale and are not compressed, votes are
     target = Target.fit(stories["score"], 0 if "judge_scores" in stories else 100)
     splits = trial_splits(stories, profile.seed)

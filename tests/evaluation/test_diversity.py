@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import unicodedata
 from itertools import permutations
 
 import numpy as np
@@ -101,10 +102,37 @@ def test_wording_of_known_sets():
     assert rouge_homogenisation(apart) == self_bleu(apart) == 0 and ngram_diversity(apart) == 4
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "n", "lcs"),  # of words, or of characters in scripts without spaces
+    [
+        ("एक दिन राजा सोया।", "एक दिन रानी सोई।", (4, 4), 2),
+        ("从前有国王。", "从前有王后。", (5, 5), 4),
+        ("มีบ้าน", "มีเรือ", (4, 4), 1),
+        ("cafe\u0301 ferme\u0301", "Café fermé!", (2, 2), 2),
+        ("옛날 왕이 살았다.", "옛날 곰이 살았다.", (3, 3), 2),
+    ],
+)
+def test_wording_in_other_scripts(first, second, n, lcs):
+    assert rouge_homogenisation([first, second]) == pytest.approx(2 * lcs / sum(n))
+    assert tuple(len(words(text)) for text in (first, second)) == n
+    assert (self_bleu([first, second]) == pytest.approx(1)) == (n == (lcs, lcs))
+    assert compression_ratio([first, first]) == compression_ratio(
+        [unicodedata.normalize("NFD", first), first]
+    )
+
+
 @pytest.mark.parametrize("measure", WORDING)
 @pytest.mark.parametrize(
     ("texts", "named"),
-    [([], ""), (["one text"], ""), ("a bare string", ""), (["the sea", " \n", "light"], "1")],
+    [
+        ([], ""),
+        (["one text"], ""),
+        ("a bare string", ""),
+        (["the sea", " \n", "light"], "1"),
+        (["the sea", None], "1"),
+        ([b"the sea", "light"], "0"),
+        (["the sea", "🙂 …"], "1"),
+    ],
 )
 def test_less_than_a_set_of_texts_with_words_is_refused(measure, texts, named):
     with pytest.raises(CourseError, match=named or None):

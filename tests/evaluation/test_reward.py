@@ -155,8 +155,20 @@ def test_a_finished_training_is_kept_and_another_one_replaces_it(
         assert train_reward(replace(profile, samples=9), stories, tmp_path, VOTES) == first
         with pytest.raises(TypeError):
             train_reward(replace(profile, max_length=64), stories, tmp_path, VOTES)
+        (tmp_path / "broken").mkdir()
+        for text in ("", "[]", '{"run": '):
+            (tmp_path / "broken" / "reward.json").write_text(text)
+            with pytest.raises(CourseError, match="broken"):
+                train_reward(profile, stories, tmp_path / "broken", VOTES)
     other = stories.assign(score=stories["score"][::-1].to_numpy())
     assert train_reward(profile, other, tmp_path, VOTES)["run"] != first["run"]
+
+
+def test_a_training_that_diverges_saves_nothing(tiny_profile, tmp_path):
+    wild = replace(tiny_profile, sft_learning_rate=3e38, sft_steps=4)
+    with pytest.raises(CourseError, match="sft_learning_rate"):
+        train_reward(wild, corpus(2, 3), tmp_path, VOTES)
+    assert not list(tmp_path.glob("*.json"))
 
 
 def test_faulty_scores_and_rewards_are_refused(tiny_profile, tmp_path):

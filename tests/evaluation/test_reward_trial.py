@@ -12,7 +12,7 @@ from awkward_posts import small_posts
 from reward_fixtures import corpus
 
 from ddpo_utils import CourseError, get_profile
-from ddpo_utils.evaluation import reward
+from ddpo_utils.evaluation import reward, reward_trial
 from ddpo_utils.evaluation.reward import load_reward
 from ddpo_utils.evaluation.reward_trial import (
     choose_reward,
@@ -26,7 +26,7 @@ from ddpo_utils.evaluation.reward_trial import (
 )
 from ddpo_utils.evaluation.statistics import Interval
 from ddpo_utils.settings import data_dir
-from ddpo_utils.storage.files import read_json
+from ddpo_utils.storage.files import read_json, write_json
 from ddpo_utils.training.arms import training_stories
 
 pytest_plugins = ["reward_fixtures"]
@@ -161,10 +161,11 @@ def test_a_trial_is_recorded_and_goes_on_fold_by_fold(tiny_profile, tmp_path, mo
     monkeypatch.setattr(reward, "_trainer", None)  # nothing is trained twice
     (root / "reward.json").unlink()
     assert record_reward(profile, 0.6)["scores"] == record["scores"]
-    # too few prompts are refused before any training
-    corpus(8, 3, known=False).to_json(tmp_path / "few.jsonl", orient="records", lines=True)
-    with pytest.raises(CourseError):
-        record_reward(replace(tiny_profile, data=str(tmp_path / "few.jsonl")), 0.6, tmp_path)
+    # too few prompts, or scores that order nothing, are refused before any training
+    for few in (corpus(8, 3, known=False), corpus(30, 3, known=False).assign(score=3.0)):
+        few.to_json(tmp_path / "few.jsonl", orient="records", lines=True)
+        with pytest.raises(CourseError):
+            record_reward(replace(tiny_profile, data=str(tmp_path / "few.jsonl")), 0.6, tmp_path)
 
 
 def test_the_recorded_trial_is_read(tmp_path: Path):
@@ -173,3 +174,46 @@ def test_the_recorded_trial_is_read(tmp_path: Path):
     assert trial["calibration"]["ridge"]["error"].high > trial["calibration"]["ridge"]["error"].low
     with pytest.raises(CourseError, match=str(tmp_path)):
         load_trial(tmp_path)
+
+
+LOST = {"mean": 0.7, "low": float("nan"), "high": 0.8, "n": 9}
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ([], []),
+        ([], None),
+        (["accuracy"], []),
+        (["accuracy", "ridge"], 5),
+        (["accuracy", "regression"], {}),
+        (["accuracy", "regression", "unseen prompts and writers"], {"mean": 0.5}),
+        (["accuracy", "regression", "unseen prompts and writers"], LOST),
+        (["bound"], "0.6"),
+        (["target"], 3),
+        (["target", "low"], None),
+        (["backbone"], None),
+        (["calibration"], [1]),
+    ],
+)
+def test_a_damaged_record_is_refused_by_its_path(tmp_path, path, value):
+    record = read_json(data_dir() / "results" / "reward.json")
+    place = record
+    for name in path[:-1]:
+        place = place[name]
+    if path:
+        place[path[-1]] = value
+    write_json(tmp_path / "reward.json", record if path else value)
+    with pytest.raises(CourseError, match=str(tmp_path)):
+        load_trial(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[0.5, ", "[0.5]", "{}", "[null, null, null]"])
+def test_damaged_scores_of_a_fold_are_refused(tiny_profile, tmp_path, monkeypatch, text):
+    """They are neither trusted nor made again in silence."""
+    stories = corpus(3, 3)
+    mask = (stories["prompt_id"] == "p0").to_numpy()
+    monkeypatch.setattr(reward_trial, "train_reward", lambda *_: {"run": "x", "log": []})
+    (tmp_path / "scores-x.json").write_text(text)
+    with pytest.raises(CourseError, match=str(tmp_path)):
+        reward_trial._fold(tiny_profile, stories, (mask, ~mask), tmp_path, None)

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 
 import numpy as np
 import pandas as pd
 import pytest
 from evaluated import POOL, THRESHOLDS
 
-from ddpo_utils import CourseError, diversity, load_encoder, load_stories
+from ddpo_utils import CourseError, diversity, get_profile, load_encoder, load_stories
+from ddpo_utils.corpus.stories import decisions
 from ddpo_utils.corpus.text import first_words
-from ddpo_utils.evaluation.usability import check_stories, prompt_table, rival_table
+from ddpo_utils.evaluation.usability import (
+    Thresholds,
+    check_stories,
+    prompt_table,
+    rival_table,
+    unfit_rules,
+)
 
 ENCODERS = {"semantic": "wordllama", "style": "delta"}
 
@@ -47,6 +55,77 @@ def test_a_pool_of_any_size_is_as_strict_as_the_seventy(size):
     assert (checks["off_topic"] == (checks["rank"] > 1 + 19 * (size - 1) / 69)).all()
     right = check_stories(stories, THRESHOLDS, pool, "wordllama")
     assert right["off_topic"].mean() < 0.2 < 0.5 < checks["off_topic"].mean()
+
+
+WRITTEN = {
+    "Hindi": "समुद्र के किनारे एक छोटा सा घर था। उसमें एक बूढ़ी औरत रहती थी जो हर रात दीया जलाती थी।",
+    "Chinese": "灯塔看守人发现，灯光一直在回答海上某个遥远的人。他每天夜里数着闪光，把它们写进账本。",
+    "Thai": "ริมทะเลมีบ้านหลังเล็กหลังหนึ่ง หญิงชราคนหนึ่งอาศัยอยู่ที่นั่นและจุดตะเกียงทุกคืน "
+    "วันหนึ่งมีใครบางคนตอบกลับมาจากที่ไกล ชาวบ้านทุกคนจึงเงียบลงและรอคอยจนรุ่งเช้า",
+    "French": unicodedata.normalize(
+        "NFD",
+        "Élodie a rêvé d'un été où la mer, fâchée, prêtait à chacun un peu de sa lumière dorée.",
+    ),
+}
+
+
+@pytest.mark.parametrize("text", WRITTEN.values(), ids=list(WRITTEN))
+def test_stories_in_any_script_are_measured_in_their_words(text):
+    """Scripts without spaces count characters, four of which recur in any text."""
+    loop = f"{text[:40]} " * 8
+    texts = [text, loop, text[:6]]
+    frame = pd.DataFrame({"prompt": "A prompt.", "text": texts})
+    checks = check_stories(frame, THRESHOLDS, [], "wordllama")
+    assert checks["short"].tolist() == [False, False, True]
+    assert checks["repeating"].tolist() == [False, True, False]
+
+
+def test_a_rule_that_does_not_fit_the_data_is_named_with_its_setting():
+    texts = [f"A comment of few words, number {i}." for i in range(8)] + ["word " * 40] * 2
+    frame = pd.DataFrame({"prompt": "A prompt.", "text": texts})
+    checks = check_stories(frame, THRESHOLDS, [], "wordllama")
+    unfit = unfit_rules(checks, THRESHOLDS)  # two of ten repeat: a fifth, and not more
+    assert list(unfit) == ["short"]
+    assert all(part in unfit["short"] for part in ("'short'", "8 of 10", "min_words", "15"))
+    lenient = THRESHOLDS.without(unfit)
+    assert not check_stories(frame, lenient, [], "wordllama")["short"].any()
+    assert lenient.without(["repeating", "off_topic"]).on_topic_rank == 70
+    settings = get_profile("laptop", min_words=4)
+    assert Thresholds.read(decisions(), settings).min_words == 4
+    assert Thresholds.read(decisions(), get_profile("laptop")) == THRESHOLDS
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"min_words": None},
+        {"repeat_share": "0.2"},
+        {"on_topic_rank": -1},
+        {"usable_margin": np.nan},
+    ],
+)
+def test_faulty_thresholds_are_refused_by_name(values):
+    with pytest.raises(CourseError, match=next(iter(values))):
+        Thresholds.read(decisions() | values)
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("text", ["One.", None]),
+        ("text", ["One.", 7]),
+        ("prompt", ["One.", np.nan]),
+        ("logp", [-1.0, np.nan]),
+        ("prompt", None),
+    ],
+)
+def test_stories_without_texts_or_log_probs_are_refused(column, values):
+    frame = pd.DataFrame({"prompt": "p", "text": ["One.", "Two."], "logp": -2.0})
+    frame[column] = values
+    if values is None:
+        frame = frame.drop(columns=column)
+    with pytest.raises(CourseError):
+        check_stories(frame, THRESHOLDS, [], "wordllama", (-4.0, -1.0))
 
 
 def test_the_table_holds_diversity_over_all_and_over_usable_stories():
