@@ -147,6 +147,8 @@ def read_numbers(path: str | Path, count: int) -> list[float]:
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     """The records of a JSONL file, in order; empty lines are skipped.
 
+    Half a surrogate pair, which neither pandas nor tokenizers hold, becomes U+FFFD.
+
     Raises:
         CourseError: there is no such file, or a line is no JSON object; names file and line.
     """
@@ -157,6 +159,9 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
             continue
         try:
             record = json.loads(line)
+            if "\\ud" in line.lower():
+                text = json.dumps(record, ensure_ascii=False).encode("utf-16", "surrogatepass")
+                record = json.loads(text.decode("utf-16", "replace"))
         except NO_JSON:
             record = None
         if not isinstance(record, dict):

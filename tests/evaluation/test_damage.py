@@ -67,6 +67,7 @@ def changed(number: int | None = None, **values: object) -> Callable[[list[str]]
         (lambda lines: [line for line in lines for _ in range(2)], True),  # two without a lock
         (lambda lines: lines + lines, True),
         (lambda lines: lines[:7], True),  # killed
+        (changed(source="odd \ud83d"), True),
         (lambda lines: [], True),
         (lambda lines: lines + changed(text="Another text.")(lines[:1]), False),
         (changed(prompt="Another prompt."), False),
