@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -41,11 +40,11 @@ def compute_deviation(responses: Sequence[str], embedder: Any) -> np.ndarray:
         ValueError: there is no response, one is blank or no text, or the embeddings are not K rows.
     """
     texts = to_list(responses, "responses")
-    if not texts or not hasattr(embedder, "encode"):
+    if not texts or not hasattr(embedder, "encode") or isinstance(embedder, str):
         raise ValueError("Give at least one response, and an embedder with a method `encode`.")
     for i, text in enumerate(texts):
         if not isinstance(text, str) or not text.strip() or SURROGATE.search(text):
-            raise ValueError(f"Response {i} is {text!r}: give a whole text that is not blank.")
+            raise ValueError(f"Response {i} is {brief(text)}: give a whole text that is not blank.")
     rows = _check_rows(embedder.encode(texts, normalize_embeddings=True), "The embedder's output")
     if len(rows) != len(texts):
         raise ValueError(f"The embedder gave {len(rows)} rows for {len(texts)} responses.")
@@ -84,7 +83,9 @@ def deviation_weights(*embeddings: Any, groups: Any = None, floor: float = 0.0) 
         ValueError: no array, different N, a faulty array or id, or a floor outside 0..1.
     """
     if not embeddings or not is_number(floor) or floor > 1:
-        raise ValueError(f"Give at least one array, and a floor between 0 and 1; got {floor!r}.")
+        raise ValueError(
+            f"Give at least one array, and a floor between 0 and 1; got {brief(floor)}."
+        )
     arrays = [_check_rows(rows, f"embeddings[{i}]") for i, rows in enumerate(embeddings)]
     n = len(arrays[0])
     if any(len(rows) != n for rows in arrays):
@@ -137,18 +138,37 @@ def _mean_distances(unit: np.ndarray) -> np.ndarray:
 
 def is_number(value: Any, low: float = 0.0) -> bool:
     """Whether the value is a number from `low` to float32's largest; NaN and True are none."""
-    return isinstance(value, Real) and not isinstance(value, bool) and low <= value <= LARGEST
+    kinds = int | float | np.integer | np.floating
+    return isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= LARGEST
 
 
 def to_list(items: Any, name: str) -> list[Any]:
     """The items of a list, array, tensor or series, as Python's own objects; else ValueError."""
     try:
-        if isinstance(items, str | bytes | dict | set):
+        if isinstance(items, str | bytes | dict | set | frozenset):
             raise TypeError
         values = items.tolist() if hasattr(items, "tolist") else list(items)
         return [value.item() if hasattr(value, "item") else value for value in values]
     except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"{name} must be a list; got {items!r:.60}.") from None
+        raise ValueError(f"{name} must be a list; got {brief(items)}.") from None
+
+
+def check_numbers(items: Any, name: str, low: float = 0.0) -> list[float]:
+    """The items as numbers; ValueError names the first that is no finite number from `low`."""
+    values = to_list(items, name)
+    for i, value in enumerate(values):
+        if not is_number(value, low):
+            fault = f"{name} of pair {i} is {brief(value)}"
+            raise ValueError(f"{fault}: give a finite number, {low:g} at least.")
+    return values
+
+
+def brief(value: Any) -> str:
+    """The value's `repr` in a line of at most 60 characters."""
+    try:
+        return " ".join(repr(value).split())[:60]
+    except (ValueError, RecursionError):  # thousands of digits or levels
+        return f"such a long {type(value).__name__}"
 
 
 def _check_rows(embeddings: Any, name: str = "embeddings") -> np.ndarray:
@@ -168,9 +188,8 @@ def _check_rows(embeddings: Any, name: str = "embeddings") -> np.ndarray:
 def _to_array(values: Any) -> np.ndarray:
     """The values as an array; NumPy by itself refuses gradients and bfloat16, and drops masks."""
     if hasattr(values, "detach"):  # a torch tensor
-        values = values.detach().cpu().to_dense()
-        if values.is_floating_point() and values.element_size() < 4:
-            values = values.float()
+        half = values.is_floating_point() and values.element_size() < 4
+        values = (values.float() if half else values).detach().to_dense().numpy(force=True)
     return np.ma.filled(values, np.nan) if np.ma.is_masked(values) else np.asarray(values)
 
 
@@ -196,6 +215,8 @@ def _positions_by_group(groups: Any, n: int) -> dict[Any, np.ndarray]:
     for i, name in enumerate(ids):
         known = isinstance(name, str | int | float) and type(name) is type(ids[0])
         if not known or name != name:
-            raise ValueError(f"groups[{i}] is {name!r}: give numbers or texts, all of one kind.")
+            raise ValueError(
+                f"groups[{i}] is {brief(name)}: give numbers or texts, all of one kind."
+            )
         positions.setdefault(name, []).append(i)
     return {name: np.array(positions[name]) for name in sorted(positions)}

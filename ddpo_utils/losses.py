@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .deviation import is_number, to_list
+from .deviation import brief, check_numbers, is_number
 
 __all__ = ["ddpo_loss", "dorpo_loss", "dpo_loss", "orpo_loss"]
 
@@ -119,9 +119,9 @@ def dorpo_loss(
         if (value > 1e-3).any():  # rounding may leave a little above 0
             raise ValueError(f"{name}[{int(value.argmax())}] is above 0, and no log-prob is.")
     weights = _weight_tensor(deviation_w, nll_w)
-    chosen_odds = log_odds(policy_logps_w / _token_counts(tokens_w, "tokens_w", nll_w))
-    rejected_odds = log_odds(policy_logps_l / _token_counts(tokens_l, "tokens_l", nll_w))
-    nll = (weights * nll_w).sum() / _token_counts(nll_tokens_w, "nll_tokens_w", nll_w).sum()
+    chosen_odds = log_odds(policy_logps_w / _number_tensor(tokens_w, "tokens_w", nll_w))
+    rejected_odds = log_odds(policy_logps_l / _number_tensor(tokens_l, "tokens_l", nll_w))
+    nll = (weights * nll_w).sum() / _number_tensor(nll_tokens_w, "nll_tokens_w", nll_w).sum()
     return nll - beta * F.logsigmoid(weights * (chosen_odds - rejected_odds)).mean()
 
 
@@ -139,42 +139,32 @@ def orpo_loss(
     return dorpo_loss(*responses, nll_w, nll_tokens_w, UNWEIGHTED, beta)
 
 
-def check_weights(weights: Any, name: str = "weight") -> list[float]:
-    """The weights as numbers; ValueError names the first that is no finite number from 0."""
-    values = to_list(weights, name)
-    for i, value in enumerate(values):
-        if not is_number(value):
-            raise ValueError(f"{name} of pair {i} is {value!r}: give a finite number, 0 at least.")
-    return values
-
-
 def _check_logps(beta: float, **logps: Tensor) -> None:
     """ValueError unless the log-probs are finite 1-D tensors of one length, and beta is above 0."""
-    length = None
+    length = 0
     for name, value in logps.items():
-        if not isinstance(value, Tensor) or value.dim() != 1 or not value.is_floating_point():
+        dense = isinstance(value, Tensor) and not value.is_sparse and not value.is_meta
+        if not dense or value.dim() != 1 or not value.is_floating_point():
             raise ValueError(f"{name} must be a 1-D floating-point tensor.")
         length = length or len(value)
-        if len(value) != length:
+        if len(value) != length or not length:
             raise ValueError(f"{name} holds {len(value)} log-probs: give one for each pair.")
         if not torch.isfinite(value).all():
             raise ValueError(f"{name}[{int(value.isfinite().int().argmin())}] is not finite.")
-    if not length or not is_number(beta) or beta == 0:
-        raise ValueError(f"Give at least one pair, and a beta above 0; got {beta!r}.")
+    if not is_number(beta) or beta == 0:
+        raise ValueError(f"beta must be above 0; got {brief(beta)}.")
 
 
 def _weight_tensor(deviation_w: Any, logps: Tensor) -> Tensor:
     """The weights as a tensor like `logps`."""
     if deviation_w is UNWEIGHTED:
         return torch.ones_like(logps)
-    weights = check_weights(deviation_w, "deviation_w")
-    if len(weights) != len(logps):
-        raise ValueError(f"deviation_w must hold {len(logps)} weights; got {len(weights)}.")
-    return torch.tensor(weights, dtype=logps.dtype, device=logps.device)
+    return _number_tensor(deviation_w, "deviation_w", logps, low=0)
 
 
-def _token_counts(counts: Any, name: str, logps: Tensor) -> Tensor:
-    tensor = torch.as_tensor(counts, device=logps.device)
-    if tensor.shape != logps.shape or not (tensor >= 1).all():
-        raise ValueError(f"{name} must hold {len(logps)} counts, 1 at least; got {counts!r}.")
-    return tensor
+def _number_tensor(items: Any, name: str, logps: Tensor, low: float = 1) -> Tensor:
+    """Weights or counts of tokens, one a pair, as a tensor like `logps`; else ValueError."""
+    numbers = check_numbers(items, name, low)
+    if len(numbers) != len(logps):
+        raise ValueError(f"{name} must hold {len(logps)} numbers; got {len(numbers)}.")
+    return torch.tensor(numbers, dtype=logps.dtype, device=logps.device)

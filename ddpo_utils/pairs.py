@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .deviation import LARGEST, is_number
+from .deviation import LARGEST, brief, check_numbers, is_number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +35,7 @@ def make_pairs(stories: pd.DataFrame, min_gap: float = 0.0, seed: int = 42) -> p
     Source: arXiv 2503.17126, section 4 (which takes a gap of 5 votes).
     """
     if not is_number(min_gap):
-        raise ValueError(f"min_gap is {min_gap!r}: give a difference of scores, 0 at least.")
+        raise ValueError(f"min_gap is {brief(min_gap)}: give a difference of scores, 0 at least.")
     prompts = prompt_positions(stories)
     scores, texts = stories["score"].tolist(), stories["text"].tolist()
     rng = np.random.default_rng(seed)
@@ -64,9 +64,9 @@ def make_pairs(stories: pd.DataFrame, min_gap: float = 0.0, seed: int = 42) -> p
 def shuffled_weights(pairs: pd.DataFrame, weight: Sequence[float], seed: int) -> np.ndarray:
     """The control: the pairs' weights (N,), permuted at random among the pairs of each prompt."""
     rng = np.random.default_rng(seed)
-    shuffled = np.array(weight, dtype=float)
-    if shuffled.shape != (len(pairs),):
-        raise ValueError(f"weight must hold {len(pairs)} numbers; got shape {shuffled.shape}.")
+    shuffled = np.array(check_numbers(weight, "weight"), dtype=float)
+    if len(shuffled) != len(pairs):
+        raise ValueError(f"weight must hold {len(pairs)} numbers; got {len(shuffled)}.")
     by_prompt = pairs.reset_index(drop=True).groupby("prompt_id", sort=True)
     for positions in by_prompt.indices.values():
         shuffled[positions] = shuffled[rng.permutation(positions)]
@@ -78,9 +78,10 @@ def prompt_positions(stories: pd.DataFrame) -> list[np.ndarray]:
 
     ValueError: a column is missing, a score is no number, an id is missing, or the index repeats.
     """
+    columns = list(getattr(stories, "columns", []))
     for name in COLUMNS:
-        if name not in stories:
-            raise ValueError(f"The frame has no column {name!r}: pairs need {', '.join(COLUMNS)}.")
+        if columns.count(name) != 1:
+            raise ValueError(f"Give a frame with one column {name!r}; got {brief(columns)}.")
     if not stories.index.is_unique:
         raise ValueError("The frame's index repeats: call reset_index(drop=True) on it first.")
     scored = np.array([is_number(score, -LARGEST) for score in stories["score"].tolist()], bool)

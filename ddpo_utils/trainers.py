@@ -18,8 +18,8 @@ from torch import Tensor
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
-from .deviation import to_list
-from .losses import check_weights, log_odds, pair_losses
+from .deviation import check_numbers, to_list
+from .losses import log_odds, pair_losses
 
 with warnings.catch_warnings():  # TRL says that ORPO may change: hence the pinned version
     warnings.simplefilter("ignore")
@@ -40,7 +40,7 @@ class WeightedCollator:
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         rows = [dict(example) for example in examples]
-        weights = check_weights([row.pop("weight", None) for row in rows])
+        weights = check_numbers([row.pop("weight", None) for row in rows], "weight")
         return {**self.collator(rows), "weight": torch.tensor(weights, dtype=torch.float32)}
 
 
@@ -319,4 +319,4 @@ def _check_datasets(arguments: dict[str, Any]) -> None:
                     f"{name} has no column 'weight': give each pair a number, such as 1."
                 )
             if hasattr(data, "__len__"):  # the collator checks a streamed set, batch by batch
-                check_weights(data["weight"][:], f"{name}'s weight")
+                check_numbers(data["weight"][:], f"{name}'s weight")

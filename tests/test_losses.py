@@ -171,6 +171,8 @@ BAD_WEIGHTS = [
 BAD_LOGPS = [
     torch.zeros(3, 1),
     torch.tensor(1.0),
+    torch.ones(3).to_sparse(),
+    torch.ones(3, device="meta"),
     torch.zeros(3, dtype=torch.long),
     np.zeros(3),
     None,
@@ -205,7 +207,7 @@ def test_other_faults_of_ddpo_and_dpo_are_named():
     for weights in ([1.0, 1.0], [], 1.0, None, "111", {0: 1.0, 1: 1.0, 2: 1.0}):
         with pytest.raises(ValueError, match="deviation_w must"):  # never broadcast
             ddpo_loss(*[torch.zeros(3)] * 4, weights)
-    with pytest.raises(ValueError, match="at least one pair"):
+    with pytest.raises(ValueError, match="policy_logps_w holds 0"):
         dpo_loss(*[torch.zeros(0)] * 4)
     for beta in (0.0, -0.1, float("nan"), float("inf"), None, "0.1"):
         with pytest.raises(ValueError, match="beta"):
@@ -218,6 +220,9 @@ BAD_ORPO = [
     (4, torch.tensor([-1.0, 2.0]), r"nll_w\[0\]"),
     (4, torch.ones(3), "nll_w holds 3"),
     (2, [1, 0], "tokens_w"),
+    (2, None, "tokens_w"),
+    (3, ["1", "1"], "tokens_l"),
+    (5, [1, float("inf")], "nll_tokens_w"),
     (3, [1], "tokens_l"),
     (5, torch.tensor([[3], [3]]), "nll_tokens_w"),
     (6, [1.0, -1.0], "deviation_w of pair 1"),
