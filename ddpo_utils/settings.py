@@ -155,6 +155,13 @@ class Profile:
         3e-4, "of ORPO and DORPO, from the starting model", gt=0, le=1
     )
     orpo_epochs: float = _setting(4.0, "where steps is 0", gt=0)
+    max_grad_norm: float = _setting(
+        1.0, "longest gradient of a step, in every run; 0: no limit (weights then act fully)", ge=0
+    )
+    weight_decay: float = _setting(0.0, "of AdamW, in every run", ge=0)
+    adam_beta1: float = _setting(0.9, "of AdamW, in every run", ge=0, lt=1)
+    adam_beta2: float = _setting(0.999, "of AdamW, in every run", ge=0, lt=1)
+    adam_epsilon: float = _setting(1e-8, "of AdamW, in every run", gt=0)
     report_to: str = _setting("none", "a tracker that transformers knows: tensorboard, wandb, ...")
     sample_prompts: int = _setting(6, "evaluation: prompts", ge=1, le=100_000)
     samples: int = _setting(4, "evaluation: samples a prompt", ge=1, le=10_000)

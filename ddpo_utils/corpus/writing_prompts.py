@@ -23,15 +23,15 @@ from .text import as_messages
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["load_writing_prompts", "print_report", "split_posts", "stories_of"]
+__all__ = ["load_writing_prompts", "print_report", "split_posts", "stories_of", "token_counts"]
 
 VERSION = 2  # of rules and draw: raise it with any change to them, and stored results are made anew
 PAPER = {"left": 467_198, "train": 421_330, "test": 45_868}  # its responses, whole data set
 PROBE = "Once, in the tide-wall: 42 doors... “Élodie?” 🙂 Старый дом, 老房子.\n\n\tHe'd know."
 
 
-def _token_counts(stories: pd.DataFrame, tokenizer: Any) -> np.ndarray:
-    """Tokens of each conversation as the chat template writes it, BOS counted once."""
+def token_counts(stories: pd.DataFrame, tokenizer: Any) -> np.ndarray:
+    """Tokens (N,) of each conversation as the chat template writes it, BOS counted once."""
     talks = []
     for prompt, text in zip(stories["prompt"], stories["text"], strict=True):
         talks.append(as_messages("user", prompt) + as_messages("assistant", text))
@@ -60,7 +60,7 @@ def _draw(
         part = slice(start, start + BATCH)  # a slice copies nothing
         if prompts:
             part = rows[part]
-        fits[part] = _token_counts(stories.iloc[part], tokenizer) <= max_length
+        fits[part] = token_counts(stories.iloc[part], tokenizer) <= max_length
         if prompts:
             usable = np.unique(turn[fits])
             if len(usable) > prompts:  # one more than asked for: a batch may end within a post

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ..settings import CourseError, Profile
+from .adapters import check_adapter, load_adapter
 from .prompting import answer_end, stop_tokens
 from .smollm2 import HUB_NAME, fetch_smollm2, first_line
 
@@ -167,10 +168,8 @@ def load_policy(
     Raises:
         CourseError: a part cannot be fetched or read, or does not fit in memory.
     """
-    if adapter is not None and not (Path(adapter) / "adapter_config.json").is_file():
-        raise CourseError(
-            f"There is no adapter in {adapter}: run notebook 04 first, or use data/adapters."
-        )
+    if adapter is not None:
+        check_adapter(adapter)  # before a large model is loaded
     make_room()
     tokenizer = load_tokenizer(profile)
     name = _model_name(profile)
@@ -187,7 +186,7 @@ def load_policy(
         )
     model.generation_config.eos_token_id = stop_tokens(model, tokenizer)
     if adapter is not None:
-        model = _add_adapter(model, adapter, trainable, source, name)
+        model = load_adapter(model, adapter, trainable=trainable)
     return model.eval(), tokenizer
 
 
@@ -225,18 +224,3 @@ def _four_bits(dtype: torch.dtype) -> Any:
         bnb_4bit_compute_dtype=dtype,
         bnb_4bit_use_double_quant=True,
     )
-
-
-def _add_adapter(model: Any, adapter: str | Path, trainable: bool, source: str, name: str) -> Any:
-    from peft import PeftModel
-
-    try:
-        model = PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
-    except Exception as error:
-        raise CourseError(
-            f"The adapter in {adapter} does not fit the model {name!r} ({first_line(error)}): use "
-            "the model that it was trained on, or train it again with notebook 04."
-        ) from None
-    # PEFT looks the base model's configuration up when it saves: here, and not on the Hub
-    model.peft_config["default"].base_model_name_or_path = source
-    return model

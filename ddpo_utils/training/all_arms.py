@@ -10,12 +10,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..corpus.stories import load_prompts
+from ..models.adapters import check_adapter
 from ..models.policy import load_policy
 from ..models.sampling import sample_stories
 from ..pairs import make_pairs
-from ..settings import CourseError, Profile, course_errors, work_dir
+from ..settings import Profile, course_errors, work_dir
 from ..storage.files import short_digest
-from .arms import ARMS, Arm, arm_weights, group_weights, training_stories
+from .arms import (
+    ARMS,
+    Arm,
+    all_stories,
+    arm_weights,
+    group_weights,
+    short_enough,
+    training_stories,
+)
 from .divpo import divpo_pairs
 from .one_arm import check_batch, train_pairs, train_sft
 from .run_folder import adapter_digest, is_plain_adapter, process
@@ -38,14 +47,19 @@ def train(
         sft: folder of an SFT adapter to start from (<output>/sft).
     """
     folder = output or work_dir(profile) / "adapters"
-    if sft and not any((sft / name).is_file() for name in ("adapter_config.json", "config.yaml")):
-        raise CourseError(f"There is no SFT adapter in {sft}: check --sft, or leave it out.")
+    if sft and not (sft / "config.yaml").is_file():
+        check_adapter(sft)
     arms = [Arm.parse(method, profile.weights).name for method in methods]
-    stories = training_stories(profile)
+    everything = all_stories(profile)
+    stories, too_long = short_enough(profile, training_stories(profile, everything))
     main = process().is_main_process
     if main:
-        print(f"{len(stories):,} responses; finished runs are kept: {', '.join(arms)}", flush=True)
-    records = train_arms(profile, stories, folder, arms, sft)
+        left_out = f"{len(everything) - len(stories) - too_long:,} responses are not for training"
+        if too_long:
+            left_out += f", {too_long:,} are too long"
+        print(f"{_data_facts(profile, stories, arms)}; {left_out}.")
+        print(f"Finished runs are kept: {', '.join(arms)}.", flush=True)
+    records = _train_short(profile, stories, folder, arms, sft, {"too_long": too_long})
     if not main:
         return
     for arm, record in records.items():
@@ -57,6 +71,25 @@ def train(
         if "unused_responses" in record:
             unused, fewer = record["unused_responses"], record["unused_pairs"]
             print(f"{arm}: {unused} responses are in no pair; {fewer} pairs fewer than other arms")
+
+
+def _data_facts(profile: Profile, stories: pd.DataFrame, arms: Sequence[str]) -> str:
+    """Prompts, responses and pairs that are trained on, and whether DDPO is DPO there."""
+    prompts = stories["prompt_id"].nunique()
+    text = f"Training on {prompts:,} prompts with {len(stories):,} responses"
+    if not set(arms) - {"sft"}:
+        return text
+    with course_errors():
+        pairs = make_pairs(stories, min_gap=profile.min_gap, seed=profile.seed)
+    text += f", {len(pairs):,} pairs ({len(stories) - 2 * len(pairs):,} responses are in none)"
+    pairs_of_prompt = pairs.groupby("prompt_id").size()
+    alone = (pairs_of_prompt == 1).sum()
+    if alone:
+        text += (
+            f"; {alone:,} of {len(pairs_of_prompt):,} prompts have one pair, whose weights are 1: "
+            "DDPO is DPO there"
+        )
+    return text
 
 
 def train_arms(
@@ -76,6 +109,19 @@ def train_arms(
         sft: folder of the SFT adapter, to share it (folder/sft). An adapter that no run of this
             package made is used as it is, and has no record.
     """
+    stories, too_long = short_enough(profile, stories)
+    return _train_short(profile, stories, folder, arms, sft, {"too_long": too_long})
+
+
+def _train_short(
+    profile: Profile,
+    stories: pd.DataFrame,
+    folder: Path,
+    arms: Sequence[str],
+    sft: Path | None,
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    """As `train_arms`, of stories that fit in max_length; `facts` go into every record."""
     sft = sft or folder / "sft"
     parsed = {name: Arm.parse(name, profile.weights) for name in arms}
     parsed.pop("sft", None)
@@ -83,14 +129,14 @@ def train_arms(
     records = {}
     from_sft = [arm for arm in parsed.values() if arm.starts_from_sft]
     if (from_sft or "sft" in arms or not arms) and not is_plain_adapter(sft):
-        records["sft"] = train_sft(profile, stories, sft)
+        records["sft"] = train_sft(profile, stories, sft, **facts)
     watch = None
     if parsed and (is_plain_adapter(sft) or (sft / "run.json").is_file()):
         watch = _watched_stories(profile, stories, sft)
-    for name, (pairs, weight, facts) in runs.items():
+    for name, (pairs, weight, more) in runs.items():
         settings = replace(profile, weights=parsed[name].weights)
         records[name] = train_pairs(
-            settings, pairs, weight, folder / name, sft, parsed[name], watch, **facts
+            settings, pairs, weight, folder / name, sft, parsed[name], watch, **facts, **more
         )
     return records
 

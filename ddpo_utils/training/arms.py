@@ -12,6 +12,7 @@ shuffled, divpo and dorpo take -sem and -sty as ddpo does. Folders and records h
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..corpus.stories import development_prompts, is_writing_prompts, load_stories
-from ..corpus.writing_prompts import stories_of
+from ..corpus.writing_prompts import stories_of, token_counts
 from ..deviation import deviation_weights
 from ..embeddings.encoders import embed_corpus
 from ..models.policy import load_tokenizer
@@ -46,6 +47,7 @@ __all__ = [
     "data_size",
     "group_weights",
     "response_weights",
+    "short_enough",
     "training_stories",
 ]
 
@@ -116,6 +118,40 @@ def training_stories(profile: Profile, stories: pd.DataFrame | None = None) -> p
             f"{profile.data} holds no story of the training split: check its column `split`."
         )
     return stories[train]
+
+
+def short_enough(
+    profile: Profile, rows: pd.DataFrame, tokenizer: Any = None
+) -> tuple[pd.DataFrame, int]:
+    """(the stories or pairs that fit in max_length with their prompt, how many do not).
+
+    The rule is that of r/writingPrompts, whose stories have been through it. Warns of what is left
+    out, and raises CourseError where nothing is left.
+    """
+    if is_writing_prompts(profile.data):
+        return rows, 0
+    tokenizer = tokenizer or load_tokenizer(profile)
+    columns = ["text"] if "text" in rows else ["chosen", "rejected"]
+    lengths = np.zeros(len(rows), dtype=int)
+    for column in columns:
+        texts = rows[["prompt", column]].set_axis(["prompt", "text"], axis=1)
+        lengths = np.maximum(lengths, token_counts(texts, tokenizer))
+    fits = lengths <= profile.max_length
+    if fits.all():
+        return rows, 0
+    name = "responses" if columns == ["text"] else "pairs"
+    if not fits.any():
+        raise CourseError(
+            f"All {len(rows)} {name} are longer than max_length, {profile.max_length} tokens with "
+            f"the prompt (the shortest has {lengths.min()}): raise --max-length."
+        )
+    left_out = int((~fits).sum())
+    warnings.warn(
+        f"{left_out} of {len(rows)} {name} are longer than max_length, {profile.max_length} tokens "
+        "with the prompt, and are left out: --max-length raises it.",
+        stacklevel=2,
+    )
+    return rows[fits], left_out
 
 
 def data_size(profile: Profile) -> tuple[int, int, float, str]:

@@ -9,24 +9,25 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from transformers import TrainerCallback
 
 from ..corpus.text import as_messages
-from ..models.policy import load_policy, lora_config, number_type
+from ..models.adapters import adapter_digest
+from ..models.policy import load_policy, lora_config, number_type, public_name
 from ..models.prompting import answer_end, render, render_exchanges
 from ..models.smollm2 import first_line
 from ..settings import CourseError, Profile
-from ..storage.files import read_json
-from .arms import Arm
+from ..storage.files import short_digest
+from ..storage.locks import locked
+from .arms import Arm, short_enough
+from .loop import train_and_save
 from .plan import split_batch
 from .reference import KLCallback, add_reference
-from .run_folder import last_checkpoint, open_run, process, run_facts, save_run
+from .run_folder import open_run, process, run_facts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,8 +44,25 @@ __all__ = [
 SFT_END = 0.5  # the cosine of SFT ends at this share of the peak (arXiv 2503.17126)
 
 
-def train_sft(profile: Profile, stories: pd.DataFrame, folder: Path) -> dict[str, Any]:
-    """The record of SFT: a fresh LoRA adapter trained on the stories, loss on responses alone."""
+def train_sft(
+    profile: Profile, stories: pd.DataFrame, folder: Path, **facts: Any
+) -> dict[str, Any]:
+    """The record of SFT: a fresh LoRA adapter trained on the stories, loss on responses alone.
+
+    Args:
+        facts: further entries of the record.
+
+    Raises:
+        CourseError: no story is short enough, the folder is another run's or another process
+            writes there, the run diverges, or the disk is full (the next call goes on).
+    """
+    with locked(folder):
+        return _train_sft(profile, stories, folder, facts)
+
+
+def _train_sft(
+    profile: Profile, stories: pd.DataFrame, folder: Path, facts: dict[str, Any]
+) -> dict[str, Any]:
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
@@ -52,13 +70,11 @@ def train_sft(profile: Profile, stories: pd.DataFrame, folder: Path) -> dict[str
         warnings.warn(
             f"All {profile.sft_steps} SFT steps are warm-up: lower sft_warmup_steps.", stacklevel=2
         )
-    if open_run(folder, profile, Arm("sft")):
-        return read_json(folder / "run.json")
+    if record := open_run(folder, profile, Arm("sft")):
+        return record
     started = time.perf_counter()
-    if process().is_main_process:
-        for path in folder.glob("reference-*.csv"):  # under an adapter that this run replaces
-            path.unlink()
     model, tokenizer = load_policy(profile)
+    stories, too_long = short_enough(profile, stories, tokenizer)
     prompts = [as_messages("user", text) for text in stories["prompt"]]
     completions = [as_messages("assistant", text) for text in stories["text"]]
     args = trainer_arguments(
@@ -74,8 +90,8 @@ def train_sft(profile: Profile, stories: pd.DataFrame, folder: Path) -> dict[str
     data = Dataset.from_dict({"prompt": prompts, "completion": completions})
     lora = lora_config(profile)
     trainer = _make_trainer(SFTTrainer, model, args, data, tokenizer, peft_config=lora)
-    record = run_facts(profile, arm="sft", stories=len(stories))
-    return _train_and_save(trainer, folder, record, started)
+    record = run_facts(profile, arm="sft", stories=len(stories), too_long=too_long) | facts
+    return train_and_save(trainer, folder, record, started)
 
 
 def train_pairs(
@@ -95,25 +111,42 @@ def train_pairs(
         sft: folder of the SFT adapter, from which all but ORPO's arms start.
         watch: stories sampled from SFT, along which each checkpoint's KL from SFT is recorded.
         facts: further entries of the record.
+
+    Raises:
+        CourseError: as `train_sft`; or too few pairs, or a pair has one text on both sides.
     """
+    with locked(folder):
+        return _train_pairs(profile, _weighted(pairs, weight), folder, sft, arm, watch, facts)
+
+
+def _train_pairs(
+    profile: Profile,
+    pairs: pd.DataFrame,
+    folder: Path,
+    sft: Path,
+    arm: Arm,
+    watch: pd.DataFrame | None,
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    pairs, too_long = short_enough(profile, pairs)
     check_batch(profile, pairs)
-    pairs = _weighted(pairs, weight)
     seen = profile.steps * profile.batch_size
     if 0 < seen < len(pairs):  # so that the reference scores no others
         pairs = pairs.sample(seen, random_state=profile.seed)
-    if open_run(folder, profile, arm, sft if arm.starts_from_sft else None):
-        return read_json(folder / "run.json")
+    if record := open_run(folder, profile, arm, sft if arm.starts_from_sft else None):
+        return record
     started = time.perf_counter()
     if arm.starts_from_sft:
         trainer = _dpo_trainer(profile, pairs, folder, sft)
     else:
         trainer = _orpo_trainer(profile, pairs, folder)
-    record = run_facts(profile, arm=arm.name, kl={}, **weight_facts(pairs), **facts)
+    record = run_facts(profile, arm=arm.name, kl={}, **weight_facts(pairs))
+    record |= {"pairs_too_long": too_long} | facts
     if watch is not None:
         callback = KLCallback(trainer, watch, folder / "kl.json", sft)
         trainer.add_callback(callback)
         record["kl"] = callback.kl
-    return _train_and_save(trainer, folder, record, started)
+    return train_and_save(trainer, folder, record, started)
 
 
 def _dpo_trainer(profile: Profile, pairs: pd.DataFrame, folder: Path, sft: Path) -> Any:
@@ -124,16 +157,24 @@ def _dpo_trainer(profile: Profile, pairs: pd.DataFrame, folder: Path, sft: Path)
     from ..trainers import DDPOTrainer
 
     model, tokenizer = load_policy(profile, adapter=sft, trainable=True)
-    key = pd.util.hash_pandas_object(pairs[["prompt", "chosen", "rejected"]], index=False)
+    keys = pd.util.hash_pandas_object(pairs[["prompt", "chosen", "rejected"]], index=False)
     options: dict[str, Any] = {"beta": profile.beta, "lr_scheduler_type": "linear"}
     if profile.nll_weight:
         options |= {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, profile.nll_weight]}
     args = trainer_arguments(DPOConfig, folder, profile, **options)
-    data = to_dataset(pairs, pairs["weight"]).add_column("key", key.to_numpy())
+    data = to_dataset(pairs, pairs["weight"]).add_column("key", keys.to_numpy())
     trainer = _make_trainer(DDPOTrainer, model, args, data, tokenizer)
+    trainer.starts_at_reference = True  # so the first loss is ln 2 times the mean weight
     if profile.precompute_reference:  # once for all arms; else in the loop
-        number = str(model.dtype).removeprefix("torch.")
-        add_reference(trainer, sft / f"reference-{profile.max_length}-{number}.csv")
+        reference = short_digest(
+            adapter_digest(sft),
+            public_name(profile),
+            str(model.dtype),
+            profile.max_length,
+            tokenizer.chat_template,
+            tokenizer.eos_token,
+        )
+        add_reference(trainer, sft / f"reference-{reference}.csv")
     return trainer
 
 
@@ -187,6 +228,11 @@ def trainer_arguments(
         fp16=gpu and dtype == torch.float16,
         bf16=gpu and dtype == torch.bfloat16,
         gradient_checkpointing=profile.gradient_checkpointing,
+        max_grad_norm=profile.max_grad_norm,
+        weight_decay=profile.weight_decay,
+        adam_beta1=profile.adam_beta1,
+        adam_beta2=profile.adam_beta2,
+        adam_epsilon=profile.adam_epsilon,
         logging_steps=1,
         report_to=profile.report_to,
         save_strategy="steps",
@@ -225,8 +271,17 @@ def weight_facts(pairs: pd.DataFrame) -> dict[str, Any]:
 
 
 def check_batch(profile: Profile, pairs: pd.DataFrame) -> None:
-    """CourseError if the pairs do not fill a batch, or the processes cannot share one."""
+    """CourseError: the pairs do not fill a batch, processes cannot share one, or texts are equal.
+
+    A pair whose two sides are one text teaches nothing, and one of its scores must be wrong.
+    """
     split_batch(profile, sft=False, processes=process().num_processes)
+    same = pairs["chosen"].str.strip() == pairs["rejected"].str.strip()
+    if same.any():
+        raise CourseError(
+            f"{same.sum()} pairs have the same text as chosen and rejected, such as one for the "
+            f"prompt {pairs['prompt'][same].iloc[0][:60]!r}: keep one of the two responses."
+        )
     if profile.steps and len(pairs) < profile.batch_size:
         raise CourseError(
             f"{len(pairs)} pairs do not fill one batch of {profile.batch_size}: add stories or "
@@ -253,37 +308,3 @@ def _make_trainer(
             f"These settings make no trainer ({first_line(error)}): check lora_targets, and "
             "report_to, which names an installed tracker."
         ) from None
-
-
-class _LastStepDone(Exception):
-    """Nothing but saving is left to do."""
-
-
-class _GoOn(TrainerCallback):
-    """A run that goes on has checkpoints as asked for now, and no step beyond the last."""
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        state.save_steps = args.save_steps
-        if state.global_step >= state.max_steps:
-            raise _LastStepDone  # transformers takes one more where a run ended within an epoch
-
-
-def _train_and_save(
-    trainer: Any, folder: Path, record: dict[str, Any], started: float
-) -> dict[str, Any]:
-    """Train from the last whole checkpoint, if there is one, and save."""
-    if trainer.args.fp16:  # TRL casts QLoRA's adapter to bf16; fp16 needs float32 masters
-        for parameter in trainer.model.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    checkpoint = last_checkpoint(folder)
-    trainer.add_callback(_GoOn())  # after the KL's
-    with suppress(_LastStepDone):
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    record["seconds"] = round(time.perf_counter() - started, 1)
-    record["resumed_at_step"] = 0
-    if checkpoint:
-        record["resumed_at_step"] = int(checkpoint.name.removeprefix("checkpoint-"))
-    return save_run(trainer, folder, record)

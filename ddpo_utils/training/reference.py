@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,10 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
+from ..models.adapters import load_adapter
 from ..models.scoring import token_kl
-from ..settings import progress_bar
-from ..storage.files import read_json, replacing, write_json
+from ..settings import CourseError, progress_bar
+from ..storage.files import read_json, text_key, write_json, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["KLCallback", "add_reference", "matched_step"]
 
 SCORED_AT_ONCE = 1000  # pairs whose log-probs are computed before they are stored
+CHECKSUM = "# sha256 of the lines below: "
 REFERENCE_LOGPS = ["ref_chosen_logps", "ref_rejected_logps"]
 
 
@@ -31,9 +34,7 @@ def add_reference(trainer: Any, path: Path) -> None:
     """
     import pandas as pd
 
-    table = pd.DataFrame()
-    if path.is_file():
-        table = pd.read_csv(path, dtype={"key": "uint64"}, index_col="key")
+    table = _read_reference(path) if path.is_file() else pd.DataFrame()
     data, state = trainer.train_dataset, trainer.accelerator
     state.wait_for_everyone()  # all have read the file before the first process adds to it
     keys = pd.Series(data["key"][:], dtype="uint64")
@@ -53,12 +54,22 @@ def add_reference(trainer: Any, path: Path) -> None:
         new.index = pd.Index(keys[rows], name="key")
         table = pd.concat([table, new])
         if state.is_main_process:
-            with replacing(path) as part:
-                table.to_csv(part)
+            text = table.to_csv()
+            write_text(path, f"{CHECKSUM}{text_key(text)}\n{text}")
     logps = table.loc[keys]
     for name in REFERENCE_LOGPS:
         data = data.add_column(name, logps[name].to_numpy())
     trainer.train_dataset = data
+
+
+def _read_reference(path: Path) -> pd.DataFrame:
+    """The stored table; CourseError where it is not as it was written."""
+    import pandas as pd
+
+    first, _, text = path.read_bytes().decode(errors="replace").partition("\n")
+    if first != CHECKSUM + text_key(text):
+        raise CourseError(f"{path} is damaged: delete it, and it is computed again.")
+    return pd.read_csv(StringIO(text), dtype={"key": "uint64"}, index_col="key")
 
 
 def _reference_logps(trainer: Any, rows: list[int]) -> np.ndarray:
@@ -85,17 +96,12 @@ class KLCallback(TrainerCallback):
     def __init__(self, trainer: Any, stories: pd.DataFrame, path: Path, sft: Path):
         self.trainer, self.stories, self.path = trainer, stories, path
         self.kl: dict[int, float] = {}
-        adapters = trainer.model.peft_config
-        if "ref" not in adapters:  # TRL's DPO has a frozen copy of SFT under this name, ORPO none
-            trainer.model.load_adapter(str(sft), adapter_name="ref")
-            # PEFT looks the base model up whenever it saves: here, not on the Hub
-            adapters["ref"].base_model_name_or_path = adapters["default"].base_model_name_or_path
+        if "ref" not in trainer.model.peft_config:  # DPO's trainer has SFT under this name already
+            load_adapter(trainer.model, sft, "ref")
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.path.is_file():
-            for step, kl in read_json(self.path).items():
-                if int(step) <= state.global_step:
-                    self.kl[int(step)] = kl
+            self.kl.update(_read_kl(self.path, state.global_step))
         if state.global_step and state.global_step not in self.kl:
             self.on_save(args, state, control)  # killed between a checkpoint and its KL
 
@@ -105,6 +111,18 @@ class KLCallback(TrainerCallback):
         self.kl[state.global_step] = float(kl.mean())
         if state.is_world_process_zero:
             write_json(self.path, self.kl)
+
+
+def _read_kl(path: Path, last: int) -> dict[int, float]:
+    """The stored KL of the steps up to `last`."""
+    stored = read_json(path)
+    try:
+        kl = {int(step): float(value) for step, value in stored.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise CourseError(
+            f"{path} is damaged: delete it; the KL of the checkpoints so far is then not recorded."
+        ) from None
+    return {step: value for step, value in kl.items() if step <= last}
 
 
 def matched_step(kl: dict[str, float], control: dict[str, float]) -> int:

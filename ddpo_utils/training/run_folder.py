@@ -20,9 +20,10 @@ from typing import Any
 
 import torch
 
+from ..models.adapters import adapter_digest
 from ..models.policy import public_name
 from ..settings import PROFILES, CourseError, Profile, get_profile
-from ..storage.files import file_digest, read_json, write_json, write_text
+from ..storage.files import SEAL, check_seal, read_json, write_json, write_text
 from ..storage.markdown import markdown_table, markdown_text
 from .arms import Arm
 
@@ -34,6 +35,7 @@ __all__ = [
     "open_run",
     "process",
     "read_config",
+    "read_record",
     "run_facts",
     "save_run",
 ]
@@ -91,13 +93,6 @@ def process() -> Any:
     return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=1))
 
 
-def adapter_digest(adapter: Path | None) -> str:
-    """16 hexadecimal digits of an adapter's content; "none" for the starting model."""
-    if adapter is None:
-        return "none"
-    return file_digest(adapter / "adapter_config.json", adapter / "adapter_model.safetensors")
-
-
 def run_facts(profile: Profile, **more: Any) -> dict[str, Any]:
     """What a record names: model, settings, code and stack versions, hardware; no path, no key."""
     device = f"CPU, {os.cpu_count()} cores"
@@ -136,21 +131,60 @@ def is_plain_adapter(folder: Path) -> bool:
 
 def read_config(path: Path) -> tuple[Profile, Arm]:
     """The profile with its settings, and the arm, of a config.yaml that `open_run` wrote."""
+    profile, arm, _ = _read_config(path)
+    return profile, arm
+
+
+def _read_config(path: Path) -> tuple[Profile, Arm, dict[str, Any]]:
+    """(profile, arm, all entries) of a config.yaml."""
     import yaml
 
     try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise ValueError("an alias")  # a few of them can name billions of values
+        given = yaml.safe_load(text)
         profile = get_profile(given["profile"], **given["settings"])
-        return profile, Arm.parse(str(given.get("arm", "ddpo")), profile.weights)
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
+        return profile, Arm.parse(str(given.get("arm", "ddpo")), profile.weights), given
+    except (
+        OSError,
+        yaml.YAMLError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        ValueError,
+        RecursionError,
+    ) as error:
         raise CourseError(
             f"{path} is no configuration of a run ({type(error).__name__}): name the config.yaml "
-            "in a run's folder."
+            "in a run's folder, or delete the folder of a damaged run."
         ) from None
 
 
-def open_run(folder: Path, profile: Profile, arm: Arm, sft: Path | None = None) -> bool:
-    """True if the folder holds this run, finished; else its config.yaml is written or compared.
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of the finished run in the folder.
+
+    CourseError where it is damaged, or the adapter beside it is not the one that was trained.
+    """
+    path = folder / "run.json"
+    record = read_json(path)
+    if not isinstance(record, dict) or not isinstance(record.get("log"), list):
+        raise CourseError(
+            f"{path} is damaged: delete it, and `train` ends the run again from its checkpoints."
+        )
+    digest = adapter_digest(folder)
+    if record.get("adapter", digest) != digest:
+        raise CourseError(
+            f"The adapter in {folder} is not the one that its run.json records: delete run.json, "
+            "and `train` ends the run again from its checkpoints."
+        )
+    return record
+
+
+def open_run(
+    folder: Path, profile: Profile, arm: Arm, sft: Path | None = None
+) -> dict[str, Any] | None:
+    """The record if the folder holds this run, finished; else config.yaml is written or compared.
 
     CourseError where it holds a run with other settings, or from another SFT adapter.
     """
@@ -161,8 +195,8 @@ def open_run(folder: Path, profile: Profile, arm: Arm, sft: Path | None = None) 
     begun = finished or any(folder.glob("checkpoints/*-*"))
     origin = {"sft": adapter_digest(sft)} if sft else {}
     if begun and path.is_file():
-        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
-        before = origin | stored | asdict(read_config(path)[0])
+        stored, _, given = _read_config(path)
+        before = origin | given | asdict(stored)
         for name, value in (_decisive(profile, arm) | origin).items():
             if before[name] != value:
                 raise CourseError(
@@ -176,8 +210,9 @@ def open_run(folder: Path, profile: Profile, arm: Arm, sft: Path | None = None) 
         text = yaml.safe_dump(config | origin | {"settings": settings}, sort_keys=False)
         command = f"python -m ddpo_utils train --config {path.name} --output FOLDER"
         write_text(path, f"# Repeat this run: {command}\n{text}")
+    record = read_record(folder) if finished else None
     process().wait_for_everyone()  # no process may write before all have looked
-    return finished
+    return record
 
 
 def _decisive(profile: Profile, arm: Arm) -> dict[str, Any]:
@@ -189,13 +224,18 @@ def _decisive(profile: Profile, arm: Arm) -> dict[str, Any]:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint in folder/checkpoints; half-written ones are deleted."""
+    """The newest whole checkpoint in folder/checkpoints; the others are deleted."""
     steps = {}
     for path in (folder / "checkpoints").glob("checkpoint-*"):
         try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))  # written last
-            steps[int(path.name.rsplit("-", 1)[1])] = path
-        except (OSError, ValueError):
+            state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            step = int(path.name.rsplit("-", 1)[1])
+            if (path / SEAL).exists():
+                check_seal(path)
+            if state["global_step"] != step:  # of a file that transformers writes last
+                raise ValueError
+            steps[step] = path
+        except (OSError, ValueError, KeyError, TypeError, CourseError):
             if process().is_main_process:
                 shutil.rmtree(path, ignore_errors=True)
     process().wait_for_everyone()
@@ -222,11 +262,14 @@ def save_run(trainer: Any, folder: Path, record: dict[str, Any]) -> dict[str, An
         )
         config = read_json(folder / "adapter_config.json")
         config["base_model_name_or_path"] = record["model"]  # in place of this machine's path
+        if isinstance(config["target_modules"], list):  # PEFT has a set: equal runs, equal files
+            config["target_modules"].sort()
         write_json(folder / "adapter_config.json", config)
+        record["adapter"] = adapter_digest(folder)
         write_text(folder / "README.md", model_card(record))
         write_json(folder / "run.json", record)  # last: it marks the run as finished
     process().wait_for_everyone()
-    return json.loads(json.dumps(record))
+    return read_record(folder)
 
 
 def model_card(record: dict[str, Any], results: str = "") -> str:

@@ -77,7 +77,7 @@ def test_every_post_is_drawn_equally_often_and_few_are_tokenised(monkeypatch):
         tokenised.append(len(stories))
         return np.ones(len(stories))
 
-    monkeypatch.setattr(writing_prompts, "_token_counts", count)
+    monkeypatch.setattr(writing_prompts, "token_counts", count)
     monkeypatch.setattr(writing_prompts, "BATCH", 3)
     stories = pd.DataFrame({"prompt_id": np.repeat(np.arange(20), 2)})
     draws = [writing_prompts._draw(stories, None, 9, 5, seed)[0][::2] for seed in range(2000)]

@@ -37,9 +37,11 @@ def tiny_profile(model: Path, **overrides: Any) -> Profile:
 
 
 def few_stories() -> pd.DataFrame:
-    """The twelve authors' stories of two bundled prompts."""
+    """The twelve authors' stories of two bundled prompts, cut to a few words each."""
     stories = load_stories()
-    return stories[(stories["source"] == "authors") & stories["prompt_id"].isin(["p01", "p02"])]
+    stories = stories[(stories["source"] == "authors") & stories["prompt_id"].isin(["p01", "p02"])]
+    texts = [text[: 20 + 5 * (7 * i % 12)] for i, text in enumerate(stories["text"])]
+    return stories.assign(prompt=stories["prompt"].str[:20], text=texts)
 
 
 STORIES = few_stories()

@@ -63,10 +63,10 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> Batches:
 
 def stored(sft: Path) -> pd.DataFrame:
     (path,) = sft.glob("reference-*.csv")
-    return pd.read_csv(path, index_col="key", dtype={"key": "uint64"})
+    return pd.read_csv(path, index_col="key", dtype={"key": "uint64"}, comment="#")
 
 
-@pytest.mark.parametrize("max_length", [128, 1024])  # stories cut, and whole
+@pytest.mark.parametrize("max_length", [50, 1024])  # stories cut, and whole
 def test_they_are_those_that_trl_computes(
     profile: Profile, sft: Path, tmp_path: Path, max_length: int
 ) -> None:
@@ -153,14 +153,11 @@ def test_another_length_or_a_new_sft_run_has_its_own(
     profile: Profile, sft: Path, tmp_path: Path, batches: Batches
 ) -> None:
     train_pairs(profile, PAIRS, None, tmp_path / "dpo", sft, DPO)
-    before = stored(sft)
-    train_pairs(replace(profile, max_length=100), PAIRS, None, tmp_path / "other", sft, DPO)
+    train_pairs(replace(profile, max_length=127), PAIRS, None, tmp_path / "other", sft, DPO)
     assert batches.pairs == 2 * len(PAIRS) and len(list(sft.glob("reference-*.csv"))) == 2
     for name in ("run.json", "config.yaml"):
         (sft / name).unlink()
     shutil.rmtree(sft / "checkpoints")
     train_sft(replace(profile, sft_steps=4), STORIES, sft)
-    assert not list(sft.glob("reference-*.csv"))
     train_pairs(profile, PAIRS, None, tmp_path / "new", sft, DPO)
-    change = stored(sft).loc[before.index, "ref_chosen_logps"] - before["ref_chosen_logps"]
-    assert change.abs().min() > 1e-3
+    assert batches.pairs == 3 * len(PAIRS) and len(list(sft.glob("reference-*.csv"))) == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -29,7 +30,8 @@ from ddpo_utils.training.run_folder import (
 
 # What each setting decides: the model and its data, SFT, the pairs' training, or their weights.
 MODEL = {"model", "tokenizer", "data", "prompts", "dtype", "quantize", "max_length", "seed"}
-MODEL |= {"lora_r", "lora_alpha", "lora_targets"}
+MODEL |= {"lora_r", "lora_alpha", "lora_targets", "max_grad_norm"}
+MODEL |= {"weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"}
 SFT = {"sft_learning_rate", "sft_batch_size", "sft_steps", "sft_epochs", "sft_warmup_steps"}
 ANY = {"min_gap", "batch_size", "steps"}
 DPO = ANY | {"beta", "learning_rate", "epochs", "nll_weight"}
@@ -58,12 +60,13 @@ def changed(profile: Profile, setting: str) -> Profile:
     return replace(profile, **{setting: value})
 
 
-def checkpoint(folder: Path, step: int, state: str = "{}") -> Path:
+def checkpoint(folder: Path, step: int, state: str | None = None) -> Path:
     path = folder / "checkpoints" / f"checkpoint-{step}"
     path.mkdir(parents=True)
     (path / "adapter_model.safetensors").write_bytes(b"weights")
-    if state:
-        (path / "trainer_state.json").write_text(state)
+    if state is None:
+        state = json.dumps({"global_step": step})
+    (path / "trainer_state.json").write_text(state)
     return path
 
 
@@ -74,7 +77,7 @@ def test_settings_come_back_as_they_went(name: str, tmp_path: Path) -> None:
     for number, changes in enumerate(({}, strange)):
         arm, path = Arm.parse(name), tmp_path / str(number) / "config.yaml"
         settings = get_profile("colab", weights=arm.weights, **changes)
-        assert open_run(path.parent, settings, arm) is False
+        assert open_run(path.parent, settings, arm) is None
         assert read_config(path) == (settings, arm)
         assert "train --config" in path.read_text(encoding="utf-8").splitlines()[0]
 
@@ -91,26 +94,24 @@ def test_a_run_goes_on_with_its_own_settings_alone(name: str, tmp_path: Path) ->
         refused = set()
         for field in fields(Profile):
             try:
-                assert open_run(folder, changed(profile, field.name), arm) is False
+                assert open_run(folder, changed(profile, field.name), arm) is None
             except CourseError as error:
                 assert field.name in str(error)
                 refused.add(field.name)
         counts = {"micro_batch"} if nll_weight and arm.starts_from_sft else set()
         assert refused == DECIDES[name] | counts
         assert (folder / "config.yaml").read_bytes() == content
-    (folder / "run.json").write_text("{}")
-    assert open_run(folder, profile, arm) is True
 
 
 def test_a_run_from_another_sft_adapter_is_refused(tmp_path: Path, adapter_folder: Path) -> None:
     profile, arm, run = get_profile("8b"), Arm("dpo"), tmp_path / "dpo"
     open_run(run, profile, arm, adapter_folder)
     checkpoint(run, 2)
-    assert open_run(run, profile, arm, adapter_folder) is False
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        (tmp_path / name).write_bytes(b"other")
-    with pytest.raises(CourseError, match="sft"):
-        open_run(run, profile, arm, tmp_path)
+    assert open_run(run, profile, arm, adapter_folder) is None
+    other = shutil.copytree(adapter_folder, tmp_path / "other")
+    config = json.loads((other / "adapter_config.json").read_text())
+    (other / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 5}))
+    assert "sft" in refusal(open_run, run, profile, arm, other)
 
 
 @pytest.mark.parametrize(
