@@ -31,7 +31,7 @@ from ddpo_utils.training.run_folder import (
 # What each setting decides: the model and its data, SFT, the pairs' training, or their weights.
 MODEL = {"model", "tokenizer", "data", "prompts", "dtype", "quantize", "max_length", "seed"}
 MODEL |= {"lora_r", "lora_alpha", "lora_targets", "max_grad_norm"}
-MODEL |= {"weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"}
+MODEL |= {"columns", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"}
 SFT = {"sft_learning_rate", "sft_batch_size", "sft_steps", "sft_epochs", "sft_warmup_steps"}
 ANY = {"min_gap", "batch_size", "steps"}
 DPO = ANY | {"beta", "learning_rate", "epochs", "nll_weight"}
@@ -120,7 +120,7 @@ def test_a_run_from_another_sft_adapter_is_refused(tmp_path: Path, adapter_folde
         (None, "config.yaml"),
         (b"{profile: smoke", "config.yaml"),
         (b"\xff\xfe\x00\x80", "config.yaml"),
-        (b"profile: [smoke]\nsettings: {}", "config.yaml"),
+        (b"profile: [smoke]\nsettings: {}", "smoke"),
         (b"compute_environment: LOCAL_MACHINE", "config.yaml"),  # accelerate's, by mistake
         (b"profile: smoke\nsettings: {speed: 3}", "speed"),
         (b"profile: smoke\narm: dddpo-sem\nsettings: {}", "dddpo-sem"),
