@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ..settings import CourseError, Profile
-from .adapters import check_adapter, load_adapter
+from ..storage.adapters import check_adapter
 from .prompting import answer_end, stop_tokens
 from .smollm2 import HUB_NAME, fetch_smollm2, first_line
 
@@ -224,3 +224,39 @@ def _four_bits(dtype: torch.dtype) -> Any:
         bnb_4bit_compute_dtype=dtype,
         bnb_4bit_use_double_quant=True,
     )
+
+
+def load_adapter(
+    model: Any, folder: str | Path, name: str = "default", trainable: bool = False
+) -> Any:
+    """The model as a PeftModel that holds the folder's adapter under `name`, complete.
+
+    Raises:
+        CourseError: as `check_adapter`; or the adapter's layers are not the model's, or a number in
+            it is NaN or infinite.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+
+    stored = set(check_adapter(folder))
+    base = getattr(model, "name_or_path", "") or type(model).__name__
+    options = {"adapter_name": name, "is_trainable": trainable}
+    try:
+        if isinstance(model, PeftModel):
+            model.load_adapter(str(folder), **options)
+        else:
+            model = PeftModel.from_pretrained(model, str(folder), **options)
+        state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+        others = stored - set(state) - set(model.state_dict())
+        if others or not stored >= set(state):
+            fault = min(others or set(state) - stored)
+            raise ValueError(f"layers differ, such as {fault}")
+    except Exception as error:
+        raise CourseError(
+            f"The adapter in {folder} does not fit the model {Path(base).name!r} "
+            f"({first_line(error)}): use the model that it was trained on, or train it again."
+        ) from None
+    if not all(torch.isfinite(value).all() for value in state.values()):
+        raise CourseError(f"The adapter in {folder} holds NaN or infinite numbers: train it again.")
+    # PEFT looks the base model's configuration up when it saves: here, and not on the Hub
+    model.peft_config[name].base_model_name_or_path = model.get_base_model().name_or_path
+    return model

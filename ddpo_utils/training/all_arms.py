@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..corpus.stories import load_prompts
-from ..models.adapters import check_adapter
 from ..models.policy import load_policy
 from ..models.sampling import sample_stories
 from ..pairs import make_pairs
 from ..settings import Profile, course_errors, work_dir
+from ..storage.adapters import check_adapter
 from ..storage.files import short_digest
 from .arms import (
     ARMS,

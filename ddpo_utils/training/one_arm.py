@@ -16,11 +16,11 @@ import numpy as np
 import torch
 
 from ..corpus.text import as_messages
-from ..models.adapters import adapter_digest
 from ..models.policy import load_policy, lora_config, number_type, public_name
 from ..models.prompting import answer_end, render, render_exchanges
 from ..models.smollm2 import first_line
 from ..settings import CourseError, Profile
+from ..storage.adapters import adapter_digest
 from ..storage.files import short_digest
 from ..storage.locks import locked
 from .arms import Arm, short_enough

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
-from ..models.adapters import load_adapter
+from ..models.policy import load_adapter
 from ..models.scoring import token_kl
 from ..settings import CourseError, progress_bar
 from ..storage.files import read_json, text_key, write_json, write_text

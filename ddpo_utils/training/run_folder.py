@@ -20,9 +20,9 @@ from typing import Any
 
 import torch
 
-from ..models.adapters import adapter_digest
 from ..models.policy import public_name
 from ..settings import PROFILES, CourseError, Profile, get_profile
+from ..storage.adapters import adapter_digest
 from ..storage.files import SEAL, check_seal, read_json, write_json, write_text
 from ..storage.markdown import markdown_table, markdown_text
 from .arms import Arm

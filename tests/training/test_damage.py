@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from tiny_runs import PAIRS, STORIES, BrokenOff, break_off, curve, tiny_profile
 
 from ddpo_utils import Profile
-from ddpo_utils.models.adapters import adapter_digest, check_adapter
 from ddpo_utils.models.policy import load_policy
+from ddpo_utils.storage.adapters import adapter_digest, check_adapter
 from ddpo_utils.storage.locks import locked
 from ddpo_utils.training.arms import Arm
 from ddpo_utils.training.one_arm import train_pairs, train_sft

@@ -1,4 +1,4 @@
-"""LoRA adapters in folders: read and judged before PEFT sees them, then loaded whole.
+"""LoRA adapters in folders: read and judged before PEFT sees them.
 
 A configuration of somebody else may name a module to import, a model to fetch, or a regular
 expression that never ends; PEFT follows it.
@@ -9,14 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import BaseModel, Field, ValidationError
 
 from ..settings import CourseError
-from ..storage.files import file_digest, read_json, short_digest
-from .smollm2 import first_line
+from .files import file_digest, read_json, short_digest
 
-__all__ = ["adapter_digest", "check_adapter", "load_adapter"]
+__all__ = ["adapter_digest", "check_adapter"]
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 WITHOUT_EFFECT = ("peft_version", "base_model_name_or_path", "inference_mode", "revision")
@@ -101,7 +99,7 @@ def _tensor_names(path: Path) -> list[str]:
             names = list(file.keys())
     except (OSError, SafetensorError) as error:
         raise CourseError(
-            f"{path} is damaged ({first_line(error)}): copy it again, or train the adapter again."
+            f"{path} is damaged ({error}): copy it again, or train the adapter again."
         ) from None
     if not names:
         raise CourseError(f"{path} holds no tensors: train the adapter again.")
@@ -124,39 +122,3 @@ def adapter_digest(adapter: Path | None) -> str:
         config["target_modules"] = sorted(config["target_modules"])
     tensors = file_digest(adapter / TENSORS, length=64)
     return short_digest(sorted(config.items()), tensors, length=16)
-
-
-def load_adapter(
-    model: Any, folder: str | Path, name: str = "default", trainable: bool = False
-) -> Any:
-    """The model as a PeftModel that holds the folder's adapter under `name`, complete.
-
-    Raises:
-        CourseError: as `check_adapter`; or the adapter's layers are not the model's, or a number in
-            it is NaN or infinite.
-    """
-    from peft import PeftModel, get_peft_model_state_dict
-
-    stored = set(check_adapter(folder))
-    base = getattr(model, "name_or_path", "") or type(model).__name__
-    options = {"adapter_name": name, "is_trainable": trainable}
-    try:
-        if isinstance(model, PeftModel):
-            model.load_adapter(str(folder), **options)
-        else:
-            model = PeftModel.from_pretrained(model, str(folder), **options)
-        state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-        others = stored - set(state) - set(model.state_dict())
-        if others or not stored >= set(state):
-            fault = min(others or set(state) - stored)
-            raise ValueError(f"layers differ, such as {fault}")
-    except Exception as error:
-        raise CourseError(
-            f"The adapter in {folder} does not fit the model {Path(base).name!r} "
-            f"({first_line(error)}): use the model that it was trained on, or train it again."
-        ) from None
-    if not all(torch.isfinite(value).all() for value in state.values()):
-        raise CourseError(f"The adapter in {folder} holds NaN or infinite numbers: train it again.")
-    # PEFT looks the base model's configuration up when it saves: here, and not on the Hub
-    model.peft_config[name].base_model_name_or_path = model.get_base_model().name_or_path
-    return model
