@@ -305,8 +305,8 @@ model = PeftModel.from_pretrained(base, "this folder")
 
 ## Data
 
-{examples}; data set: {markdown_text(settings["data"])}. A model trained on them may repeat what they
-contain.
+{examples}; data set: {markdown_text(settings["data"])}.
+A model trained on them may repeat what they contain.
 
 ## Measured
 
