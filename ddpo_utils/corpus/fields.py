@@ -31,8 +31,14 @@ FIELDS = ("prompt", "text", "score", "prompt_id", "writer", "source", "split")
 PAIRS = ("chosen", "rejected")
 CHATS = ("messages", "conversations")
 USUAL = {  # names that other data sets give to the fields
-    "prompt": ("instruction", "question", "query", "input", "title", "post"),
-    "text": ("output", "response", "completion", "answer", "story", "comment", "reply", "body"),
+    "prompt": (
+        *("instruction", "question", "query", "prompt_text", "user_prompt", "user"),
+        *("input", "title", "post", "context"),
+    ),
+    "text": (
+        *("output", "response", "completion", "answer", "story", "comment", "reply", "assistant"),
+        *("continuation", "response_text", "generated_text", "generation", "content", "body"),
+    ),
     "score": ("rating", "votes", "upvotes", "grade", "reward", "stars", "likes", "points"),
 }
 KNOWN_COLUMNS = frozenset((*FIELDS, *PAIRS, *CHATS, *chain(*USUAL.values())))

@@ -144,7 +144,7 @@ def _jsonl_rows(text: str, name: str) -> Rows:
 
 def _table_rows(text: str, name: str, names: frozenset[str]) -> Rows:
     """The rows of a CSV or TSV; each must have as many cells as the header."""
-    text = text.lstrip("\r\n")
+    text = text.lstrip("\ufeff\r\n")
     if not text.strip():
         return []
     told = re.match(r"sep=(.)\r?\n", text)  # Excel's first line

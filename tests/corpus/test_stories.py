@@ -297,6 +297,7 @@ def test_scores_may_be_missing_or_be_given_by_judges():
         ("a.jsonl", jsonl({"prompt": "A", "chosen": "x", "rejected": "x"}), "no pair"),
         ("a.csv", "instruction,output\nA,x\n", "prompt=instruction,text=output"),
         ("a.csv", "instruction,input,answer\nA,b,x\n", r"prompt=instruction\+input,text=answer"),
+        ("a.csv", "\ufeff\ufeffUSER,Generated Text\nA,x\n", "prompt=USER,text=Generated Text"),
         ("a.csv", "frage,antwort\nA,x\n", "frage, antwort"),
         ("a.csv", "prompt,text,score\nA,hello, you,3\nB,x,1\n", "Row 1 .* 4 cells"),
         ("a.csv", "prompt,text,split\nA,x,\nA,y\n", "Row 2 .* 2 cells"),
