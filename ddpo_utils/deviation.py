@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from reprlib import Repr
 from typing import Any
 
 import numpy as np
@@ -164,10 +165,13 @@ def check_numbers(items: Any, name: str, low: float = 0.0) -> list[float]:
 
 
 def brief(value: Any) -> str:
-    """The value's `repr` in a line of at most 60 characters."""
+    """The value's `repr` in a line that fits a sentence, also of nested or endless values."""
+    cut = Repr()
+    cut.maxstring = cut.maxlong = cut.maxother = 60
+    cut.maxlevel = cut.maxlist = cut.maxtuple = cut.maxdict = 2
     try:
-        return " ".join(repr(value).split())[:60]
-    except (ValueError, RecursionError):  # thousands of digits or levels
+        return " ".join(cut.repr(value).split())
+    except ValueError:  # more digits than Python prints
         return f"such a long {type(value).__name__}"
 
 

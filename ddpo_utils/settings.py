@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
-from reprlib import Repr
 from typing import Any, ClassVar
 
 __all__ = [
@@ -23,7 +22,6 @@ __all__ = [
     "get_profile",
     "let_threads_sleep",
     "progress_bar",
-    "short_repr",
     "weight_kinds",
     "work_dir",
 ]
@@ -69,17 +67,6 @@ def _setting(default: Any, description: str, **bounds: Any) -> Any:
     elif default != "all-linear":
         bounds = {"pattern": TEXT if default else f"^$|{TEXT}", **bounds}
     return field(default=default, metadata={"description": description, **bounds})
-
-
-def short_repr(value: Any) -> str:
-    """The value's `repr`, cut to what fits a sentence, also of deeply nested or endless values."""
-    cut = Repr()
-    cut.maxstring = cut.maxlong = cut.maxother = 60
-    cut.maxlevel = cut.maxlist = cut.maxtuple = cut.maxdict = 2
-    try:
-        return cut.repr(value)
-    except ValueError:  # more digits than Python prints
-        return f"such a long {type(value).__name__}"
 
 
 @dataclass(frozen=True)
@@ -257,8 +244,10 @@ def get_profile(name: str = "", /, **overrides: Any) -> Profile:
     """
     name = name or os.environ.get("DDPO_PROFILE", "") or "laptop"
     if not isinstance(name, str) or name not in PROFILES:
+        from .deviation import brief
+
         known = ", ".join(PROFILES)
-        raise CourseError(f"There is no profile {short_repr(name)}: choose one of {known}.")
+        raise CourseError(f"There is no profile {brief(name)}: choose one of {known}.")
     if not overrides:
         return PROFILES[name]
     return replace(PROFILES[name], **_checked(overrides))
@@ -273,9 +262,7 @@ def _checked(overrides: dict[str, Any]) -> dict[str, Any]:
     for setting in overrides:
         if setting not in known:
             near = ", ".join(get_close_matches(setting, known)) or "`train --help` lists all"
-            raise CourseError(
-                f"A profile has no setting {short_repr(setting)}; the nearest: {near}."
-            )
+            raise CourseError(f"A profile has no setting {setting!r}; the nearest: {near}.")
     values = dict(overrides)
     layers = values.get("lora_targets")
     if isinstance(layers, str) and layers != "all-linear":
@@ -304,8 +291,10 @@ def _check_layers(layers: Any, overrides: dict[str, Any]) -> None:
 
 def _fault(setting: str, overrides: dict[str, Any], reason: str) -> CourseError:
     """The sentence that names a setting's wrong value, and what the setting holds."""
+    from .deviation import brief
+
     held = Profile.__dataclass_fields__[setting].metadata["description"]
-    value = short_repr(overrides[setting])
+    value = brief(overrides[setting])
     return CourseError(f"The setting {setting} cannot be {value}: {reason} ({setting}: {held}).")
 
 
