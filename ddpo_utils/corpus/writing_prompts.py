@@ -9,13 +9,22 @@ import hashlib
 import os
 import re
 import unicodedata
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..settings import CourseError, Profile, progress_bar
-from ..storage.files import read_json, replacing, short_digest, write_json
+from ..storage.files import (
+    file_digest,
+    read_json,
+    replacing,
+    short_digest,
+    write_faults,
+    write_json,
+)
+from ..storage.locks import locked
 from .posts import BATCH, RULES, Counts, clean_posts, parquet_files
 from .stories import is_writing_prompts, read_stories
 from .text import as_messages
@@ -211,6 +220,13 @@ def _fingerprint(profile: Profile, tokenizer: Any) -> str:
     )
 
 
+def _is_whole(table: Path, account: Path) -> bool:
+    """Whether both files are as they were written."""
+    with suppress(CourseError, OSError, LookupError, TypeError):
+        return read_json(account)["digest"] == file_digest(table)
+    return False
+
+
 def stories_of(profile: Profile, tokenizer: Any, folder: Path) -> pd.DataFrame:
     """The profile's stories, by `read_stories` or, for r/writingPrompts, by `load_writing_prompts`.
 
@@ -219,7 +235,6 @@ def stories_of(profile: Profile, tokenizer: Any, folder: Path) -> pd.DataFrame:
     was left out. Raises CourseError as those two, or where the folder cannot be written.
     """
     import pandas as pd
-    from filelock import FileLock
 
     first = os.environ.get("RANK", "0") == "0"
     if not is_writing_prompts(profile.data):
@@ -229,18 +244,14 @@ def stories_of(profile: Profile, tokenizer: Any, folder: Path) -> pd.DataFrame:
         return frame
     table = folder / f"writing_prompts-{_fingerprint(profile, tokenizer)}.parquet"
     account = table.with_suffix(".json")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(table.with_suffix(".lock")):
-            if not (table.is_file() and account.is_file()):
-                frame, report = load_writing_prompts(
-                    profile.data, tokenizer, profile.max_length, profile.prompts, profile.seed
-                )
-                write_json(account, report)
-                with replacing(table) as part:
-                    frame.to_parquet(part, index=False)
-    except OSError as error:
-        raise CourseError(f"{folder} cannot be written ({error.strerror or error}).") from None
+    with locked(table, wait=True):
+        if not _is_whole(table, account):
+            frame, report = load_writing_prompts(
+                profile.data, tokenizer, profile.max_length, profile.prompts, profile.seed
+            )
+            with write_faults(table), replacing(table) as part:
+                frame.to_parquet(part, index=False)
+            write_json(account, report | {"digest": file_digest(table)})
     if first:
         print_report(read_json(account))
     return pd.read_parquet(table)
