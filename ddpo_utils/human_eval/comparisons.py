@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..corpus.tables import whole_text
 from ..models.sampling import read_samples
 from ..settings import CourseError
 from ..storage.files import read_json, write_json
 from ..storage.locks import locked
-from .study_files import ComparisonsFile, KeyFile, check_as, mend, read_as
+from .study_files import ComparisonsFile, KeyFile, check_as, read_as
 
 __all__ = [
     "QUESTIONS",
@@ -161,13 +162,13 @@ def build_comparisons(
     for number, (place, on_a) in enumerate(zip(order, system_on_a, strict=True), 1):
         prompt_id, prompt, stories = common[place]
         name = f"c{number:0{digits}}"
-        item = {"item": name, "prompt": mend(prompt)}
+        item = {"item": name, "prompt": whole_text(prompt)}
         entry = {"prompt_id": prompt_id}
         samples = {}
         for side, system in (("A", on_a), ("B", 1 - on_a)):
             drawn_rows = rng.permutation(len(stories[system]))[:per_side]
             drawn = stories[system].iloc[drawn_rows]
-            item[side] = [mend(text).strip() or "(no text)" for text in drawn["text"]]
+            item[side] = [whole_text(text).strip() or "(no text)" for text in drawn["text"]]
             entry[side] = systems[system]
             samples[side] = drawn.get("sample", drawn.index).tolist()
         items.append(item)
@@ -245,8 +246,7 @@ def _read_system(where: str) -> pd.DataFrame:
         raise CourseError(f"{path} holds no samples: each line needs prompt_id and text.")
     if "source" not in stories:
         stories = stories.assign(source="")
-    if not all(isinstance(name, str) for name in stories["source"]):
-        raise CourseError(f"{path}: source must be a text in each line: correct those lines.")
+    stories = stories.fillna({"source": ""})
     sources = sorted(stories["source"].unique())
     if len(sources) == 1 and not source:
         source = sources[0]
@@ -254,7 +254,7 @@ def _read_system(where: str) -> pd.DataFrame:
         names = ", ".join(sources)
         raise CourseError(f"{where}: name one source, as in {path}:SOURCE, of {names}.")
     stories = stories[stories["source"] == source]
-    if "sample" in stories and stories[["prompt_id", "sample"]].astype(str).duplicated().any():
+    if "sample" in stories and stories.duplicated(["prompt_id", "sample"]).any():
         raise CourseError(f"{where} holds samples of several runs: give each run its own file.")
     if "prompt" not in stories:  # as in the recorded samples, of the course's test prompts
         texts = load_prompts().set_index("prompt_id")["prompt"]
@@ -281,7 +281,7 @@ def compare(
     from .page import write_page  # which imports this module
 
     a, b = map(_read_system, samples)
-    if sorted(a["text"].map(str)) == sorted(b["text"].map(str)):
+    if sorted(a["text"]) == sorted(b["text"]):
         raise CourseError(f"{' and '.join(samples)} are the same stories: name two systems.")
     comparisons, key = build_comparisons(a, b, tuple(names), per_side, prompts, seed)
     path = write_comparisons(folder, comparisons, key)

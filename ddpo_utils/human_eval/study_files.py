@@ -74,12 +74,6 @@ def read_as(kind: Any, path: str | Path, advice: str) -> Any:
     return check_as(kind, read_json(path), path, advice)
 
 
-def mend(text: str) -> str:
-    """The text with a replacement character for each half of a surrogate pair: such a half can
-    neither be sent to a browser nor to an endpoint."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
 def clean_name(name: str) -> str:
     """A name as it is shown: no control or direction characters, single spaces, composed accents.
 

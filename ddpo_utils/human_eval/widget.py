@@ -13,17 +13,17 @@ from typing import Any
 
 from ipywidgets import HTML, Button, HBox, IntProgress, Layout, Textarea, ToggleButtons, VBox
 
+from ..corpus.tables import whole_text
 from ..settings import CourseError
 from .comparisons import QUESTIONS, UNDECIDED, Comparisons
 from .ratings import Ratings
-from .study_files import mend
 
 __all__ = ["RatingWidget", "rate"]
 
 
 def _text(text: str) -> str:
     """A text as HTML that shows it as it is: nothing in it is read as markup."""
-    paragraphs = re.split(r"\n\s*\n", escape(mend(text)))
+    paragraphs = re.split(r"\n\s*\n", escape(whole_text(text)))
     return "".join(f'<p class="ddpo-text">{paragraph}</p>' for paragraph in paragraphs)
 
 
@@ -162,7 +162,7 @@ class RatingWidget(VBox):
         draft = self._drafts.get(item["item"], {})
         for question, choice in self.questions.items():
             choice.value = draft.get(question)
-        self.comment.value = mend(draft.get("comment", ""))
+        self.comment.value = whole_text(draft.get("comment", ""))
         self._since = time.monotonic() - (draft.get("seconds") or 0.0)
         self.children = self._top + self._task
 
