@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from ..settings import CourseError
@@ -65,7 +66,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = output_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # processes may write the same file
+    # A name that nobody knows: others may write the same file, or lay a link where all may write.
+    part = path.with_name(f"{path.name}.{token_hex(4)}.part")
     try:
         yield part
         if part.is_file():

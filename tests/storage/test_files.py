@@ -42,6 +42,9 @@ def test_a_fault_while_writing_leaves_the_old_file_and_nothing_else(tmp_path: Pa
     path = tmp_path / "table.csv"
     write_text(path, "old")
     with pytest.raises(KeyboardInterrupt), replacing(path) as part:
+        with replacing(path) as other:
+            assert other != part
+            other.write_text("old")
         part.write_text("half of the n")
         assert path.read_text() == "old"  # what a killed process leaves
         raise KeyboardInterrupt
