@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from ..settings import CourseError, progress_bar
 from ..storage.answer_store import Key, Record
+from .prompting import whole_characters
 
 if TYPE_CHECKING:
     from .endpoint import Endpoint
@@ -273,7 +274,7 @@ def read_reply(body: Any) -> dict[str, Any]:
         usage = {}
     reason = choice.get("finish_reason")
     return {
-        "text": _whole_characters(_text_of(choice["message"].get("content"))),
+        "text": whole_characters(_text_of(choice["message"].get("content"))),
         "finished": not _CUT.search(str(reason)),
         "prompt_tokens": _count(usage.get("prompt_tokens")),
         "completion_tokens": _count(usage.get("completion_tokens")),
@@ -303,11 +304,6 @@ def _text_of(content: Any) -> str:
     return "".join(texts)
 
 
-def _whole_characters(text: str) -> str:
-    """The text with a replacement character for half of a surrogate pair, which no file holds."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
 def _count(value: Any) -> int | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -317,7 +313,7 @@ def _count(value: Any) -> int | None:
 
 def sendable(messages: Chat) -> Chat:
     """The messages in characters that can be sent."""
-    return [{**message, "content": _whole_characters(message["content"])} for message in messages]
+    return [{**message, "content": whole_characters(message["content"])} for message in messages]
 
 
 def refused_by_filter(status: int | None, words: str) -> bool:

@@ -37,6 +37,7 @@ __all__ = ["OPENAI", "Decoding", "Endpoint", "sample_endpoint"]
 
 OPENAI = "https://api.openai.com/v1"
 MOST_TOKENS, MOST_CALLS_AT_ONCE = 10**6, 1000
+DAY = 86_400  # seconds
 MOST_AT_ONCE = 10**7  # tokens that one request may ask for or carry
 LIMIT_NAMES = ("max_tokens", "max_completion_tokens")
 
@@ -97,18 +98,18 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         at_once = 0 < self.concurrency <= MOST_CALLS_AT_ONCE
-        if not self.model.strip() or not at_once or not 0 < self.timeout < math.inf:
+        if not self.model.strip() or not at_once or not 0 < self.timeout <= DAY:
             raise CourseError(
-                f"An endpoint needs a model, a timeout above 0, and 1 to {MOST_CALLS_AT_ONCE} "
-                "calls at once."
+                f"An endpoint needs a model, a timeout of at most {DAY} seconds, and 1 to "
+                f"{MOST_CALLS_AT_ONCE} calls at once."
             )
         prices = self.prices or ()
         if not all(0 <= price < math.inf for price in prices) or self.retries < 0:
             raise CourseError("Prices and retries are 0 or more.")
-        if not _is_temperature(self.temperature) or self.limit_name not in (None, *LIMIT_NAMES):
-            raise CourseError(
-                f"temperature is 0 or more, or none, and limit_name one of {LIMIT_NAMES}."
-            )
+        if not _is_temperature(self.temperature):
+            raise CourseError(f"temperature is 0 or more, or none; got {self.temperature}.")
+        if self.limit_name not in (None, *LIMIT_NAMES):
+            raise CourseError(f"limit_name is {' or '.join(LIMIT_NAMES)}.")
         self._check_address()
 
     def _check_address(self) -> None:

@@ -62,6 +62,11 @@ _REASONING = re.compile(
 )
 
 
+def whole_characters(text: str) -> str:
+    """The text with a replacement character for half of a surrogate pair, which no table holds."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def check_prompts(prompts: pd.DataFrame, samples: int = 1, condition: str = "plain") -> None:
     """CourseError unless each prompt is a text with a unique prompt_id, and samples are wanted."""
     if condition not in CONDITIONS or samples < 1:
@@ -93,7 +98,11 @@ def read_prompts(path: str | Path) -> pd.DataFrame:
     import pandas as pd
 
     columns = ["prompt_id", "prompt"]
-    prompts = pd.DataFrame(read_jsonl(path), columns=columns, dtype=object)
+    records = read_jsonl(path)
+    for record in records:
+        if isinstance(record.get("prompt"), str):
+            record["prompt"] = whole_characters(record["prompt"])
+    prompts = pd.DataFrame(records, columns=columns, dtype=object)
     try:
         check_prompts(prompts)
     except CourseError as error:

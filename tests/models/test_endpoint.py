@@ -316,6 +316,7 @@ def test_an_unusable_key_is_not_shown_nor_a_key_in_the_place_of_its_name(monkeyp
         {"condition": "verbalised", "samples": 10**6, "max_tokens": 10**4},
         {"concurrency": 10**6},
         {"timeout": float("nan")},
+        {"timeout": 1e308},
         {"temperature": float("inf")},
         {"top_p": 1.5},
         {"prices": (float("nan"), 1.0)},

@@ -51,8 +51,9 @@ GOOD = '{"prompt_id": 1, "prompt": "Sea."}\n'
 
 def test_prompts_are_read_from_jsonl(tmp_path: Path):
     path = tmp_path / "p.jsonl"
-    path.write_text(GOOD + '\n{"prompt_id": "b", "prompt": "é", "x": 0}')
-    assert read_prompts(path).to_dict("list") == {"prompt_id": [1, "b"], "prompt": ["Sea.", "é"]}
+    path.write_text(GOOD + '\n{"prompt_id": "b", "prompt": "é\\ud83d", "x": 0}')
+    expected = {"prompt_id": [1, "b"], "prompt": ["Sea.", "é\ufffd"]}  # half an emoji
+    assert read_prompts(path).to_dict("list") == expected
 
 
 @pytest.mark.parametrize(

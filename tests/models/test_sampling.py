@@ -100,9 +100,10 @@ def write(path: Path, *changes: dict[str, Any]) -> Path:
 
 
 def test_samples_of_several_files_are_one_frame_and_a_repeated_record_counts_once(tmp_path):
-    first = write(tmp_path / "b", {"source": "b"}, {"sample": 1}, {"source": "b"})
+    first = write(tmp_path / "b", {"source": "b"}, {"sample": 1, "text": "\ud83d"}, {"source": "b"})
     second = write(tmp_path / "a", {}, {"prompt_id": 1, "prompt": "Lake"}, {"seed": 2})
     frame = read_samples([first, second])
+    assert frame["text"].tolist() == ["x", "\ufffd", "x", "x", "x"]
     assert frame["source"].tolist() == ["b", "m", "m", "m", "m"]
     assert frame["prompt_id"].tolist() == ["a", "a", "a", 1, "a"] and list(frame.index) == [
         *range(5)
