@@ -58,6 +58,26 @@ def test_what_cannot_be_loaded_is_named_with_the_flag_for_another(part, flag):
     assert "'nobody/nothing'" in message and flag in message and "\n" not in message
 
 
+@pytest.mark.parametrize(
+    ("file", "kind"),
+    [
+        ("config.json", "AutoConfig"),
+        ("config.json", "AutoModelForCausalLM"),
+        ("tokenizer_config.json", "AutoTokenizer"),
+    ],
+)
+def test_code_from_a_models_folder_is_never_run(folder, monkeypatch, file, kind):
+    """Nobody is asked either: a `y` on the terminal changes nothing."""
+    (folder / "own.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\nclass Own: pass\n")
+    config = json.loads((folder / file).read_text())
+    entry = ["own.Own", "own.Own"] if kind == "AutoTokenizer" else "own.Own"
+    config |= {"auto_map": {kind: entry}, "model_type": "own", "tokenizer_class": "Own"}
+    (folder / file).write_text(json.dumps(config))
+    monkeypatch.setattr("builtins.input", lambda *question: "y")
+    assert str(folder) in refusal(load_policy, profile(folder))
+    assert not (folder / "ran").exists()
+
+
 def test_parts_of_a_tokenizer_that_are_missing_are_filled_or_named(folder, tiny_folder):
     drop(folder, "pad_token")
     _, tokenizer = load_policy(profile(folder))
