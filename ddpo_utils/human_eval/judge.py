@@ -112,7 +112,7 @@ def judge(
             found = read_ratings(path, comparisons)
             if (found["rater"], found["kind"]) != (rater, "model"):
                 raise CourseError(
-                    f"{path} holds the answers of {found['rater']}: take another file."
+                    f"{path} holds the answers of {found['rater']!r}: take another file."
                 )
         asked = [(item, order) for item in comparisons.items for order in SIDE_ORDERS]
         requests = [judge_request(item, order, comparisons.shown) for item, order in asked]

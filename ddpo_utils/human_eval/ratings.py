@@ -170,7 +170,7 @@ def _labels(paths: Iterable[Path], comparisons: Comparisons, key: dict[str, Any]
         try:
             content = read_ratings(path, comparisons)
         except ForeignRatings as fault:
-            print(f"Left out: {fault}")
+            print(f"Left out: {clean_name(str(fault))}")
             continue
         rater = clean_name(content["rater"])
         name = unicodedata.normalize("NFKC", rater).casefold()

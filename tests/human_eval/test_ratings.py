@@ -60,13 +60,13 @@ def test_a_study_s_labels_name_systems_places_and_foreign_files(tmp_path: Path, 
     named = [ONE, TWO, UNDECIDED, ONE, ONE, TWO]
     rate(tmp_path / "ratings", "Ann", named)
     write_model(tmp_path / "ratings" / "judge.json", [("c01", "A", "A1")])
-    write_model(tmp_path / "ratings" / "other.json", [], build(seed=2)[0])
+    write_model(tmp_path / "ratings" / "other\x1b[2J.json", [], build(seed=2)[0])
     write_model(tmp_path / "ratings" / "none-yet.json", [])
     labels, _ = read_study(tmp_path)
     assert labels["rater"].tolist() == ["Ann"] * 6 + ["judge"]
     assert labels["kind"].tolist() == ["person"] * 6 + ["model"]
     (line,) = capsys.readouterr().out.splitlines()
-    assert "other.json" in line
+    assert "other[2J.json" in line
     ann = labels[:6].set_index("item")
     assert ann["diverse"].to_dict() == dict(zip(ITEMS, named, strict=True))
     assert (ann["best"] == ONE).all()
