@@ -24,7 +24,7 @@ from ddpo_utils.evaluation.usability import (
     course_prompts,
     prompt_table,
 )
-from ddpo_utils.models.policy import load_policy
+from ddpo_utils.models.policy import load_adapter, load_policy
 from ddpo_utils.models.sampling import read_samples
 from ddpo_utils.models.scoring import mean_logps, token_kl
 from ddpo_utils.settings import Profile, get_profile
@@ -107,7 +107,7 @@ def sample_models(
 def sampled_kl(profile: Profile, adapter: Path, sft: Path, samples: pd.DataFrame) -> list[float]:
     """KL(adapter || sft) along each of the adapter's own samples, in nats a story."""
     model, tokenizer = load_policy(profile, adapter)
-    model.load_adapter(str(sft), adapter_name="ref")
+    load_adapter(model, sft, "ref")
     return [round(float(kl), 4) for kl in token_kl(model, tokenizer, samples)]
 
 

@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..models.policy import cannot_load, default_device, make_room, model_source, number_type
+from ..models.policy import (
+    cannot_load,
+    default_device,
+    load_adapter,
+    make_room,
+    model_source,
+    number_type,
+)
 from ..models.smollm2 import HUB_NAME
 from ..settings import CourseError, Profile
 from ..storage.files import read_json, short_digest, write_json
@@ -124,7 +131,7 @@ def load_reward(profile: Profile, folder: Path | None = None) -> tuple[Any, Any]
     `folder` is that of a trained reward, which comes in eval mode; without one it is fresh, and its
     head of zeros scores every story alike. Raises CourseError if a part cannot be loaded.
     """
-    from peft import LoraConfig, PeftModel, get_peft_model
+    from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
     from trl.trainer.reward_trainer import suppress_seqcls_warning
 
@@ -156,10 +163,7 @@ def load_reward(profile: Profile, folder: Path | None = None) -> tuple[Any, Any]
     torch.nn.init.zeros_(model.score.weight)
     model = model.to(default_device())
     if folder is not None:
-        try:
-            return PeftModel.from_pretrained(model, str(folder)).eval(), tokenizer
-        except Exception as error:
-            raise cannot_load("reward", folder.name, error) from None
+        return load_adapter(model, folder).eval(), tokenizer
     set_seed(profile.seed)
     targets = profile.lora_targets
     targets = targets if isinstance(targets, str) else list(targets)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..models.policy import load_policy, number_type, public_name
+from ..models.policy import load_adapter, load_policy, number_type, public_name
 from ..models.sampling import DECODING, sample_stories
 from ..models.scoring import mean_logps, token_kl
 from ..settings import CourseError, Profile, progress_bar
@@ -175,7 +175,7 @@ def compare_with_sft(
 
     def load_pair(row: str) -> tuple[Any, Any]:
         model, tokenizer = load_policy(profile, adapters[row])
-        model.load_adapter(str(sft), adapter_name="ref")
+        load_adapter(model, sft, "ref")
         return model, tokenizer
 
     load_sft = cache(partial(load_policy, profile, sft))

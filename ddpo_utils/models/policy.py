@@ -110,7 +110,7 @@ def cannot_load(part: str, name: str, error: Exception) -> CourseError:
             f"Access to the {part} {name!r} is gated: accept its licence on its Hub page and "
             f"log in with `hf auth login`, or take an ungated model: {UNGATED}."
         )
-    flags = {"reward's backbone": "--reward", "reward": "--reward-model"}
+    flags = {"reward's backbone": "--reward"}
     flag = flags.get(part, "--model and --tokenizer (DDPO_MODEL goes before both)")
     return CourseError(
         f"The {part} {name!r} cannot be loaded ({first_line(error).rstrip('.')}): check the name "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -203,6 +204,30 @@ def test_the_parts_of_a_batch_change_nothing(train: Command, made: Path, place: 
         parts, whole = record_of(place / "parts" / arm), record_of(at_once / arm)
         assert curve(parts) == pytest.approx(curve(whole), rel=1e-4), arm
         assert curve(parts, "grad_norm") == pytest.approx(curve(whole, "grad_norm"), rel=1e-3), arm
+
+
+def test_it_says_what_it_trains_on(
+    train: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Four prompts: two with one pair, one whose long response is left out, one for testing."""
+    rows = [
+        {"prompt": f"Prompt {p}", "text": f"Story {p} {n}", "score": n, "split": "train"}
+        for p, size in enumerate((2, 3, 5, 3))
+        for n in range(size)
+    ]
+    rows[9]["text"] += " and on" * 300
+    for row in rows[10:]:
+        row["split"] = "test"
+    path = tmp_path / "own.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    flags = {"data": path, "weights": "semantic", "batch_size": 2, "min_gap": 0}
+    assert train(tmp_path / "out", "ddpo", **flags) == 0
+    line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("Training on"))
+    numbers = [int(word) for word in re.findall(r"\d+", line)]
+    assert numbers == [3, 9, 4, 1, 2, 3, 1, 3, 1] and "DDPO is DPO" in line
+    record = record_of(tmp_path / "out" / "ddpo-sem")
+    assert record["too_long"] == 1 and record["pairs_too_long"] == 0 and record["pairs"] == 4
+    assert record_of(tmp_path / "out" / "sft")["stories"] == 9
 
 
 FAULTS = [

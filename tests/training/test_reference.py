@@ -10,11 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from tiny_llama import write_llama
 from tiny_runs import PAIRS, STORIES, BrokenOff, curve, tiny_profile
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 
 from ddpo_utils import DDPOTrainer, Profile
-from ddpo_utils.models.policy import load_policy
+from ddpo_utils.models.policy import load_adapter, load_policy
 from ddpo_utils.training import reference
 from ddpo_utils.training.arms import Arm
 from ddpo_utils.training.one_arm import to_dataset, train_pairs, train_sft
@@ -161,3 +165,41 @@ def test_another_length_or_a_new_sft_run_has_its_own(
     train_sft(replace(profile, sft_steps=4), STORIES, sft)
     train_pairs(profile, PAIRS, None, tmp_path / "new", sft, DPO)
     assert batches.pairs == 3 * len(PAIRS) and len(list(sft.glob("reference-*.csv"))) == 3
+
+
+KINDS = {
+    "embedding": {"target_modules": ["embed_tokens", "q_proj"]},
+    "tokens": {"target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [5, 9]}},
+    "saved": {"target_modules": ["q_proj"], "modules_to_save": ["norm"]},
+    "dora": {"target_modules": ["v_proj"], "use_dora": True, "lora_dropout": 0.5},
+    "biases": {"target_modules": ["o_proj"], "lora_bias": True, "use_rslora": True},
+    "ranks": {"target_modules": ["q_proj", "v_proj"], "rank_pattern": {"v_proj": 5}},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_reference_is_the_whole_adapter(
+    kind: str, profile: Profile, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """An adapter of the user's whose every number is away from its start."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
+    folder = write_llama(tmp_path / "untied", tokenizer, tie_word_embeddings=False)
+    profile = replace(profile, model=str(folder), steps=2, checkpoint_every=2)
+    base = AutoModelForCausalLM.from_pretrained(folder)
+    model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **KINDS[kind]))
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.2)
+    sft = tmp_path / "sft"
+    model.save_pretrained(sft, save_embedding_layers=False)
+    first = []
+    for arm in ("dpo", "loop", "orpo"):
+        settings = replace(profile, precompute_reference=arm != "loop")
+        method = Arm("orpo") if arm == "orpo" else DPO
+        watch = STORIES[["prompt", "text"]].head(2)
+        record = train_pairs(settings, PAIRS, None, tmp_path / arm, sft, method, watch)
+        assert record["kl"]["2"] > 1e-6
+        first.append(record["log"][0]["loss"])
+    assert first[:2] == pytest.approx([np.log(2)] * 2, abs=1e-5)
+    loaded = load_policy(profile, tmp_path / "dpo")[0]
+    assert load_adapter(loaded, sft, "ref").peft_config.keys() == {"default", "ref"}
