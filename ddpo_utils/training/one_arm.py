@@ -21,7 +21,7 @@ from ..models.prompting import answer_end, render, render_exchanges
 from ..models.smollm2 import first_line
 from ..settings import CourseError, Profile
 from ..storage.adapters import adapter_digest
-from ..storage.files import short_digest
+from ..storage.files import read_json, short_digest
 from ..storage.locks import locked
 from .arms import Arm, short_enough
 from .loop import train_and_save
@@ -142,11 +142,21 @@ def _train_pairs(
         trainer = _orpo_trainer(profile, pairs, folder)
     record = run_facts(profile, arm=arm.name, kl={}, **weight_facts(pairs))
     record |= {"pairs_too_long": too_long} | facts
+    if watch is not None and not arm.starts_from_sft and _trains_tokens(sft):
+        warnings.warn(
+            "The KL is not watched: PEFT cannot save ORPO's adapter beside SFT's trained tokens.",
+            stacklevel=2,
+        )
+        watch = None
     if watch is not None:
         callback = KLCallback(trainer, watch, folder / "kl.json", sft)
         trainer.add_callback(callback)
         record["kl"] = callback.kl
     return train_and_save(trainer, folder, record, started)
+
+
+def _trains_tokens(adapter: Path) -> bool:
+    return bool(read_json(adapter / "adapter_config.json").get("trainable_token_indices"))
 
 
 def _dpo_trainer(profile: Profile, pairs: pd.DataFrame, folder: Path, sft: Path) -> Any:
