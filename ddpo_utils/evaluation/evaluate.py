@@ -24,11 +24,12 @@ from ..corpus.text import words
 from ..models.policy import public_name
 from ..models.smollm2 import HUB_NAME
 from ..settings import CourseError, Profile, data_dir, work_dir
+from ..storage.adapters import adapter_digest
 from ..storage.files import are_numbers, read_json, write_text
 from ..storage.locks import locked
-from ..training.arms import all_stories, training_stories
+from ..training.arms import all_stories, short_enough, training_stories
 from ..training.reference import matched_step
-from ..training.run_folder import adapter_digest, model_card, process
+from ..training.run_folder import model_card, process, read_record
 from .results import ROWS, make_results, show_table, write_results
 from .reward_trial import FINAL
 from .scores import (
@@ -222,10 +223,12 @@ def evaluate(
         raise CourseError(f"There is no reward in {reward}: run `python -m ddpo_utils reward`.")
     if missing and main:
         print("left out, without an adapter:", ", ".join(ROWS.get(row, row) for row in missing))
+    digests = {row: adapter_digest(adapter) for row, adapter in found.items()}
     prompts = evaluation_prompts(profile, stories)
     train = training_stories(profile, stories)
     wanted = np.clip(4 * len(prompts) * profile.samples, *TRAIN_RANGE)
     train = train.sample(min(len(train), int(wanted)), random_state=profile.seed)
+    train, _ = short_enough(profile, train)  # training left the others out
     if main and profile.data != "bundled":
         _require_fitting_rules(profile, train, thresholds)
     with locked(folder):
@@ -258,7 +261,7 @@ def evaluate(
                 "plausible": plausible,
                 "training_stories": len(train),
                 "pool": len(pool),
-                "adapters": {row: adapter_digest(adapter) for row, adapter in found.items()},
+                "adapters": digests,
                 "files": {row: path.name for row, path in paths.items()},
             }
             results = make_results(profile, frames, tables, thresholds, spread, facts)
@@ -288,7 +291,6 @@ def evaluate_adapters(
         table = (output / "results.md").read_text(encoding="utf-8")
         for row in results["adapters"]:
             card = adapters / row / "README.md"
-            record = adapters / row / "run.json"
-            if card.is_file() and record.is_file():
-                write_text(card, model_card(read_json(record), table))
+            if card.is_file() and (adapters / row / "run.json").is_file():
+                write_text(card, model_card(read_record(adapters / row), table))
     return results

@@ -16,7 +16,7 @@ from ..embeddings.encoders import load_encoder
 from ..models.sampling import DECODING
 from ..settings import Profile
 from ..storage.files import write_text
-from ..storage.markdown import markdown_text
+from ..storage.markdown import markdown_text, printable
 from ..training.run_folder import run_facts
 from .statistics import difference, mean_interval, share_interval, verdict
 from .usability import CUT, CUT_TEXTS, FAULTS, MEASURES, Thresholds, encoders_by_measure
@@ -63,12 +63,14 @@ def _interval(values: pd.Series, stories: pd.Series | None = None) -> dict[str, 
 
     With the number of stories per prompt, the values are shares of them (see `share_interval`).
     """
-    if values.notna().sum() < 2:
+    values = values.dropna()
+    if len(values) < 2:
         return None
     if stories is None:
         interval = mean_interval(values)
     else:
-        interval = share_interval(values * stories, stories)
+        labels = stories[values.index]
+        interval = share_interval(values * labels, labels)
     return {
         "mean": round(interval.mean, 5),
         "low": round(interval.low, 5),
@@ -293,10 +295,10 @@ def _headline(results: Mapping[str, Any]) -> str:
 
 def show_table(results: Mapping[str, Any]) -> None:
     """Print the results of `evaluate`: table and notes."""
-    print(_headline(results))
+    print(printable(_headline(results)))
     for title, cells in _sections(results).items():
         print(f"\n{title}\n{cells.to_string()}")
-    print("\n" + "\n".join(results["notes"]))
+    print("\n" + "\n".join(map(printable, results["notes"])))
 
 
 def _as_csv(results: Mapping[str, Any]) -> str:

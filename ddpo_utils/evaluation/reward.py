@@ -27,6 +27,7 @@ from ..models.policy import (
 )
 from ..models.smollm2 import HUB_NAME
 from ..settings import CourseError, Profile
+from ..storage.adapters import check_adapter
 from ..storage.files import read_json, short_digest, write_json
 from ..storage.locks import locked
 from ..training.run_folder import last_checkpoint, run_facts
@@ -137,6 +138,8 @@ def load_reward(profile: Profile, folder: Path | None = None) -> tuple[Any, Any]
 
     if folder is not None and not (folder / "adapter_config.json").is_file():
         raise CourseError(f"There is no reward in {folder}: run `python -m ddpo_utils reward`.")
+    if folder is not None:
+        check_adapter(folder)
     make_room()
     source = model_source(profile.reward)
     options = {"dtype": number_type(profile), "trust_remote_code": False}

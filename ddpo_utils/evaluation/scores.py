@@ -14,8 +14,9 @@ from ..models.policy import load_adapter, load_policy, number_type, public_name
 from ..models.sampling import DECODING, sample_stories
 from ..models.scoring import mean_logps, token_kl
 from ..settings import CourseError, Profile, progress_bar
+from ..storage.adapters import adapter_digest
 from ..storage.files import read_json, read_jsonl, read_numbers, short_digest, write_json
-from ..training.run_folder import adapter_digest, process
+from ..training.run_folder import process
 from .reward import Target, load_reward, public_backbone, score_stories
 from .reward_trial import FINAL, decisive_accuracy, load_trial
 

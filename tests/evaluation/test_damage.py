@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -107,6 +108,32 @@ def test_log_probs_that_are_no_numbers_are_not_stored(
     with pytest.raises(CourseError, match="train"):
         evaluate(profile, find_adapters(adapters), copy, stories, LENIENT)
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("adapter_model.safetensors", None),
+        ("adapter_model.safetensors", b""),
+        ("adapter_model.safetensors", b"\x02\x00\x00\x00\x00\x00\x00\x00{}"),  # no tensors
+        ("adapter_model.safetensors", b"cut off" * 9),
+        ("adapter_config.json", b""),
+        ("adapter_config.json", b"[]"),
+        ("adapter_config.json", b'{"peft_type": "LORA", "target_modules": "(a+)+$"}'),
+    ],
+)
+def test_a_damaged_adapter_is_refused_before_anything_is_sampled(
+    profile, adapters, stories, tmp_path, name, content
+):
+    shutil.copytree(adapters, tmp_path / "adapters")
+    path = tmp_path / "adapters" / "ddpo" / name
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(CourseError, match=re.escape(str(path.parent))):
+        models = find_adapters(tmp_path / "adapters")
+        evaluate(profile, models, tmp_path / "out", stories, LENIENT)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("text", ["", "{}", '"int4"', "[]", "null"])

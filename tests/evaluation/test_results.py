@@ -15,7 +15,12 @@ from evaluated import LENIENT, samples_of
 from ddpo_utils import diversity, load_encoder
 from ddpo_utils.corpus.text import first_words
 from ddpo_utils.evaluation.evaluate import evaluate, evaluation_prompts, find_adapters
-from ddpo_utils.evaluation.results import _differences, _verdicts, show_table
+from ddpo_utils.evaluation.results import (
+    _differences,
+    _verdicts,
+    show_table,
+    write_results,
+)
 from ddpo_utils.evaluation.reward import load_reward, score_stories
 from ddpo_utils.evaluation.scores import score_rewards
 from ddpo_utils.evaluation.statistics import difference, mean_interval
@@ -200,7 +205,9 @@ def test_without_gold_sft_or_controls_there_is_no_difference_and_no_verdict(
     assert results["plausible"] is None and results["quality"] in results["notes"]
 
 
-def test_the_files_agree_and_name_no_path_of_this_machine(run, tmp_path_factory):
+def test_the_files_agree_and_hold_no_path_and_nothing_that_acts(
+    run, tmp_path, tmp_path_factory, capsys
+):
     results, folder = run
     assert read_json(folder / "results.json") == results
     for name in ("results.json", "results.csv", "results.md"):
@@ -211,3 +218,8 @@ def test_the_files_agree_and_name_no_path_of_this_machine(run, tmp_path_factory)
     for end in ("low", "high"):
         assert float(rows["ddpo"][f"style {end}"]) == results["rows"]["ddpo"]["means"]["style"][end]
     assert (folder / "results.md").read_text().count("| DDPO-both |") == 4
+    hostile = results | {"model": "a|b<img onerror=x>", "notes": ["<script>\x1b[2J"]}
+    write_results(hostile, tmp_path)
+    assert not set("<\x1b") & set((tmp_path / "results.md").read_text())
+    show_table(hostile)
+    assert "\x1b" not in capsys.readouterr().out
