@@ -10,11 +10,13 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
 from .settings import METHODS, PROFILES, CourseError, Profile, get_profile, work_dir
+from .storage.markdown import printable
 
 __all__ = ["main"]
 
@@ -285,7 +287,7 @@ class Parser(argparse.ArgumentParser):
     """A parser whose faults are one sentence, without the usage."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; see `{self.prog} --help`\n")
+        self.exit(2, f"error: {printable(message)}; see `{self.prog} --help`\n")
 
 
 def _parser() -> Parser:
@@ -330,24 +332,65 @@ def _file_fault(fault: OSError) -> str:
         FileNotFoundError: "does not exist: check the name",
     }
     default = f"cannot be used ({fault.strerror or fault}): free space or change its permissions"
-    return f"{fault.filename or 'A file'} {advice.get(type(fault), default)}."
+    name = fault.filename or "A file or the output"
+    return f"{name} {advice.get(type(fault), default)}."
+
+
+class PlainOutput:
+    """A stream whose text, which may hold text of data, does nothing to a terminal."""
+
+    def __init__(self, stream: Any):
+        self.stream = stream
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # for terminals that are not UTF-8
+
+    def write(self, text: str) -> int:
+        return self.stream.write(printable(text, keep="\n\r\t"))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Carry out one command; the exit status is 0, or 1 after a fault, one sentence on stderr."""
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    """Carry out one command and return its exit status.
+
+    It is 0; or 1 after a fault, 2 for a wrong command line and 130 after Ctrl-C, with one sentence
+    on stderr. Where a reader has closed the pipe, such as `head`, the status is 1 in silence.
+    """
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {printable(message)}\n"
+    if sys.stdout is None:  # closed, as by >&-: print writes nothing
+        return _carry_out(arguments)
+    with redirect_stdout(PlainOutput(sys.stdout)):
+        status = _carry_out(arguments)
+        try:
+            sys.stdout.flush()
+        except OSError as fault:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # no flush fails again
+            if status == 0 and not isinstance(fault, BrokenPipeError):
+                print(f"error: {_file_fault(fault)}", file=sys.stderr)
+            status = status or 1
+    return status
+
+
+def _carry_out(arguments: Sequence[str] | None) -> int:
+    """The exit status of the command; the sentence about its fault is printed."""
     parser = _parser()
-    args, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        parser.prog += f" {args.command}"  # its help lists its flags
-        parser.error(f"unknown arguments: {' '.join(unknown)}")
+    status = 1
     try:
+        args, unknown = parser.parse_known_args(arguments)
+        if unknown:
+            parser.prog += f" {args.command}"  # its help lists its flags
+            parser.error(f"unknown arguments: {' '.join(unknown)}")
         succeeded = COMMANDS[args.command][0](args)
         return 1 if succeeded is False else 0
+    except SystemExit as leaving:  # argparse has printed help or a sentence
+        return int(leaving.code or 0)
     except CourseError as fault:
         message = str(fault)
+    except BrokenPipeError:
+        return 1
     except KeyboardInterrupt:
-        message = "stopped from the keyboard; what was finished is kept."
+        status, message = 130, "stopped from the keyboard; what was finished is kept."
     except ImportError as fault:
         message = f"{fault}: install what is missing with `pip install -e '.[test]'`."
     except OSError as fault:
@@ -359,5 +402,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "the memory is full; checkpoints are kept. Lower --micro-batch or --max-length, or use "
             "--quantize true (QLoRA); `python -m ddpo_utils plan` shows what fits."
         )
-    print(f"error: {message}", file=sys.stderr)
-    return 1
+    print(f"error: {printable(message)}", file=sys.stderr)
+    return status

@@ -9,9 +9,13 @@ from typing import Any
 __all__ = ["markdown_table", "markdown_text", "printable"]
 
 
+# C0 and C1 (ESC among them), line separators, marks that turn the direction, half surrogate pairs.
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
 def printable(value: Any, keep: str = "") -> str:
-    """The text on one line; control characters, escapes to the terminal too, become spaces."""
-    return "".join(mark if mark.isprintable() or mark in keep else " " for mark in str(value))
+    """The text with a space for each character that controls a terminal, but those in `keep`."""
+    return CONTROL.sub(lambda mark: mark[0] if mark[0] in keep else " ", str(value))
 
 
 def markdown_text(value: Any) -> str:
