@@ -17,7 +17,7 @@ from command_line import error_line
 
 from ddpo_utils import cli
 from ddpo_utils.course import notebooks
-from ddpo_utils.settings import PROFILES, SLEEPING
+from ddpo_utils.settings import PROFILES, SLEEPING, CourseError
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -59,10 +59,9 @@ BAD_COMMAND_LINES = [
 
 @pytest.mark.parametrize(("arguments", "named", "command"), BAD_COMMAND_LINES)
 def test_faults_of_the_command_line_are_one_line(arguments, named, command, capsys):
-    with pytest.raises(SystemExit) as caught:
-        cli.main(arguments)
+    assert cli.main(arguments) == 2
     text = error_line(capsys)
-    assert caught.value.code == 2 and named in text
+    assert named in text
     assert text.endswith(f"`python -m ddpo_utils{command} --help`\n")
 
 
@@ -75,18 +74,40 @@ def test_a_file_that_cannot_be_used_is_named(number, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("error", "named"),
+    ("error", "named", "status"),
     [
-        (KeyboardInterrupt(), "keyboard"),
-        (ImportError("No module named 'trl'"), "trl"),
-        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space"),
-        (RuntimeError("CUDA out of memory. Tried to allocate"), "--micro-batch"),
+        (KeyboardInterrupt(), "keyboard", 130),
+        (ImportError("No module named 'trl'"), "trl", 1),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space", 1),
+        (RuntimeError("CUDA out of memory. Tried to allocate"), "--micro-batch", 1),
+        (CourseError("The rater \x1b[2J\x07\u202e\udc80 is unknown."), "The rater  [2J", 1),
     ],
 )
-def test_other_faults_are_one_sentence(error, named, monkeypatch, capsys):
+def test_other_faults_are_one_sentence(error, named, status, monkeypatch, capsys):
     monkeypatch.setattr(notebooks, "run", fail_with(error))
-    assert cli.main(["run"]) == 1
+    assert cli.main(["run"]) == status
     assert named in error_line(capsys)
+
+
+def test_text_of_data_does_nothing_to_the_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(
+        notebooks, "run", lambda *_, **__: print("a\tb\x1b[31m\x9b2J\u202e é語\ud800")
+    )
+    assert cli.main(["run"]) == 0
+    assert capsys.readouterr().out == "a\tb [31m 2J  é語 \n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has /dev/full")
+@pytest.mark.parametrize(
+    ("end", "status", "sentence"),
+    [("> /dev/full", 1, "error: "), ("| true", 1, ""), (">&-", 0, ""), ("2> /dev/full", 0, "")],
+)
+def test_an_output_that_cannot_be_written_is_no_traceback(end, status, sentence):
+    shell = f"({sys.executable} -m ddpo_utils plan; echo $? >&3) 3>&2 {end}"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True)
+    *message, code = done.stderr.splitlines()
+    assert int(code) == status and len(message) == bool(sentence), done.stderr
+    assert all(line.startswith(sentence) for line in message)
 
 
 def test_an_unexpected_fault_keeps_its_traceback(monkeypatch):
@@ -97,8 +118,7 @@ def test_an_unexpected_fault_keeps_its_traceback(monkeypatch):
 
 def test_help_says_what_each_setting_is_and_its_values(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "400")  # no name is broken at a hyphen
-    with pytest.raises(SystemExit):
-        cli.main(["train", "--help"])
+    assert cli.main(["train", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     for field in fields(PROFILES["8b"])[1:]:
         laptop, large = (getattr(PROFILES[name], field.name) for name in ("laptop", "8b"))
@@ -143,10 +163,8 @@ HELP = (
 def test_idle_threads_sleep_where_the_course_runs(code: str, given: str, policy: str) -> None:
     variables = {name: text for name, text in os.environ.items() if name not in SLEEPING}
     variables |= {"OMP_WAIT_POLICY": given} if given else {}
-    script = (
-        "import atexit, os, sys\n"
-        "atexit.register(lambda: print(os.environ.get('OMP_WAIT_POLICY'), 'torch' in sys.modules))\n"
-    )
+    said = "print(os.environ.get('OMP_WAIT_POLICY'), 'torch' in sys.modules)"
+    script = f"import atexit, os, sys\natexit.register(lambda: {said})\n"
     command = [sys.executable, "-c", script + code]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=variables)
     loaded = policy == "None"  # in the other cases torch must be still to come
