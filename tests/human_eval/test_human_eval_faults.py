@@ -136,7 +136,9 @@ def changed_text() -> Path:
 
 def both_by_ann() -> Path:
     path = rate(Path("ratings"), "Ann", [ONE])
-    path.with_name("ann-1.json").write_text(path.read_text().replace("Ann", "ann "))
+    path.with_name("ann-1.json").write_text(
+        path.read_text().replace("Ann", "\uff21nn ")
+    )  # full width
     return path.parent
 
 
@@ -194,6 +196,8 @@ FAULTS: dict[str, tuple[Callable[[], Any], str]] = {
     # ratings
     "an unseen rater": (lambda: ratings(rater="\u200b"), "a.json"),
     "negative seconds": (lambda: answered(seconds=-1), "seconds"),
+    "no number of seconds": (lambda: answered(seconds=float("nan")), "seconds"),
+    "yes as a number": (lambda: pair(per_side=True), "per_side"),
     "an unknown item": (lambda: answered(item="c99"), "c99"),
     "an unknown answer": (lambda: answered(best="A5"), "A5"),
     "a person's unreadable": (lambda: answered(best="unreadable"), "best"),

@@ -27,6 +27,7 @@ def test_answers_are_on_the_disk_at_once_and_a_restart_goes_on(tmp_path: Path) -
     assert Ratings(tmp_path, BUILT, "Ada L.").waiting == [ITEMS[0], *ITEMS[2:]]
     assert again.undo()["item"] == "c02"
     assert again.undo() is None
+    assert Ratings(tmp_path, BUILT, "नेहा").path.stem == "नेहा"  # vowel signs are kept
 
 
 def test_two_orders_make_one_label(tmp_path: Path) -> None:
