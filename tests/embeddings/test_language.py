@@ -21,6 +21,8 @@ OTHERS = {
     "French": "Le gardien attendit toute la nuit et personne ne vint. On ne savait pas pourquoi. ",
     "Hindi": "प्रकाशस्तंभ का रखवाला पूरी रात इंतज़ार करता रहा और कोई नहीं आया। ",
     "Chinese": "灯塔看守人等了一整夜，没有人来。他点亮了灯，望着黑暗的大海。",
+    "Polish": "Latarnik czekał całą noc i nikt nie przyszedł. To nie było to, czego szukał. ",
+    "Norwegian": "Fyrvokteren ventet hele natten, og ingen kom. For her var det mørkt. ",
     "Russian": "Смотритель маяка ждал всю ночь, и никто не пришёл. Он смотрел на море. ",
 }
 
@@ -36,10 +38,14 @@ def test_other_languages_are_told_from_english(language, tmp_path):
 
 def test_english_of_every_length_gives_no_warning(monkeypatch):
     comments = ["Loved it.", "The waiter was rude.", "Best pizza in town!", "Not for my kids."] * 9
+    review = (
+        "Arrived late, box damaged, but product works great. Service replied quickly. Would buy."
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for texts in ([], ["Rain."], ["灯塔"], comments, [*load_stories()["text"]], ["1 2 3"] * 99):
+        for texts in ([], ["Rain."], ["灯塔"], comments, [review] * 9, ["1 2 3"] * 99):
             warn_if_not_english(texts, "minilm", "stylometric")
+        warn_if_not_english(load_stories()["text"].tolist(), "wordllama")
         warn_if_not_english([OTHERS["German"]] * 9, "BAAI/bge-m3", "/home/anna/encoder")
         monkeypatch.setenv("RANK", "1")
         warn_if_not_english([OTHERS["German"]] * 9, "minilm")
