@@ -50,7 +50,7 @@ def test_an_unknown_model_is_named(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("part", "flag"),
-    [("model", "--model "), ("tokenizer", "--model "), ("reward", "--reward-model")],
+    [("model", "--model "), ("tokenizer", "--model "), ("reward's backbone", "--reward")],
 )
 def test_what_cannot_be_loaded_is_named_with_the_flag_for_another(part, flag):
     error = policy.cannot_load(part, "nobody/nothing", OSError("Not there.\nSee below."))
