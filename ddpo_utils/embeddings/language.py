@@ -16,7 +16,7 @@ ENGLISH_NAMES = re.compile(
 )
 # Frequent in English, rare elsewhere: about a quarter of the words of English prose.
 ENGLISH_WORDS = (
-    "the and of to that with his she he you they not from this were are it my for "
+    "the and of that with his she he you they not from this were are it my "
     "about would could when there which their what your"
 )
 SHARE = 0.06
