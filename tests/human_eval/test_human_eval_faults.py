@@ -196,7 +196,7 @@ FAULTS: dict[str, tuple[Callable[[], Any], str]] = {
     # ratings
     "an unseen rater": (lambda: ratings(rater="\u200b"), "a.json"),
     "negative seconds": (lambda: answered(seconds=-1), "seconds"),
-    "no number of seconds": (lambda: answered(seconds=float("nan")), "seconds"),
+    "endless seconds": (lambda: answered(seconds=float("inf")), "seconds"),
     "yes as a number": (lambda: pair(per_side=True), "per_side"),
     "an unknown item": (lambda: answered(item="c99"), "c99"),
     "an unknown answer": (lambda: answered(best="A5"), "A5"),
