@@ -1,4 +1,4 @@
-"""What the tests of training share besides tests/fakes/tiny_runs.py."""
+"""What the tests of training share besides tests/support/tiny_runs.py."""
 
 from __future__ import annotations
 
