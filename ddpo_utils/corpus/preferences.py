@@ -1,0 +1,218 @@
+"""Deviation weights for a preference dataset: prompt, chosen, rejected, as TRL's DPO reads it."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+import warnings
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from ..deviation import deviation_weights
+from ..settings import CourseError, course_errors, progress_bar
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["Encoder", "add_weights"]
+
+COLUMNS = ["prompt", "chosen", "rejected"]
+READ_AT_ONCE = 1_000  # rows of the dataset
+BLOCK = 8_192  # responses whose embeddings are in memory at the same time, and a prompt's rest
+FEW = 3  # with fewer responses every weight of a prompt is 1
+TRIED_LENGTHS = 16  # lengths of the longest text at which an encoder's limit is looked for
+SAME_ROW = 1e-5  # cosine distance below which an encoder has read nothing new
+
+
+class Encoder(Protocol):
+    """What `SentenceTransformer` and the course's encoders have."""
+
+    def encode(self, sentences: list[str], *, normalize_embeddings: bool = ...) -> Any: ...
+
+
+def add_weights(
+    dataset: Dataset, *embedders: Encoder, floor: float = 0.0, mean_one: bool = False
+) -> Dataset:
+    """The dataset with a column `weight`: the deviation weight of each row's chosen response.
+
+    The responses of a prompt are the distinct texts that occur as chosen or rejected in any of its
+    rows. Texts that differ in white space or Unicode form only are one. Each is encoded once, in
+    blocks of whole prompts, so the embeddings of a large dataset are never in memory together.
+    Printed are the numbers of prompts and responses, and how much of long texts an encoder reads.
+
+    Args:
+        dataset: columns prompt, chosen, rejected, each a text or a list of messages. The prompt's
+            system text and earlier turns count as part of the prompt.
+        embedders: one, or several that are joined by the geometric mean; see `deviation_weights`.
+        floor: smallest weight, 0 to 1; see `deviation_weights`.
+        mean_one: w_i N / sum_j w_j over the N rows in place of w_i. Winners' weights do not average
+            1 by themselves; with 1 the learning rate of an unweighted run keeps its meaning.
+
+    Raises:
+        CourseError: no embedder, a missing column, a row without text, a streamed dataset, or
+            embeddings that `deviation_weights` refuses.
+
+    Source: Chung et al., arXiv 2503.17126, sections 3 and 4.
+    """
+    _check(dataset, embedders)
+    columns = dataset.select_columns(COLUMNS)
+    responses = _Responses()
+    for start in progress_bar(range(0, len(columns), READ_AT_ONCE), desc="pairs"):
+        batch = columns[start : start + READ_AT_ONCE]
+        for i, row in enumerate(zip(*batch.values(), strict=True)):
+            responses.add(start + i, *row)
+    rows = np.array(responses.rows)  # (N, 2) response numbers of chosen and rejected
+    prompt_of = np.array(responses.prompts)
+    _report(prompt_of, rows)
+
+    def texts(numbers: np.ndarray) -> list[str]:
+        places = [responses.places[number] for number in numbers]
+        found = columns.select([row for row, _ in places])[:]
+        return [message_text(found[column][i]) for i, (_, column) in enumerate(places)]
+
+    longest = int(np.argmax(responses.lengths))
+    for number, embedder in enumerate(embedders, start=1):
+        _report_limit(embedder, number, texts(np.array([longest]))[0], responses.lengths)
+    weights = np.ones(len(prompt_of))
+    for block in progress_bar(_blocks(prompt_of), desc="responses"):
+        block_texts = texts(block)
+        with course_errors():
+            arrays = [e.encode(block_texts, normalize_embeddings=True) for e in embedders]
+            weights[block] = deviation_weights(*arrays, groups=prompt_of[block], floor=floor)
+    weight = weights[rows[:, 0]]
+    if mean_one and weight.any():
+        weight = weight / weight.mean()
+    print(f"mean weight of the chosen responses: {weight.mean():.3f}")
+    return dataset.add_column("weight", weight)
+
+
+class _Responses:
+    """Numbers the distinct responses of each prompt; keeps where a text is, not the text."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, int]] = []
+        self.prompts: list[int] = []  # of each response
+        self.places: list[tuple[int, str]] = []  # row and column of each response
+        self.lengths: list[int] = []  # characters of each response
+        self._prompt_numbers: dict[bytes, int] = {}
+        self._numbers: dict[tuple[int, bytes], int] = {}
+
+    def add(self, row: int, prompt: Any, chosen: Any, rejected: Any) -> None:
+        key = _digest(_turns(prompt, f"prompt of row {row}"))
+        prompt_number = self._prompt_numbers.setdefault(key, len(self._prompt_numbers))
+        pair = []
+        for column, response in (("chosen", chosen), ("rejected", rejected)):
+            digest = _digest(_turns(response, f"{column} of row {row}"))
+            number = self._numbers.setdefault((prompt_number, digest), len(self.prompts))
+            if number == len(self.prompts):
+                self.prompts.append(prompt_number)
+                self.places.append((row, column))
+                self.lengths.append(len(message_text(response)))
+            pair.append(number)
+        self.rows.append((pair[0], pair[1]))
+
+
+def message_text(value: Any) -> str:
+    """The text of a prompt or response: as it is, or its messages' contents, a line apart."""
+    if isinstance(value, str):
+        return value
+    return "\n".join(text for _, text in _messages(value))
+
+
+def _messages(value: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    """(role, text) of each message; parts that are no text are left out."""
+    turns = []
+    for message in value:
+        content = message["content"]
+        if not isinstance(content, str):
+            content = "\n".join(part["text"] for part in content if part.get("text"))
+        turns.append((message["role"], content))
+    return turns
+
+
+def _turns(value: Any, name: str) -> list[tuple[str, str]]:
+    """The messages of a cell, a plain text as one; CourseError where there is no text."""
+    turns = []
+    if isinstance(value, str):
+        turns = [("", value)]
+    elif isinstance(value, list):
+        try:
+            turns = _messages(value)
+        except (AttributeError, KeyError, TypeError):
+            raise CourseError(f"The {name} is no text and no list of messages.") from None
+    if not any(text.strip() for _, text in turns):
+        raise CourseError(f"The {name} holds no text: leave that row out.")
+    return turns
+
+
+def _digest(turns: list[tuple[str, str]]) -> bytes:
+    """Equal for messages that differ in white space or Unicode form only."""
+    same = [(role, " ".join(unicodedata.normalize("NFC", text).split())) for role, text in turns]
+    return blake2b(json.dumps(same).encode(), digest_size=16).digest()
+
+
+def _check(dataset: Any, embedders: Sequence[Any]) -> None:
+    if not embedders:
+        raise CourseError("Give an embedder, such as SentenceTransformer('all-MiniLM-L6-v2').")
+    if not hasattr(dataset, "add_column") or not hasattr(dataset, "__len__"):
+        raise CourseError(
+            "add_weights takes one split as a datasets.Dataset: a weight needs all responses of a "
+            "prompt, which a stream does not have."
+        )
+    missing = [name for name in COLUMNS if name not in dataset.column_names]
+    if missing:
+        raise CourseError(
+            f"The dataset has no column {missing[0]!r}: rename yours, or take the prompt out of "
+            "the responses by dataset.map(trl.extract_prompt)."
+        )
+    if "weight" in dataset.column_names:
+        raise CourseError("The dataset has a column 'weight': remove_columns('weight') first.")
+    if not len(dataset):
+        raise CourseError("The dataset has no row.")
+
+
+def _blocks(prompt_of: np.ndarray) -> list[np.ndarray]:
+    """Response numbers by prompt, cut into blocks that hold whole prompts."""
+    order = np.argsort(prompt_of, kind="stable")
+    starts = np.flatnonzero(np.diff(prompt_of[order], prepend=-1))
+    after = np.searchsorted(starts, np.arange(BLOCK, len(order), BLOCK))
+    cuts = np.unique(starts[after[after < len(starts)]])
+    return np.split(order, cuts)
+
+
+def _report(prompt_of: np.ndarray, rows: np.ndarray) -> None:
+    """Print how many responses the prompts have; warn where most have too few for a weight."""
+    counts = np.bincount(prompt_of)
+    print(
+        f"{len(rows):,} pairs, {len(counts):,} prompts, {len(prompt_of):,} distinct responses: "
+        f"{counts.min()} to {counts.max()} a prompt, median {np.median(counts):g}"
+    )
+    same = int((rows[:, 0] == rows[:, 1]).sum())
+    if same:
+        warnings.warn(f"{same} pairs have one text as chosen and rejected.", stacklevel=3)
+    few = (counts < FEW).mean()
+    if few > 0.5:
+        warnings.warn(
+            f"{few:.0%} of the prompts have fewer than {FEW} responses. Their weights are 1, and "
+            "DDPO is DPO there: add responses to each prompt.",
+            stacklevel=3,
+        )
+
+
+def _report_limit(embedder: Encoder, number: int, longest: str, lengths: list[int]) -> None:
+    """Print how many texts the encoder cuts: beyond its limit, more text changes no row."""
+    sizes = np.linspace(len(longest) / TRIED_LENGTHS, len(longest), TRIED_LENGTHS).astype(int)
+    rows = embedder.encode([longest[:size] or "." for size in sizes], normalize_embeddings=True)
+    rows = np.asarray(rows, dtype=float)
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    read_more = 1 - unit[:-1] @ unit[-1] > SAME_ROW
+    limit = sizes[np.flatnonzero(read_more)[-1] + 1] if read_more.any() else sizes[0]
+    if limit < len(longest):
+        cut = int((np.array(lengths) > limit).sum())
+        print(
+            f"encoder {number} reads about the first {limit:,} characters: it cuts {cut:,} of "
+            f"{len(lengths):,} responses (its max_seq_length may be raised)"
+        )
