@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from .settings import CourseError, Profile, get_profile
 
 if TYPE_CHECKING:  # what editors and type checkers see of the table below
+    from .corpus.preferences import add_weights
     from .corpus.stories import load_stories
     from .deviation import compute_deviation, deviation_weights, diversity, raw_deviation
     from .embeddings.encoders import load_encoder
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 
 # Each name is imported at its first use: the doctor must be able to speak where torch is broken.
 _MODULES = {
+    "add_weights": "corpus.preferences",
     "compute_deviation": "deviation",
     "deviation_weights": "deviation",
     "diversity": "deviation",
@@ -52,6 +54,7 @@ __all__ = [
     "DDPOTrainer",
     "DORPOTrainer",
     "Profile",
+    "add_weights",
     "compute_deviation",
     "ddpo_loss",
     "deviation_weights",

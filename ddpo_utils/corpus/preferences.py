@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from ..deviation import deviation_weights
+from ..deviation import deviation_weights, diversity
 from ..settings import CourseError, course_errors, progress_bar
 
 if TYPE_CHECKING:
@@ -205,10 +205,11 @@ def _report(prompt_of: np.ndarray, rows: np.ndarray) -> None:
 def _report_limit(embedder: Encoder, number: int, longest: str, lengths: list[int]) -> None:
     """Print how many texts the encoder cuts: beyond its limit, more text changes no row."""
     sizes = np.linspace(len(longest) / TRIED_LENGTHS, len(longest), TRIED_LENGTHS).astype(int)
-    rows = embedder.encode([longest[:size] or "." for size in sizes], normalize_embeddings=True)
-    rows = np.asarray(rows, dtype=float)
-    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    read_more = 1 - unit[:-1] @ unit[-1] > SAME_ROW
+    with course_errors():
+        texts = [longest[:size] or "." for size in sizes]
+        rows = embedder.encode(texts, normalize_embeddings=True)
+        distances = np.array([diversity([row, rows[-1]]) for row in rows])
+    read_more = distances > SAME_ROW
     limit = sizes[np.flatnonzero(read_more)[-1] + 1] if read_more.any() else sizes[0]
     if limit < len(longest):
         cut = int((np.array(lengths) > limit).sum())
