@@ -149,9 +149,13 @@ def to_list(items: Any, name: str) -> list[Any]:
         if isinstance(items, str | bytes | dict | set | frozenset):
             raise TypeError
         values = items.tolist() if hasattr(items, "tolist") else list(items)
-        return [value.item() if hasattr(value, "item") else value for value in values]
+        return list(map(_to_python, values))
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"{name} must be a list; got {brief(items)}.") from None
+
+
+def _to_python(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value
 
 
 def check_numbers(items: Any, name: str, low: float = 0.0) -> list[float]:

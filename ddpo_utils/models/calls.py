@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from ..settings import CourseError, progress_bar
 from ..storage.answer_store import Key, Record
+from ..storage.markdown import printable
 from .prompting import whole_characters
 
 if TYPE_CHECKING:
@@ -207,8 +208,7 @@ def make_client(endpoint: Endpoint, key: str) -> Any:
 
 def _fault(endpoint: Endpoint, error: Exception, key: str) -> CourseError:
     """One sentence for a call that failed for good, without the key."""
-    shown = "".join(c if c.isprintable() else " " for c in str(error))
-    words = " ".join(shown.split())
+    words = " ".join(printable(error).split())
     if key != NO_KEY:
         words = words.replace(key, "[key]")
     status = getattr(error, "status_code", None)

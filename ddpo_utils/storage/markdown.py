@@ -27,6 +27,10 @@ def markdown_text(value: Any) -> str:
 def markdown_table(header: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
     """A table in Markdown whose cells are plain text."""
     titles = list(header)
-    lines = [[markdown_text(cell) for cell in line] for line in (titles, *rows)]
-    lines.insert(1, ["---"] * len(titles))
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    lines = [_table_row(titles), _table_row(["---"] * len(titles))]
+    lines += [_table_row(cells) for cells in rows]
+    return "\n".join(lines)
+
+
+def _table_row(cells: Iterable[Any]) -> str:
+    return f"| {' | '.join(map(markdown_text, cells))} |"

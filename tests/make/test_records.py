@@ -93,7 +93,9 @@ def test_a_recorded_seed_is_kept(tmp_path: Path) -> None:
     record = tmp_path / "results" / "seeds.json"
     record.parent.mkdir()
     record.write_text(json.dumps({"seeds": {"43": {}}}))
-    record.with_suffix(".jsonl").write_text('{"seed": 43}\n')
+    record.with_suffix(".jsonl").write_text(
+        '{"seed": 43, "prompt_id": "p", "prompt": "Tell.", "text": "Rain."}\n'
+    )
     job = recorded_runs.Job(decisions(), load_prompts(), tmp_path / "work", tmp_path)
     recorded_runs.record_seeds(job, [43])
     assert json.loads(record.read_text()) == {"seeds": {"43": {}}}

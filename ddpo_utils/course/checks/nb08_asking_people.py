@@ -140,8 +140,9 @@ def sign_by_item(answer: Learner) -> str:
 
 
 def _sign_by_item(items: list[list[str]], systems: tuple[str, str]) -> tuple[float, ...]:
-    leads = [[2 * votes.count(name) > len(votes) for votes in items] for name in systems]
-    wins, losses = map(sum, leads)
+    first, second = systems
+    wins = sum(2 * votes.count(first) > len(votes) for votes in items)
+    losses = sum(2 * votes.count(second) > len(votes) for votes in items)
     p = sign_test(wins, losses).p if wins + losses else 1.0
     return wins, losses, len(items) - wins - losses, p
 
