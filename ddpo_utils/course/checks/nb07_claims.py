@@ -79,4 +79,6 @@ def decide(answer: Learner) -> str:
                 hint = "The bound of this test is not 0."
             case = f"test {test!r}, interval from {low} to {high}, margin {margin}"
             need(verdict == right, f"You answer {verdict!r} for the {case}. {hint}")
+    for low, high, test in ((0.0, 0.3, "above"), (-0.3, 0.0, "below")):
+        need(answer(low, high, test, 0.14) == "open", "An end at 0 is neither above 0 nor below.")
     return "three tests with six intervals each."
