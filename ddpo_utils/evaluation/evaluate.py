@@ -12,6 +12,7 @@ Source of the settings: arXiv 2503.17126, section 4.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -70,8 +71,8 @@ def evaluation_prompts(profile: Profile, stories: pd.DataFrame) -> pd.DataFrame:
     drawn = test.head(profile.sample_prompts).reset_index(drop=True)
     if len(drawn) < 2:
         raise CourseError(
-            f"An evaluation needs two test prompts, and there are {len(drawn)}: raise "
-            "sample_prompts, or mark more of the data with the split `test`."
+            f"An evaluation needs two test prompts, and there are {len(drawn)}: mark "
+            "more of the data with the split `test`, and set sample_prompts to 2 or more."
         )
     rest = stories[stories["split"] != "test"]
     known = {_bare(prompt) for prompt in rest["prompt"].unique()}
@@ -284,6 +285,7 @@ def evaluate_adapters(
     adapters = adapters or adapters_of(profile)
     output = output or work_dir(profile) / "evaluation"
     models = find_adapters(adapters)
+    _warn_of_other_data(profile, adapters)
     results = evaluate(profile, models, output, all_stories(profile), thresholds, reward)
     if process().is_main_process:
         show_table(results)
@@ -294,3 +296,15 @@ def evaluate_adapters(
             if card.is_file() and (adapters / row / "run.json").is_file():
                 write_text(card, model_card(read_record(adapters / row), table))
     return results
+
+
+def _warn_of_other_data(profile: Profile, adapters: Path) -> None:
+    """Warn where an arm was trained on data other than those of the evaluation's prompts."""
+    for path in sorted(adapters.glob("*/run.json")):
+        data = read_record(path.parent).get("settings", {}).get("data", "")
+        if data and Path(data).name != Path(profile.data).name:
+            warnings.warn(
+                f"{path.parent.name} was trained on {data}, and prompts and Gold are those of "
+                f"{profile.data}: give --data if they should be the same.",
+                stacklevel=3,
+            )

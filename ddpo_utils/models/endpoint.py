@@ -166,7 +166,7 @@ class Endpoint:
         key = os.environ.get(self.key_variable or "OPENAI_API_KEY", "").strip()
         if not re.fullmatch("[!-~]+", key):  # printable ASCII
             raise CourseError(
-                "The key's environment variable (OPENAI_API_KEY, or another by key_variable) holds "
+                "The key's environment variable (OPENAI_API_KEY, or that of --key-variable) holds "
                 "no usable key: set it in the shell, and give its name, never the key."
             )
         return key

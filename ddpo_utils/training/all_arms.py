@@ -13,7 +13,7 @@ from ..corpus.stories import load_prompts
 from ..models.policy import load_policy
 from ..models.sampling import sample_stories
 from ..pairs import make_pairs
-from ..settings import Profile, course_errors, work_dir
+from ..settings import CourseError, Profile, course_errors, work_dir
 from ..storage.adapters import check_adapter
 from ..storage.files import short_digest
 from .arms import (
@@ -58,7 +58,7 @@ def train(
         if too_long:
             left_out += f", {too_long:,} are too long"
         print(f"{_data_facts(profile, stories, arms)}; {left_out}.")
-        print(f"Finished runs are kept: {', '.join(arms)}.", flush=True)
+        print(f"Arms, where they are not finished yet: {', '.join(arms)}.", flush=True)
     records = _train_short(profile, stories, folder, arms, sft, {"too_long": too_long})
     if not main:
         return
@@ -148,6 +148,11 @@ def _prepared_runs(
 
     Prepared before SFT: a fault of scores, encoders or batch is found now, not after hours.
     """
+    if stories["score"].isna().all():
+        raise CourseError(
+            "The responses have no score, and pairs need one: add a column score, name yours by "
+            "--columns score=..., or train sft alone."
+        )
     with course_errors():
         pairs = make_pairs(stories, min_gap=profile.min_gap, seed=profile.seed)
     check_batch(profile, pairs)

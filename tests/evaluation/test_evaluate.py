@@ -236,3 +236,7 @@ def test_the_command_prints_the_table_and_fills_the_model_cards(
     assert capsys.readouterr().out.count("DDPO-both") >= 5
     assert "| DDPO-both |" in (trained / "ddpo" / "README.md").read_text()
     assert (trained / "dpo" / "README.md").read_text() == "another card"
+    record["settings"]["data"] = "mine.csv"
+    write_json(trained / "ddpo" / "run.json", record)
+    with pytest.warns(UserWarning, match="mine.csv"):
+        evaluate_adapters(profile, LENIENT, trained, copy)

@@ -75,6 +75,8 @@ def test_faults_of_pairs_and_weights_are_found_before_sft(profile: Profile, tmp_
     scoreless = STORIES.assign(score=STORIES["score"].where(STORIES.index != STORIES.index[3]))
     with pytest.raises(CourseError, match=str(STORIES.index[3])):
         train_arms(profile, scoreless, tmp_path, ["dpo"])
+    with pytest.raises(CourseError, match="columns score="):
+        train_arms(profile, STORIES.assign(score=np.nan), tmp_path, ["dpo"])
     with pytest.raises(CourseError, match="nobody/encoder"):
         train_arms(replace(profile, semantic="nobody/encoder"), STORIES, tmp_path, ["ddpo"])
     for arm, pairs in (("orpo", 12), ("dpo", 12), ("divpo", 4)):
