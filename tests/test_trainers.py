@@ -376,14 +376,23 @@ def test_the_readme_s_lines_train_with_the_weights_that_they_make(
 ):
     monkeypatch.setattr("sentence_transformers.SentenceTransformer", Letters)
     readme = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
-    code = re.search(r"```python\n(from datasets.*?)```", readme, re.DOTALL)[1]
+    code = re.search(r"```python\n(from sentence.*?)```", readme, re.DOTALL)[1]
     settings = "max_steps=1, report_to='none', bf16=False, logging_steps=1"
     config = f"DPOConfig(output_dir={str(tmp_path)!r}, {settings})"
     responses = ["a tale at sea", "oooo", "it is a test", "so it ends"]
-    corpus = [("Tell.", responses, [(1, 0), (2, 3)]), ("More.", responses[::-1], [(0, 1)])]
-    names: dict[str, Any] = {"corpus": corpus, "model": tiny[0], "tokenizer": tiny[1]}
+    rows = []
+    for prompt, chosen, rejected in (
+        ("Tell.", 1, 0),
+        ("Tell.", 2, 3),
+        ("More.", 3, 2),
+        ("More.", 1, 0),
+    ):
+        texts = {"chosen": responses[chosen], "rejected": responses[rejected]}
+        rows.append({"prompt": prompt, **texts})
+    dataset = Dataset.from_list(rows)
+    names: dict[str, Any] = {"dataset": dataset, "model": tiny[0], "tokenizer": tiny[1]}
     exec(code.replace("DPOConfig(...)", config), names)
-    weights = compute_deviation(responses, Letters("any"))[1:]
-    assert [row["weight"] for row in names["rows"]] == pytest.approx(list(weights))
+    weights = compute_deviation(responses, Letters("any"))[[1, 2, 3, 1]]
+    assert names["dataset"]["weight"][:] == pytest.approx(list(weights))
     logged = names["trainer"].state.log_history[0]["weight"]
     assert logged == pytest.approx(weights.mean(), rel=1e-3)
