@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 import warnings
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -13,6 +12,7 @@ import numpy as np
 
 from ..deviation import deviation_weights, diversity
 from ..settings import CourseError, course_errors, progress_bar
+from .text import same_text
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -150,7 +150,7 @@ def _turns(value: Any, name: str) -> list[tuple[str, str]]:
 
 def _digest(turns: list[tuple[str, str]]) -> bytes:
     """Equal for messages that differ in white space or Unicode form only."""
-    same = [(role, " ".join(unicodedata.normalize("NFC", text).split())) for role, text in turns]
+    same = [(role, same_text(text)) for role, text in turns]
     return blake2b(json.dumps(same).encode(), digest_size=16).digest()
 
 

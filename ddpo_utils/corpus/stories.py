@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..settings import WRITING_PROMPTS, CourseError, data_dir
-from ..storage.files import read_json, read_jsonl
+from ..storage.files import read_json, read_jsonl, whole_text
 from .fields import KNOWN_COLUMNS, Counted, count, name_columns, read_chats, responses_of_pairs
 from .posts import COLUMNS as POST_COLUMNS
-from .tables import parquet_columns, read_rows, whole_text
+from .tables import parquet_columns, read_rows
 from .text import plain_text, same_text
 
 if TYPE_CHECKING:

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from ..settings import CourseError
+from ..storage.files import whole_text
 
-__all__ = ["Rows", "parquet_columns", "read_rows", "whole_text"]
+__all__ = ["Rows", "parquet_columns", "read_rows"]
 
 Rows = list[dict[str, Any]]
 
@@ -56,13 +57,6 @@ def read_rows(path: Path, names: frozenset[str] = frozenset()) -> Rows:
     return [
         dict(zip(map(whole_text, row), map(whole_text, row.values()), strict=True)) for row in rows
     ]
-
-
-def whole_text(value: Any) -> Any:
-    """The value; of a text, halves of surrogate pairs, which no encoder takes, become U+FFFD."""
-    if not isinstance(value, str) or value.isascii():
-        return value
-    return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _decoded(path: Path) -> str:

@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..corpus.tables import whole_text
 from ..models.sampling import read_samples
 from ..settings import CourseError
-from ..storage.files import read_json, write_json
+from ..storage.files import read_json, whole_text, write_json
 from ..storage.locks import locked
 from .study_files import ComparisonsFile, KeyFile, check_as, read_as
 

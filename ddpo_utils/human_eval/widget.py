@@ -13,8 +13,8 @@ from typing import Any
 
 from ipywidgets import HTML, Button, HBox, IntProgress, Layout, Textarea, ToggleButtons, VBox
 
-from ..corpus.tables import whole_text
 from ..settings import CourseError
+from ..storage.files import whole_text
 from .comparisons import QUESTIONS, UNDECIDED, Comparisons
 from .ratings import Ratings
 

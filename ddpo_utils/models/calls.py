@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 
 from ..settings import CourseError, progress_bar
 from ..storage.answer_store import Key, Record
+from ..storage.files import whole_text
 from ..storage.markdown import printable
-from .prompting import whole_characters
 
 if TYPE_CHECKING:
     from .endpoint import Endpoint
@@ -274,7 +274,7 @@ def read_reply(body: Any) -> dict[str, Any]:
         usage = {}
     reason = choice.get("finish_reason")
     return {
-        "text": whole_characters(_text_of(choice["message"].get("content"))),
+        "text": whole_text(_text_of(choice["message"].get("content"))),
         "finished": not _CUT.search(str(reason)),
         "prompt_tokens": _count(usage.get("prompt_tokens")),
         "completion_tokens": _count(usage.get("completion_tokens")),
@@ -313,7 +313,7 @@ def _count(value: Any) -> int | None:
 
 def sendable(messages: Chat) -> Chat:
     """The messages in characters that can be sent."""
-    return [{**message, "content": whole_characters(message["content"])} for message in messages]
+    return [{**message, "content": whole_text(message["content"])} for message in messages]
 
 
 def refused_by_filter(status: int | None, words: str) -> bool:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..corpus.text import as_messages
 from ..settings import CourseError
-from ..storage.files import read_jsonl
+from ..storage.files import read_jsonl, whole_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,11 +62,6 @@ _REASONING = re.compile(
 )
 
 
-def whole_characters(text: str) -> str:
-    """The text with a replacement character for half of a surrogate pair, which no table holds."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
 def check_prompts(prompts: pd.DataFrame, samples: int = 1, condition: str = "plain") -> None:
     """CourseError unless each prompt is a text with a unique prompt_id, and samples are wanted."""
     if condition not in CONDITIONS or samples < 1:
@@ -101,7 +96,7 @@ def read_prompts(path: str | Path) -> pd.DataFrame:
     records = read_jsonl(path)
     for record in records:
         if isinstance(record.get("prompt"), str):
-            record["prompt"] = whole_characters(record["prompt"])
+            record["prompt"] = whole_text(record["prompt"])
     prompts = pd.DataFrame(records, columns=columns, dtype=object)
     try:
         check_prompts(prompts)

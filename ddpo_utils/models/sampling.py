@@ -13,7 +13,7 @@ import torch
 from ..settings import CourseError, progress_bar
 from ..storage.answer_store import AnswerStore, Record
 from ..storage.files import read_jsonl
-from .prompting import check_prompts, render, stop_tokens, whole_characters
+from .prompting import check_prompts, render, stop_tokens
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -192,9 +192,6 @@ def read_samples(paths: str | Path | Sequence[str | Path]) -> pd.DataFrame:
                     f"Record {number} of {path} has the {wrong} {record.get(wrong)!r:.40}, which "
                     "is none: correct or delete that line."
                 )
-            for name in ("text", "prompt"):
-                if name in record:
-                    record[name] = whole_characters(record[name])
             prompt_id, prompt = record["prompt_id"], record.get("prompt")
             key = (prompt_id, *(record.get(name) for name in WHICH))
             known = samples.setdefault(key, record) if "sample" in record else record

@@ -146,6 +146,13 @@ def read_numbers(path: str | Path, count: int) -> list[float]:
     return values
 
 
+def whole_text(value: Any) -> Any:
+    """The value; of a text, halves of surrogate pairs, which no encoder takes, become U+FFFD."""
+    if not isinstance(value, str) or value.isascii():
+        return value
+    return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     """The records of a JSONL file, in order; empty lines are skipped.
 
@@ -162,8 +169,7 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
         try:
             record = json.loads(line)
             if "\\ud" in line.lower():
-                text = json.dumps(record, ensure_ascii=False).encode("utf-16", "surrogatepass")
-                record = json.loads(text.decode("utf-16", "replace"))
+                record = json.loads(whole_text(json.dumps(record, ensure_ascii=False)))
         except NO_JSON:
             record = None
         if not isinstance(record, dict):
