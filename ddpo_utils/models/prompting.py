@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..corpus.text import as_messages
 from ..settings import CourseError
-from ..storage.files import read_jsonl, whole_text
+from ..storage.files import read_jsonl
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,11 +93,7 @@ def read_prompts(path: str | Path) -> pd.DataFrame:
     import pandas as pd
 
     columns = ["prompt_id", "prompt"]
-    records = read_jsonl(path)
-    for record in records:
-        if isinstance(record.get("prompt"), str):
-            record["prompt"] = whole_text(record["prompt"])
-    prompts = pd.DataFrame(records, columns=columns, dtype=object)
+    prompts = pd.DataFrame(read_jsonl(path), columns=columns, dtype=object)
     try:
         check_prompts(prompts)
     except CourseError as error:

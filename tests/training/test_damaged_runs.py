@@ -36,18 +36,6 @@ def profile(tiny_folder: Path) -> Profile:
     return tiny_profile(tiny_folder, sft_steps=4)
 
 
-@pytest.fixture(scope="module")
-def trained(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("trained") / "sft"
-    train_sft(profile, STORIES, folder)
-    return folder
-
-
-@pytest.fixture
-def sft(trained: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(trained, tmp_path / "sft")
-
-
 def set_config(folder: Path, **fields: Any) -> None:
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps(config | fields))

@@ -32,19 +32,6 @@ def profile(tiny_folder: Path) -> Profile:
     return tiny_profile(tiny_folder, steps=4, batch_size=4, checkpoint_every=4)
 
 
-@pytest.fixture(scope="module")
-def trained(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("trained") / "sft"
-    train_sft(profile, STORIES, folder)
-    return folder
-
-
-@pytest.fixture
-def sft(trained: Path, tmp_path: Path) -> Path:
-    """The SFT run's folder, for one test alone: references are kept in it."""
-    return shutil.copytree(trained, tmp_path / "sft")
-
-
 class Batches(list[tuple[int, int]]):
     """Pairs and tokens of each batch whose reference log-probs are computed."""
 
