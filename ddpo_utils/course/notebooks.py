@@ -1,39 +1,21 @@
-"""The course's notebooks: found, run through papermill, stored with a digest of their inputs."""
+"""The course's notebooks: found, and run through papermill."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
-import re
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ..settings import WRITING_PROMPTS, CourseError, Profile, let_threads_sleep
-from ..storage.files import write_text
-from .html_copy import readme_figures, write_html
+from .html_copy import write_html
 
-__all__ = [
-    "ADDRESS",
-    "QUIET",
-    "Outcome",
-    "course_root",
-    "data_digest",
-    "execute",
-    "fetch",
-    "find_notebooks",
-    "inputs_digest",
-    "read_notebook",
-    "run",
-    "store_outputs",
-    "write_notebook",
-]
+__all__ = ["QUIET", "Outcome", "execute", "fetch", "run"]
 
 # No output of a kernel may depend on bars or caches.
 QUIET = {
@@ -43,65 +25,10 @@ QUIET = {
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "PYTHONWARNINGS": "ignore:minilm-l6-v2 reads:UserWarning",  # it would print a path
 }
-ADDRESS = re.compile(r'^REPOSITORY = "[^"\n]*"', re.MULTILINE)  # in the Colab cell
-TEXT_SUFFIXES = {".csv", ".json", ".jsonl", ".md", ".txt", ".yaml"}
-NEVER_READ = ("make/", "results/benchmarks.json", "results/training.json")
-# Files below data/ that only notebooks with a certain word in their code read.
-READ_BY = {
-    "claims.json": "load_world",
-    "results/world": "load_world",
-    "results/rivals": "load_world",
-    "contrasts.jsonl": "trust_table",
-    "results/measures": "trust_table",
-    "ratings/": "read_labels",
-    "your_own/": "your_own",
-}
-METADATA = {
-    "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
-    "language_info": {"name": "python"},
-}
 MODEL_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]  # the first: weights
 
 
-@lru_cache(maxsize=8)
-def data_digest(folder: Path, unread: tuple[str, ...] = ()) -> str:
-    """SHA-256 of names and contents of the files below `folder`, whatever their line ends; cached.
-
-    Left out: README.md, hidden files, NEVER_READ, and names that begin with one of `unread`.
-    """
-    digest = hashlib.sha256()
-    paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
-    for name, path in sorted(paths.items()):
-        hidden = "/." in f"/{name}" or path.name == "README.md"
-        if hidden or name.startswith((*NEVER_READ, *unread)) or not path.is_file():
-            continue
-        content = path.read_bytes()
-        if path.suffix in TEXT_SUFFIXES:
-            content = content.replace(b"\r\n", b"\n")
-        digest.update(f"{name}\0{len(content)}\0".encode() + content)
-    return digest.hexdigest()
-
-
-def inputs_digest(notebook: Any, data: Path) -> str:
-    """SHA-256 of what the outputs come from: the sources of code cells, and the files in `data`.
-
-    The Colab cell and exercises are left out: they change no output.
-    """
-    sources = []
-    for cell in notebook.cells:
-        if cell.cell_type == "code" and not _has_tag(cell, "exercise"):
-            source = cell.source.replace("\r\n", "\n")
-            if not ADDRESS.search(source):
-                sources.append(source)
-    text = "\0".join(sources)
-    unread = tuple(name for name, word in READ_BY.items() if word not in text)
-    digest = hashlib.sha256(data_digest(data, unread).encode())
-    for source in sources:
-        digest.update(b"\0" + source.encode())
-    return digest.hexdigest()
-
-
-def _has_tag(cell: Any, tag: str) -> bool:
+def has_tag(cell: Any, tag: str) -> bool:
     return tag in cell.metadata.get("tags", [])
 
 
@@ -131,14 +58,17 @@ def find_notebooks(root: Path, names: Sequence[str] = ()) -> list[Path]:
 
 
 def run(
-    profile: Profile, names: Sequence[str] = (), write_back: bool = False, **overrides: Any
+    profile: Profile,
+    names: Sequence[str] = (),
+    store: Callable[[Path, Path], None] | None = None,
+    **overrides: Any,
 ) -> bool:
     """Run the notebooks in order and print one line each; true if all passed.
 
     Args:
         profile, overrides: the profile, and the settings in which it differs from its table.
         names: beginnings of the notebooks' names ("01"); none means all.
-        write_back: also store the outputs of those that passed in notebooks/.
+        store: called with each notebook that passed and its executed copy.
 
     Raises:
         CourseError: the profile cannot run here, or results cannot be stored.
@@ -157,8 +87,8 @@ def run(
         outcome = execute(path, profile, folder, **overrides)
         if outcome.fault:
             failed += 1
-        elif write_back:
-            store_outputs(path, folder / path.name, root / "data")
+        elif store:
+            store(path, folder / path.name)
         print(outcome, flush=True)
         seconds += outcome.seconds
     print(
@@ -239,7 +169,7 @@ def execute(path: Path, profile: Profile, folder: Path, **overrides: Any) -> Out
     started = time.perf_counter()
     try:
         notebook = read_notebook(path)
-        notebook.cells = [cell for cell in notebook.cells if not _has_tag(cell, "exercise")]
+        notebook.cells = [cell for cell in notebook.cells if not has_tag(cell, "exercise")]
         nbformat.write(notebook, copy)
         with _kernel_environment(profile):
             papermill.execute_notebook(
@@ -280,47 +210,6 @@ def _fault(error: Any) -> str:
     return f"failed in cell {number} ({lines[0][:60]}): {reason}"
 
 
-def store_outputs(path: Path, executed: Path, data: Path) -> None:
-    """Store outputs and counts of an executed copy in the notebook, with its inputs' digest.
-
-    Ids, tags and sources stay. Widgets, timings and the machine's metadata are left out.
-
-    Raises:
-        CourseError: the copy was made from other sources.
-    """
-    import nbformat
-
-    notebook = read_notebook(path)
-    copy = read_notebook(executed)
-    done = [cell for cell in copy.cells if not _has_tag(cell, "injected-parameters")]
-    cells = [cell for cell in notebook.cells if not _has_tag(cell, "exercise")]
-    if [cell.source for cell in done] != [cell.source for cell in cells]:
-        raise CourseError(f"{path.name} was changed while it ran: run `make notebooks` again.")
-    count = 0
-    for cell, executed_cell in zip(cells, done, strict=True):
-        if cell.cell_type != "code":
-            continue
-        count += 1
-        cell.execution_count = count
-        cell.outputs = [output for output in executed_cell.outputs if not _is_widget(output)]
-        for output in cell.outputs:
-            if output.output_type == "execute_result":
-                output.execution_count = count
-        for trace in ("papermill", "execution"):
-            cell.metadata.pop(trace, None)
-    stamp = {"ddpo": {"inputs": inputs_digest(notebook, data)}}
-    notebook.metadata = nbformat.from_dict(METADATA | stamp)
-    write_notebook(path, notebook)
-    for name, picture in readme_figures(notebook).items():
-        target = path.parent / "figures" / name
-        target.parent.mkdir(exist_ok=True)
-        target.write_bytes(picture)
-
-
-def _is_widget(output: Any) -> bool:
-    return "application/vnd.jupyter.widget-view+json" in output.get("data", {})
-
-
 def read_notebook(path: Path) -> Any:
     """The notebook in nbformat 4.5; cells that have no id get one.
 
@@ -334,10 +223,3 @@ def read_notebook(path: Path) -> Any:
             return nbformat.v4.upgrade(nbformat.read(path, as_version=4))
     except (ValueError, TypeError, AttributeError, RecursionError, nbformat.ValidationError):
         raise CourseError(f"{path.name} is no notebook that can be read: restore it.") from None
-
-
-def write_notebook(path: Path, notebook: Any) -> None:
-    """Store the notebook in one step."""
-    import nbformat
-
-    write_text(path, nbformat.writes(notebook).removesuffix("\n") + "\n")

@@ -14,15 +14,9 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from nbval.plugin import find_comment_markers, find_metadata_tags
 
-from ddpo_utils.course.html_copy import readme_figures
-from ddpo_utils.course.notebooks import (
-    QUIET,
-    data_digest,
-    execute,
-    inputs_digest,
-    store_outputs,
-)
+from ddpo_utils.course.notebooks import QUIET, execute
 from ddpo_utils.settings import CourseError, get_profile
+from stored_outputs import data_digest, inputs_digest, readme_figures, store_outputs
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))

