@@ -118,7 +118,7 @@ def choose_threshold(alike: np.ndarray, apart: np.ndarray) -> float:
 
 
 def distinct_threshold(sets: Sets) -> dict[str, Any]:
-    """The cosine of MiniLM's rows at which two stories count as one, for `variety.distinct_k`.
+    """The cosine of MiniLM's rows at which two stories count as one, for `set_measures.distinct_k`.
 
     It tells paraphrases of one story from stories of different authors. It is chosen on every other
     prompt that has paraphrases, and tested on the rest.

@@ -50,20 +50,14 @@ import numpy as np
 from contrasts import CONTRASTS, SIZE, Sets, build_contrasts, distinct_threshold
 from ddpo_utils.deviation import diversity
 from ddpo_utils.embeddings.encoders import load_encoder
-from ddpo_utils.evaluation.diversity import (
-    compression_ratio,
-    distinct_k,
-    ngram_diversity,
-    rouge_homogenisation,
-    self_bleu,
-    vendi_score,
-)
+from ddpo_utils.evaluation.diversity import compression_ratio, self_bleu
 from ddpo_utils.evaluation.statistics import Interval, bootstrap_interval
 from ddpo_utils.settings import get_profile
 from ddpo_utils.storage.files import write_json
 from ddpo_utils.storage.locks import locked
 from ddpo_utils.training.run_folder import run_facts
 from recording import folders, parser, run
+from set_measures import distinct_k, ngram_diversity, rouge_homogenisation, vendi_score
 
 COMMAND = "python data/make/measures.py"
 DRAWS = 20  # sets a prompt

@@ -49,8 +49,8 @@ class RatingWidget(VBox):
         self.progress.tabbable = False  # it gets the focus of a new comparison; Tab skips it
         self.sides = {side: HTML(layout=Layout(flex="1 1 340px")) for side in "AB"}
         self.questions = {question: self._choice(question) for question in QUESTIONS}
-        # Jupyter holds back a second change of a text until the kernel has answered the first, and a
-        # button's click overtakes it: sent once, when the field is left, the comment arrives whole.
+        # a button's click overtakes a change of the text that Jupyter still holds back: sent once,
+        # when the field is left, the comment arrives whole
         self.comment = Textarea(
             description="Comment",
             placeholder="If you like",
