@@ -1,4 +1,4 @@
-"""The trial of rewards, fitted on the same folds: how well do they order pairs they never saw?
+"""The trial of a reward: how well does it order pairs of prompts and writers that it never saw?
 
 python -m ddpo_utils reward        the trial, and the reward trained on all training stories
 """
@@ -6,14 +6,13 @@ python -m ddpo_utils reward        the trial, and the reward trained on all trai
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..embeddings.encoders import load_encoder
 from ..settings import CourseError, Profile, progress_bar, work_dir
 from ..storage.files import are_numbers, read_json, read_numbers, write_json
 from ..storage.locks import locked
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FINAL",
-    "choose_reward",
     "decisive_accuracy",
     "held_pairs",
     "load_trial",
@@ -35,6 +33,7 @@ __all__ = [
     "reward_accuracy",
     "reward_pairs",
     "reward_splits",
+    "ridge_scores",
     "trial_splits",
 ]
 
@@ -90,23 +89,18 @@ def held_pairs(
     """
     import pandas as pd
 
-    pairs = [pd.DataFrame({"prompt_id": [], "right": np.zeros(0, dtype=bool)})]
-    for (in_prompt, in_writer), split_scores in zip(splits, scores, strict=True):
-        rewards = pd.Series(split_scores, np.flatnonzero(in_prompt))
-        held = np.flatnonzero(in_prompt & (in_writer == unseen_writers))
-        frame = stories.iloc[held].assign(reward=rewards[held].to_numpy())
-        for prompt, group in frame.groupby("prompt_id", sort=False):
-            first, second = np.triu_indices(len(group), 1)
-            score = group["score"].to_numpy()
-            reward = group["reward"].to_numpy()
-            better = np.sign(score[first] - score[second])
-            higher = np.sign(reward[first] - reward[second])
-            right = (higher == better)[better != 0]
-            pairs.append(pd.DataFrame({"prompt_id": prompt, "right": right}))
-    return pd.concat(pairs, ignore_index=True)
+    parts = [pd.DataFrame({"prompt_id": [], "right": np.zeros(0, dtype=bool)})]
+    for (in_prompt, in_writer), rewards in zip(splits, scores, strict=True):
+        held = stories.loc[in_prompt, ["prompt_id", "score"]].assign(reward=rewards)
+        held = held[in_writer[in_prompt] == unseen_writers]
+        pairs = held.merge(held, on="prompt_id", suffixes=("", "_other"))
+        pairs = pairs[pairs["score"] > pairs["score_other"]]
+        right = pairs["reward"] > pairs["reward_other"]
+        parts.append(pairs[["prompt_id"]].assign(right=right))
+    return pd.concat(parts, ignore_index=True)
 
 
-def _ridge_scores(features: np.ndarray, values: np.ndarray, splits: Splits) -> list[np.ndarray]:
+def ridge_scores(features: np.ndarray, values: np.ndarray, splits: Splits) -> Scores:
     """Scores of a ridge regression from (N, d) features to (N,) values."""
     from sklearn.linear_model import Ridge
 
@@ -128,7 +122,7 @@ def reward_pairs(stories: pd.DataFrame, features: np.ndarray, unseen_writers: bo
         # few prompts or writers leave nothing to train on, or nothing to order
         if in_prompt.any() and not (in_prompt | in_writer).all():
             splits.append((in_prompt, in_writer))
-    scores = _ridge_scores(features, stories["score"].to_numpy(), splits)
+    scores = ridge_scores(features, stories["score"].to_numpy(), splits)
     return held_pairs(stories, splits, scores, unseen_writers)
 
 
@@ -151,27 +145,6 @@ def decisive_accuracy(figures: Accuracy) -> Interval:
     return figures["unseen prompts and writers"] or figures["unseen prompts"]
 
 
-def choose_reward(accuracy: Mapping[str, Accuracy], bound: float) -> dict[str, Any]:
-    """Which reward is the best, and whether it passed its trial.
-
-    `accuracy` maps each reward to its `reward_accuracy`. It passes if the lower end of the decisive
-    accuracy is at least `bound`. One that passes goes before one that does not, then the mean
-    decides, and among equals the first.
-
-    Returns:
-        reward (name), passed (bool), quality ("quality to be compared" or "quality not measured").
-    """
-    decisive = {name: decisive_accuracy(figures) for name, figures in accuracy.items()}
-
-    def merit(name: str) -> tuple[bool, float]:
-        return decisive[name].low >= bound, decisive[name].mean
-
-    best = max(decisive, key=merit)
-    passed = decisive[best].low >= bound
-    quality = "quality to be compared" if passed else "quality not measured"
-    return {"reward": best, "passed": passed, "quality": quality}
-
-
 def _fold(
     profile: Profile,
     stories: pd.DataFrame,
@@ -188,7 +161,8 @@ def _fold(
     path = folder / f"scores-{record['run']}.json"
     if not path.is_file():
         reward = load_reward(profile, folder)
-        write_json(path, _rounded(score_stories(profile, *reward, stories[in_prompt])))
+        scores = score_stories(profile, *reward, stories[in_prompt])
+        write_json(path, [round(float(score), 5) for score in scores])
         if folder.name != "final":
             (folder / "adapter_model.safetensors").unlink()
     scores = read_numbers(path, int(in_prompt.sum()))
@@ -198,76 +172,39 @@ def _fold(
     return scores, {"stories": record["stories"], "steps": record["steps"], "loss": losses}
 
 
-def _rounded(scores: np.ndarray) -> list[float]:
-    return [round(float(score), 5) for score in scores]
-
-
 def _run_trial(
-    profile: Profile,
-    bound: float,
-    root: Path,
-    stories: pd.DataFrame,
-    splits: Splits,
-    target: Target,
-) -> None:
-    """Fit every reward on every fold, train the final one, and write the record."""
-    single = len(splits) == 1
-    values = target(stories["score"])
-    texts = stories["text"].tolist()
-    rows = [load_encoder(name).encode(texts) for name in (profile.semantic, profile.style)]
-    features = {"ridge": np.hstack(rows)}
-    if not single:
-        writers, names = stories["writer"].factorize()
-        features["writer"] = np.eye(len(names))[writers]
-    scores = {}
-    for name, columns in features.items():
-        scores[name] = [_rounded(row) for row in _ridge_scores(columns, values, splits)]
-    scores["regression"], training = [], []
-    for number, split in enumerate(progress_bar(splits, desc="folds")):
-        folder = root / (FINAL if single else f"regression/fold-{number}")
-        row, brief = _fold(profile, stories, split, folder, target)
-        scores["regression"].append(row)
+    profile: Profile, root: Path, stories: pd.DataFrame, splits: Splits, target: Target
+) -> dict[str, Any]:
+    """Fit the reward on every fold and the final one; what the record holds of them."""
+    scores, training, folds = [], [], []
+    for number, (in_prompt, in_writer) in enumerate(progress_bar(splits, desc="folds")):
+        folder = root / (FINAL if len(splits) == 1 else f"regression/fold-{number}")
+        row, brief = _fold(profile, stories, (in_prompt, in_writer), folder, target)
+        scores.append(row)
         training.append(brief)
-    accuracy = {name: reward_accuracy(stories, splits, rows) for name, rows in scores.items()}
-    if not single:
-        accuracy["writer"]["unseen prompts and writers"] = None  # it knows nothing there
-        train_reward(profile, stories, root / FINAL, target)
-    candidates = {name: accuracy[name] for name in ("ridge", "regression")}
-    folds = []
-    for in_prompt, in_writer in splits:
         prompts = stories["prompt_id"][in_prompt]
         writers = stories["writer"][in_writer]
         folds.append({"prompts": sorted(set(prompts)), "writers": sorted(set(writers))})
-    record = run_facts(
-        profile,
-        command=f"python -m ddpo_utils reward --profile {profile.name}",
-        backbone=public_backbone(profile),
-        seed=profile.seed,
-        stories=len(stories),
-        prompts=int(stories["prompt_id"].nunique()),
-        target=asdict(target),
-        folds=folds,
-        training={"regression": training},
-        bound=bound,
-        accuracy=accuracy,
-        choice=choose_reward(candidates, bound),
-        final=FINAL,
-        scores=scores,
-    )
-    write_json(root / "reward.json", json.loads(json.dumps(record, default=asdict)))
+    if len(splits) > 1:
+        train_reward(profile, stories, root / FINAL, target)
+    accuracy = reward_accuracy(stories, splits, scores)
+    return {
+        "folds": folds,
+        "training": {"regression": training},
+        "accuracy": {"regression": accuracy},
+        "scores": {"regression": scores},
+    }
 
 
 def record_reward(profile: Profile, bound: float, output: Path | None = None) -> dict[str, Any]:
-    """The trial of a language model's reward, a ridge reward and a lookup of the writer.
+    """The trial of a language model's reward on held-out pairs, printed and recorded.
 
-    All are tried on the same folds; the first is then trained on all training stories. reward.json
-    goes into `output`, by default <work_dir>/reward. Every finished fold is kept, so an interrupted
-    trial goes on. Where no writer is known there is one fold, and its reward is the final one.
-    `bound` is that of `choose_reward`. The result is printed. Raises CourseError where there are
+    The reward is then trained on all training stories. It passes its trial if the lower end of the
+    decisive accuracy is at least `bound`. reward.json goes into `output`, by default
+    <work_dir>/reward. Every finished fold is kept, so an interrupted trial goes on. Where no writer
+    is known there is one fold, and its reward is the final one. Raises CourseError where there are
     too few stories, or another process is at work in `output`.
     """
-    import pandas as pd
-
     stories = training_stories(profile)
     # judges' scores have a bounded scale and are not compressed, votes are
     target = Target.fit(stories["score"], 0 if "judge_scores" in stories else 100)
@@ -281,36 +218,47 @@ def record_reward(profile: Profile, bound: float, output: Path | None = None) ->
         )
     root = output or work_dir(profile) / "reward"
     with locked(root):
-        _run_trial(profile, bound, root, stories, splits, target)
+        record = run_facts(
+            profile,
+            command=f"python -m ddpo_utils reward --profile {profile.name}",
+            backbone=public_backbone(profile),
+            seed=profile.seed,
+            stories=len(stories),
+            prompts=int(stories["prompt_id"].nunique()),
+            target=asdict(target),
+            bound=bound,
+            final=FINAL,
+            **_run_trial(profile, root, stories, splits, target),
+        )
+        write_json(root / "reward.json", json.loads(json.dumps(record, default=asdict)))
     trial = load_trial(root)
-    figures = pd.DataFrame(trial["accuracy"]).T.map(lambda interval: interval or "-")
-    print(f"share of held-out pairs ordered rightly, by prompts:\n{figures.to_string()}")
-    best = trial["choice"]["reward"]
-    print(f"best: {best}; {trial['choice']['quality']}; record and reward are in {root}")
+    figures = trial["accuracy"]["regression"]
+    print("share of held-out pairs ordered rightly:")
+    for name, interval in figures.items():
+        print(f"{name:28} {interval or '-'}")
+    passed = decisive_accuracy(figures).low >= bound
+    verdict = "may speak" if passed else "quality is not measured"
+    print(f"the lower end must reach {bound}: {verdict}; record and reward are in {root}")
     return trial
 
 
 def load_trial(folder: Path) -> dict[str, Any]:
     """The record of a trial, <folder>/reward.json, with Intervals as such."""
+    from pydantic import ConfigDict, TypeAdapter
+
     path = folder / "reward.json"
     record = read_json(path)
+    figures = TypeAdapter(
+        dict[str, dict[str, Interval | None]], config=ConfigDict(allow_inf_nan=False)
+    )
     try:
-        for figures in record["accuracy"].values():
-            figures |= {name: _interval(value) for name, value in figures.items() if value}
-        for figures in record.get("calibration", {}).values():  # in records of code before 2.0
-            figures["error"] = _interval(figures["error"])
+        record["accuracy"] = figures.validate_python(record["accuracy"])
+        for said in record.get("calibration", {}).values():  # in records of code before 2.0
+            said |= figures.validate_python({"": {"error": said["error"]}})[""]
         numbers = [record["bound"], *asdict(Target(**record["target"])).values()]
         numbers.append(decisive_accuracy(record["accuracy"]["regression"]).low)
         if isinstance(record["backbone"], str) and are_numbers(numbers):
             return record
-    except (AttributeError, KeyError, TypeError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         pass
     raise CourseError(f"{path} is damaged: delete it, and run `python -m ddpo_utils reward` again.")
-
-
-def _interval(value: Mapping[str, Any]) -> Interval:
-    """The interval in a record; TypeError where it is none."""
-    interval = Interval(**value)
-    if not are_numbers([interval.mean, interval.low, interval.high, interval.n]):
-        raise TypeError(value)
-    return interval

@@ -1,4 +1,4 @@
-"""The trial of rewards: folds, pairs, accuracy, the choice, and its record."""
+"""The trial of a reward: folds, pairs, accuracy, and its record."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from ddpo_utils import CourseError, get_profile
 from ddpo_utils.evaluation import reward, reward_trial
 from ddpo_utils.evaluation.reward import load_reward
 from ddpo_utils.evaluation.reward_trial import (
-    choose_reward,
     held_pairs,
     load_trial,
     record_reward,
@@ -24,7 +23,6 @@ from ddpo_utils.evaluation.reward_trial import (
     reward_splits,
     trial_splits,
 )
-from ddpo_utils.evaluation.statistics import Interval
 from ddpo_utils.settings import data_dir
 from ddpo_utils.storage.files import read_json, write_json
 from ddpo_utils.training.arms import training_stories
@@ -110,29 +108,6 @@ def test_where_writers_are_not_known_one_fold_holds_out_prompts(writers):
     assert figures["unseen prompts"].mean == 1 and figures["unseen prompts and writers"] is None
 
 
-@pytest.mark.parametrize(
-    ("ridge", "new", "chosen", "passed"),
-    [
-        ((0.49, 0.42), (0.55, 0.48), "new", False),  # better, and still below the bound
-        ((0.66, 0.59), (0.65, 0.61), "new", True),  # the bound goes before the mean
-        ((0.70, 0.60), (0.70, 0.60), "ridge", True),  # at the bound; of equals the first
-    ],
-)
-@pytest.mark.parametrize("known", [True, False])
-def test_the_choice_follows_the_figures(ridge, new, chosen, passed, known):
-    figures = {}
-    for name, (mean, low) in {"ridge": ridge, "new": new}.items():
-        figure = Interval(mean, low, 2 * mean - low, 19)
-        # where writers are known, known ones have no say
-        better = Interval(0.9, 0.8, 1.0, 19) if name == "ridge" else Interval(0.7, 0.6, 0.8, 19)
-        figures[name] = {
-            "unseen prompts": better if known else figure,
-            "unseen prompts and writers": figure if known else None,
-        }
-    got = choose_reward(figures, 0.6)
-    assert (got["reward"], got["passed"]) == (chosen, passed)
-
-
 @pytest.mark.parametrize("known", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_trial_is_recorded_and_goes_on_fold_by_fold(tiny_profile, tmp_path, monkeypatch, known):
     """With writers nine folds, which take a while; without one, on votes and negative ones too."""
@@ -149,18 +124,16 @@ def test_a_trial_is_recorded_and_goes_on_fold_by_fold(tiny_profile, tmp_path, mo
     record = read_json(root / "reward.json")
     assert str(tmp_path) not in (root / "reward.json").read_text()
     assert len(record["folds"]) == (9 if known else 1) == len(record["training"]["regression"])
-    rewards = {"ridge", "regression"} | ({"writer"} if known else set())
-    assert set(record["accuracy"]) == set(record["scores"]) == rewards
     assert record["target"]["times"] == 100 and record["bound"] == 0.6
-    stories = training_stories(profile)  # figures follow from the recorded scores
-    again = reward_accuracy(stories, trial_splits(stories, profile.seed), record["scores"]["ridge"])
-    assert again["unseen prompts"] == returned["accuracy"]["ridge"]["unseen prompts"]
+    stories, scores = training_stories(profile), record["scores"]["regression"]
+    again = reward_accuracy(stories, trial_splits(stories, profile.seed), scores)
+    assert again == returned["accuracy"]["regression"]
     assert load_reward(profile, root / record["final"])
     for fold in root.glob("*/fold-*"):
         assert not (fold / "adapter_model.safetensors").exists()
     monkeypatch.setattr(reward, "_trainer", None)  # nothing is trained twice
     (root / "reward.json").unlink()
-    assert record_reward(profile, 0.6)["scores"] == record["scores"]
+    assert record_reward(profile, 0.6) == returned
     # too few prompts, or scores that order nothing, are refused before any training
     for few in (corpus(8, 3, known=False), corpus(30, 3, known=False).assign(score=3.0)):
         few.to_json(tmp_path / "few.jsonl", orient="records", lines=True)
