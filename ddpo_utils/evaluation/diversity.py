@@ -20,8 +20,6 @@ import numpy as np
 from ..corpus.text import words
 from ..settings import CourseError
 
-__all__ = ["compression_ratio", "self_bleu"]
-
 ORDERS = range(1, 5)  # n-grams of 1 to 4 words
 GZIP_LEVEL = 9
 

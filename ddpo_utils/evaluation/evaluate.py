@@ -45,8 +45,6 @@ from .usability import Thresholds, check_stories, course_prompts, measure_row, u
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["adapters_of", "evaluate", "evaluate_adapters", "evaluation_prompts", "find_adapters"]
-
 POOL = 1000  # prompts among which a story must find its own, where the data have so many
 TRAIN_RANGE = (50, 1000)  # training stories that say what is plausible: four times a row's
 ALWAYS = {"start", "sft", "dpo", "shuffled", "ddpo-sem", "ddpo-sty", "ddpo"}  # rows, trained or not

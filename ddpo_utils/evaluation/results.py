@@ -24,8 +24,6 @@ from .usability import CUT, CUT_TEXTS, FAULTS, MEASURES, Thresholds, encoders_by
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ROWS", "make_results", "show_table", "write_results"]
-
 ROWS = {
     "gold": "Gold",
     "start": "starting model",

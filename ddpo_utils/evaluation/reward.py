@@ -10,7 +10,7 @@ import math
 import shutil
 import time
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,32 +21,20 @@ from ..models.policy import (
     cannot_load,
     default_device,
     load_adapter,
+    lora_config,
     make_room,
     model_source,
     number_type,
 )
 from ..models.smollm2 import HUB_NAME
 from ..settings import CourseError, Profile
-from ..storage.adapters import check_adapter
 from ..storage.files import read_json, short_digest, write_json
-from ..storage.locks import locked
 from ..training.run_folder import last_checkpoint, run_facts
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "Target",
-    "compress",
-    "load_reward",
-    "public_backbone",
-    "reward_inputs",
-    "score_stories",
-    "tokenize",
-    "train_reward",
-]
-
-LORA = {"r": 16, "lora_alpha": 32}  # of the paper's reward (arXiv 2503.17126)
+LORA = {"lora_r": 16, "lora_alpha": 32}  # of the paper's reward (arXiv 2503.17126)
 END = "</response>"
 # Beside its SFT settings and stories a training depends on these settings of the profile.
 SETTINGS = {"reward", "dtype", "attention", "lora_targets", "max_length", "micro_batch", "seed"}
@@ -132,14 +120,10 @@ def load_reward(profile: Profile, folder: Path | None = None) -> tuple[Any, Any]
     `folder` is that of a trained reward, which comes in eval mode; without one it is fresh, and its
     head of zeros scores every story alike. Raises CourseError if a part cannot be loaded.
     """
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
     from trl.trainer.reward_trainer import suppress_seqcls_warning
 
-    if folder is not None and not (folder / "adapter_config.json").is_file():
-        raise CourseError(f"There is no reward in {folder}: run `python -m ddpo_utils reward`.")
-    if folder is not None:
-        check_adapter(folder)
     make_room()
     source = model_source(profile.reward)
     options = {"dtype": number_type(profile), "trust_remote_code": False}
@@ -168,9 +152,8 @@ def load_reward(profile: Profile, folder: Path | None = None) -> tuple[Any, Any]
     if folder is not None:
         return load_adapter(model, folder).eval(), tokenizer
     set_seed(profile.seed)
-    targets = profile.lora_targets
-    targets = targets if isinstance(targets, str) else list(targets)
-    lora = LoraConfig(**LORA, target_modules=targets, task_type="SEQ_CLS")
+    lora = lora_config(replace(profile, **LORA))
+    lora.task_type = "SEQ_CLS"
     model = get_peft_model(model, lora)
     if profile.gradient_checkpointing:
         model.enable_input_require_grads()
@@ -271,26 +254,24 @@ def train_reward(
     content = [reward_inputs(stories), stories["score"].tolist()]
     run = short_digest(facts, asdict(target), settings, *content, length=16)
     path, unfinished = folder / "reward.json", folder / f"unfinished-{run}"
-    with locked(folder):
-        record = read_json(path) if path.is_file() else {}
-        if not isinstance(record, dict):
-            raise CourseError(f"{path} is damaged: delete it, and run the command again.")
-        if record.get("run") == run:
-            return record
-        started = time.perf_counter()
-        trainer = _trainer(profile, stories, unfinished, target)
-        trainer.train(resume_from_checkpoint=str(last_checkpoint(unfinished) or "") or None)
-        for parameter in trainer.model.parameters():
-            if parameter.requires_grad and not parameter.isfinite().all():
-                raise CourseError(
-                    "The reward's training diverged: lower sft_learning_rate, and delete "
-                    f"{unfinished}."
-                )
-        trainer.model.eval().save_pretrained(folder, save_embedding_layers=False)
-        steps = trainer.state.global_step
-        record = run_facts(profile, **facts, run=run, target=asdict(target), steps=steps)
-        record["seconds"] = round(time.perf_counter() - started, 1)
-        record["log"] = [entry for entry in trainer.state.log_history if "loss" in entry]
-        write_json(path, record)  # last: it marks the training as finished
-        shutil.rmtree(unfinished, ignore_errors=True)
+    record = read_json(path) if path.is_file() else {}
+    if not isinstance(record, dict):
+        raise CourseError(f"{path} is damaged: delete it, and run the command again.")
+    if record.get("run") == run:
         return record
+    started = time.perf_counter()
+    trainer = _trainer(profile, stories, unfinished, target)
+    trainer.train(resume_from_checkpoint=str(last_checkpoint(unfinished) or "") or None)
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad and not parameter.isfinite().all():
+            raise CourseError(
+                f"The reward's training diverged: lower sft_learning_rate, and delete {unfinished}."
+            )
+    trainer.model.eval().save_pretrained(folder, save_embedding_layers=False)
+    steps = trainer.state.global_step
+    record = run_facts(profile, **facts, run=run, target=asdict(target), steps=steps)
+    record["seconds"] = round(time.perf_counter() - started, 1)
+    record["log"] = [entry for entry in trainer.state.log_history if "loss" in entry]
+    write_json(path, record)  # last: it marks the training as finished
+    shutil.rmtree(unfinished, ignore_errors=True)
+    return record

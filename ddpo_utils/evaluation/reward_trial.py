@@ -24,19 +24,6 @@ from .statistics import Interval, mean_interval
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "FINAL",
-    "decisive_accuracy",
-    "held_pairs",
-    "load_trial",
-    "record_reward",
-    "reward_accuracy",
-    "reward_pairs",
-    "reward_splits",
-    "ridge_scores",
-    "trial_splits",
-]
-
 PARTS = 3  # of prompts and of writers: nine folds, each fitted on about four ninths of the stories
 FINAL = "regression/final"  # folder of the reward trained on all training stories
 # masks of stories: of a held-out prompt, of a held-out writer

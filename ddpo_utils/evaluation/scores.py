@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..models.policy import load_adapter, load_policy, number_type, public_name
-from ..models.sampling import DECODING, sample_stories
+from ..models.sampling import DECODING, read_samples, sample_stories
 from ..models.scoring import mean_logps, token_kl
 from ..settings import CourseError, Profile, progress_bar
 from ..storage.adapters import adapter_digest
-from ..storage.files import read_json, read_jsonl, read_numbers, short_digest, write_json
+from ..storage.files import read_json, read_numbers, short_digest, write_json
 from ..training.run_folder import process
 from .reward import Target, load_reward, public_backbone, score_stories
 from .reward_trial import FINAL, decisive_accuracy, load_trial
@@ -23,22 +23,6 @@ from .reward_trial import FINAL, decisive_accuracy, load_trial
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "compare_with_sft",
-    "one_number_type",
-    "read_row",
-    "sample_rows",
-    "score_rewards",
-]
-
-TYPES = {  # of a sample
-    "prompt_id": (str, int),
-    "prompt": str,
-    "sample": int,
-    "text": str,
-    "tokens": int,
-    "finished": bool,
-}
 PIECE = 32  # scores are stored after so many stories
 
 
@@ -69,17 +53,12 @@ def read_row(path: Path, prompts: pd.DataFrame) -> pd.DataFrame:
 
     Two evaluations without a lock may have written each sample twice.
     """
-    import pandas as pd
-
-    texts = dict(zip(prompts["prompt_id"], prompts["prompt"], strict=True))
-    samples: dict[Any, dict[str, Any]] = {}
-    for record in read_jsonl(path):
-        typed = all(isinstance(record.get(name), kind) for name, kind in TYPES.items())
-        key = (record["prompt_id"], record["sample"]) if typed else None
-        known = samples.setdefault(key, record)
-        if key is None or texts.get(key[0]) != record["prompt"] or known["text"] != record["text"]:
-            raise CourseError(f"{path} holds other samples than its row's: delete it, run again.")
-    return pd.DataFrame(samples.values())
+    frame = read_samples(path)
+    kinds = [frame[name].dtype.kind for name in ("sample", "tokens", "finished") if name in frame]
+    texts = prompts.set_index("prompt_id")["prompt"]
+    if kinds != ["i", "i", "b"] or (frame["prompt_id"].map(texts) != frame.get("prompt")).any():
+        raise CourseError(f"{path} holds other samples than its row's: delete it, run again.")
+    return frame
 
 
 def sample_rows(

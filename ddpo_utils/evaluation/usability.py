@@ -22,23 +22,6 @@ from ..settings import CourseError, Profile
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "CUT",
-    "CUT_TEXTS",
-    "FAULTS",
-    "MEASURES",
-    "RULES",
-    "Thresholds",
-    "check_stories",
-    "course_prompts",
-    "encoders_by_measure",
-    "measure_row",
-    "prompt_ranks",
-    "prompt_table",
-    "rival_table",
-    "unfit_rules",
-]
-
 ON_TOPIC_POOL = 70  # prompts for which `on_topic_rank` is stated
 MEASURES = {  # of diversity -> setting that names the encoder; the 2nd ones make no weights
     "semantic": "semantic",

@@ -21,17 +21,6 @@ from ..storage.files import read_json, whole_text, write_json
 from ..storage.locks import locked
 from .study_files import ComparisonsFile, KeyFile, check_as, read_as
 
-__all__ = [
-    "QUESTIONS",
-    "UNDECIDED",
-    "Comparisons",
-    "build_comparisons",
-    "compare",
-    "read_comparisons",
-    "read_key",
-    "write_comparisons",
-]
-
 # The two questions of the human evaluation in arXiv 2503.17126, in this project's words.
 QUESTIONS = {
     "diverse": "Which set has the more diverse stories?",

@@ -20,8 +20,6 @@ from ..storage.locks import locked
 from .comparisons import QUESTIONS, UNDECIDED, Comparisons, read_comparisons
 from .ratings import UNREADABLE, read_ratings
 
-__all__ = ["consistency", "judge", "judge_file", "judge_request", "read_answer"]
-
 SIDE_ORDERS = ("AB", "BA")  # which side of the file is shown first
 MARKS = " \t*_`"  # Markdown's, around an answer
 SHOWN = "PQ"  # the sets' names for the judge; the file's letters would tell the order

@@ -13,8 +13,6 @@ from pathlib import Path
 from ..storage.files import write_text
 from .comparisons import QUESTIONS, Comparisons
 
-__all__ = ["write_page"]
-
 
 def _policy_hash(template: str, tag: str) -> str:
     """The template's one inline style or script, as a Content-Security-Policy names it."""

@@ -16,8 +16,6 @@ from ..storage.locks import locked
 from .comparisons import QUESTIONS, UNDECIDED, Comparisons, read_comparisons, read_key
 from .study_files import Answer, RatingsFile, check_as, clean_name, file_name, read_as
 
-__all__ = ["UNREADABLE", "ForeignRatings", "Ratings", "read_labels", "read_ratings", "read_study"]
-
 UNREADABLE = "unreadable"  # a model's answer that is none of those allowed; not "undecided"
 LONGEST_NAME = 60  # characters, as in the page
 

@@ -11,8 +11,6 @@ from ..models.answers import LocalModel, get_answers
 from ..models.endpoint import Endpoint
 from ..settings import CourseError
 
-__all__ = ["summarise"]
-
 # In this project's words: the instruction in the paper's code is never sent with a story.
 INSTRUCTION = (
     "Summarise the plot of the story below for someone who will not read it: who is in it, what "

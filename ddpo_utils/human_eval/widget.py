@@ -18,8 +18,6 @@ from ..storage.files import whole_text
 from .comparisons import QUESTIONS, UNDECIDED, Comparisons
 from .ratings import Ratings
 
-__all__ = ["RatingWidget", "rate"]
-
 
 def _text(text: str) -> str:
     """A text as HTML that shows it as it is: nothing in it is read as markup."""

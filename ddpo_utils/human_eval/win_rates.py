@@ -23,17 +23,6 @@ from ..settings import CourseError
 from .comparisons import QUESTIONS, UNDECIDED
 from .ratings import read_study
 
-__all__ = [
-    "agreement",
-    "item_test",
-    "judge_agreement",
-    "majority",
-    "position_bias",
-    "rating_table",
-    "show_ratings",
-    "win_rates",
-]
-
 
 def _share(labels: pd.DataFrame, hits: pd.Series) -> Interval | None:
     """Share of hits among labels, clustered by prompt; None without labels."""
