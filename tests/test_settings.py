@@ -47,7 +47,7 @@ def test_a_setting_is_overridden_also_by_a_text(setting, given, value):
     assert replace(changed, **{setting: getattr(PROFILES["8b"], setting)}) == PROFILES["8b"]
 
 
-BOMB: list[Any] = []  # its text would never end
+BOMB: list[list] = []  # its text would never end
 for _ in range(100_000):
     BOMB = [BOMB, BOMB]
 WRONG = {
