@@ -12,14 +12,12 @@ from ..corpus.text import as_messages
 from ..settings import CourseError, progress_bar
 from ..storage.answer_store import AnswerStore, Key, Record
 from ..storage.files import short_digest, text_key
-from .calls import Calls, Chat
+from .calls import Calls
 from .endpoint import Decoding, Endpoint
-from .prompting import count_tokens, render, stories
+from .prompting import Chat, answer_records, render
 from .sampling import complete, fingerprint
 
 __all__ = ["LocalModel", "get_answers"]
-
-Requests = Mapping[str, str]  # by their keys
 
 
 @dataclass(frozen=True)
@@ -57,62 +55,30 @@ def get_answers(
             request is too long for a local model; as `calls.Calls.make`.
     """
     if isinstance(model, Endpoint):
-        ask = _ask_endpoint
-        run = short_digest("answers", model.model, _settings(model, max_tokens), length=16)
+        settings = model.settings(Decoding(model.temperature, None, max_tokens))
+        run = short_digest("answers", model.model, settings, length=16)
     else:
-        ask = _ask_local
         weights = fingerprint(model.model, [max_tokens])
         run = short_digest("answers", model.name, weights, length=16)
     keys = [text_key(text) for text in requests]
     texts = dict(zip(keys, requests, strict=True))
+
+    def messages(call: Key, _: str) -> Chat:
+        return as_messages("user", texts[call[0]])
+
     with AnswerStore(path, run, texts, lambda key: [key]) as store:
-        stored = {key for key, _ in store.records}
-        missing = {key: text for key, text in texts.items() if key not in stored}
-        if missing:
-            ask(model, missing, max_tokens, store)
+        missing = {key: text for key, text in texts.items() if (key, 0) not in store.records}
+        if missing and isinstance(model, Endpoint):
+            chains = [[(key, 0)] for key in missing]
+            Calls(model, model.name, store, settings, messages).make(chains, max_tokens)
+        elif missing:
+            _ask_local(model, missing, max_tokens, store)
         return [store.records[key, 0] for key in keys]
 
 
-def _settings(endpoint: Endpoint, max_tokens: int) -> Record:
-    return endpoint.settings(Decoding(endpoint.temperature, None, max_tokens))
-
-
-def _record(key: str, prompt: str, source: str, answer: Record) -> Record:
-    """The record of an answer, without the reasoning that some servers leave in its text."""
-    (story,) = stories(answer["text"], answer["finished"], "plain")
-    return {
-        "prompt_id": key,
-        "prompt": prompt,
-        "sample": 0,
-        "source": source,
-        **story,
-        "calls": 1,
-        "prompt_tokens": answer["prompt_tokens"],
-        "completion_tokens": answer["completion_tokens"],
-        "repeats": answer["repeats"],
-    }
-
-
-def _ask_endpoint(
-    endpoint: Endpoint, requests: Requests, max_tokens: int, store: AnswerStore
+def _ask_local(
+    local: LocalModel, requests: Mapping[str, str], max_tokens: int, store: AnswerStore
 ) -> None:
-    settings = _settings(endpoint, max_tokens)
-    chats = {key: as_messages("user", text) for key, text in requests.items()}
-
-    def messages(call: Key) -> Chat:
-        return chats[call[0]]
-
-    def keep(call: Key, answer: Record) -> None:
-        store.add([_record(call[0], requests[call[0]], endpoint.name, answer)])
-
-    prompt_tokens = sum(count_tokens(chat) for chat in chats.values())
-    tokens = (prompt_tokens, len(chats) * max_tokens)
-    chains = [[(key, 0)] for key in chats]
-    answered = any(record["text"] for record in store.records.values())
-    Calls(endpoint, endpoint.name, settings, messages, keep, answered).make(chains, tokens)
-
-
-def _ask_local(local: LocalModel, requests: Requests, max_tokens: int, store: AnswerStore) -> None:
     lengths = {}
     for key, text in zip(requests, render(local.tokenizer, requests.values()), strict=True):
         lengths[key] = len(local.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -133,11 +99,7 @@ def _ask_local(local: LocalModel, requests: Requests, max_tokens: int, store: An
         batch = [requests[key] for key in keys]
         answers = complete(local.model, local.tokenizer, batch, max_tokens, **greedy)
         for key, (text, tokens, finished) in zip(keys, answers, strict=True):
-            answer = {
-                "text": text,
-                "finished": finished,
-                "prompt_tokens": lengths[key],
-                "completion_tokens": tokens,
-                "repeats": 0,
-            }
-            store.add([_record(key, requests[key], local.name, answer)])
+            answer = {"text": text, "finished": finished, "repeats": 0}
+            answer |= {"prompt_tokens": lengths[key], "completion_tokens": tokens}
+            facts = {"prompt_id": key, "prompt": requests[key], "sample": 0, "source": local.name}
+            store.add(answer_records(answer, facts))

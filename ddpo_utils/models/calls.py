@@ -12,27 +12,31 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ..settings import CourseError, progress_bar
-from ..storage.answer_store import Key, Record
+from ..storage.answer_store import AnswerStore, Key, Record
 from ..storage.files import whole_text
 from ..storage.markdown import printable
+from .prompting import CHARACTERS_A_TOKEN, COUNTS, Chat, answer_records, count_tokens
 
 if TYPE_CHECKING:
     from .endpoint import Endpoint
 
-__all__ = ["COUNTS", "NO_KEY", "Calls", "Chat", "read_reply", "show_hidden_error"]
+__all__ = ["NO_KEY", "Calls"]
 
-Chat = list[dict[str, str]]
-COUNTS = ("prompt_tokens", "completion_tokens", "repeats")
 MOST_COUNTED = 10**9  # tokens of one call; a larger count is none
 NO_KEY = "none"  # the client library always sends a key
 PATIENCE = 3  # prompts refused in a row for no known reason; one more is a fault of the settings
-HINTS = {  # words of a refusal: the way out
-    "max_completion_tokens": "--limit-name max_completion_tokens",
-    "max_tokens": "--limit-name max_completion_tokens, or fewer --max-tokens",
-    "system": "--no-system",
-    "temperature": "--temperature none",
-    "top_p": "--top-p none",
+REASONS = {  # without the server's words, which may repeat parts of the key
+    401: "the key was refused; name the variable of this endpoint's key",
+    403: "this key may not use the model, or the prompt was refused",
+    404: "no such model at this address, which usually ends in /v1",
 }
+HINTS = {
+    None: "does a server run there?",
+    400: "if it names one of them, try --limit-name max_completion_tokens, --no-system, "
+    "--temperature none or --top-p none",
+}
+HINTS[422] = HINTS[400]
+HINTS |= dict.fromkeys(range(300, 400), "it redirects; give the address that it redirects to")
 
 # Reasons for an end that say that an answer is not whole; servers have many names for a whole one.
 _CUT = re.compile(
@@ -52,26 +56,27 @@ _UNPAID = re.compile("credit|quota|billing|balance|payment|api.?key", re.I)
 
 @dataclass
 class Calls:
-    """The calls that one run makes.
+    """The calls that one run makes; each answer is stored as it comes.
 
     Attributes:
-        messages: gives a call's chat.
-        keep: stores what `ask` gives.
-        answered: whether the endpoint has answered other calls of the run before.
+        settings: what a request says of sampling and length.
+        messages: the chat of a call, with its second argument in the place of missing stories.
+        condition, k: how an answer is read; see `prompting.stories`.
     """
 
     endpoint: Endpoint
-    label: str
+    source: str
+    store: AnswerStore
     settings: Record
-    messages: Callable[[Key], Chat]
-    keep: Callable[[Key, Record], None]
-    answered: bool = False
+    messages: Callable[[Key, str], Chat]
+    condition: str = "plain"
+    k: int = 1
     _answers: list[Record] = field(default_factory=list)
     _refused: dict[Key, Record] = field(default_factory=dict)
     _in_a_row: set[Any] = field(default_factory=set)  # prompts
     _stop: Event = field(default_factory=Event)
 
-    def make(self, chains: Sequence[Sequence[Key]], tokens: tuple[int, int]) -> None:
+    def make(self, chains: Sequence[Sequence[Key]], limit: int) -> None:
         """None; makes the calls of each chain one after the other, and the chains side by side.
 
         An estimate is printed and confirmed before the first call, the use after the last. After a
@@ -79,19 +84,23 @@ class Calls:
         refused is kept as an empty answer if the endpoint answers others.
 
         Args:
-            tokens: of all prompts, and the most that the answers may have.
+            limit: most tokens of an answer.
 
         Raises:
             CourseError: the key is missing, `confirm` said no, or a call failed for good.
         """
         key = self.endpoint.key()
-        count = sum(len(chain) for chain in chains)
-        estimate = f"{count} calls to make; estimate: at most about {self._use(*tokens)}"
-        print(f"{self.label}: {estimate}; repeats after errors are extra.", flush=True)
+        calls = [call for chain in chains for call in chain]
+        longest = "".ljust(CHARACTERS_A_TOKEN * limit, "x")
+        prompt_tokens = sum(count_tokens(self.messages(call, longest)) for call in calls)
+        use = self._use(prompt_tokens, len(calls) * limit)
+        estimate = f"{len(calls)} calls to make; estimate: at most about {use}"
+        print(f"{self.source}: {estimate}; repeats after errors are extra.", flush=True)
         if self.endpoint.confirm is not None and not self.endpoint.confirm(estimate):
             raise CourseError("Nothing was sent: the estimate was not agreed to.")
-        client = make_client(self.endpoint, key)
-        bar = progress_bar(total=count, desc=self.label, leave=False)
+        answered = any(record["text"] for record in self.store.records.values())
+        client = _make_client(self.endpoint, key)
+        bar = progress_bar(total=len(calls), desc=self.source, leave=False)
         try:
             with client, bar, ThreadPoolExecutor(self.endpoint.concurrency) as pool:
                 running = [pool.submit(self._follow, client, chain, bar) for chain in chains]
@@ -100,25 +109,25 @@ class Calls:
                         future.result()
                 finally:
                     self._stop.set()
-            self._keep_refused()
+            self._keep_refused(answered)
         finally:
             self._print_use()
 
     def _follow(self, client: Any, chain: Sequence[Key], bar: Any) -> None:
-        for call in chain:
-            if self._stop.is_set():
-                return
-            try:
+        try:
+            for call in chain:
+                if self._stop.is_set():
+                    return
                 self._make_one(client, call)
-            except BaseException:
-                self._stop.set()
-                raise
-            bar.update()
+                bar.update()
+        except BaseException:
+            self._stop.set()
+            raise
 
     def _make_one(self, client: Any, call: Key) -> None:
-        answer = self.ask(client, self.messages(call))
+        answer = self._ask(client, self.messages(call, ""))
         if not answer["refusal"]:
-            self.keep(call, answer)
+            self._keep(call, answer)
             self._answers.append(answer)
             self._in_a_row.clear()
             return
@@ -127,36 +136,43 @@ class Calls:
         if len(self._in_a_row) > PATIENCE:
             raise CourseError(answer["refusal"])
 
-    def _keep_refused(self) -> None:
+    def _keep(self, call: Key, answer: Record) -> None:
+        prompt_id, number = call
+        facts = {"prompt_id": prompt_id, "prompt": self.store.prompts[prompt_id]}
+        facts |= {"sample": number, "source": self.source}
+        self.store.add(answer_records(answer, facts, self.condition, self.k))
+
+    def _keep_refused(self, answered: bool) -> None:
         for call, answer in self._refused.items():
-            if not self._answers and not self.answered:
+            if not self._answers and not answered:
                 raise CourseError(answer["refusal"])
-            self.keep(call, answer)
+            self._keep(call, answer)
         if self._refused:
             words = answer["refusal"]
             print(f"{len(self._refused)} calls were refused, and count as failed: {words}")
 
-    def ask(self, client: Any, messages: Chat) -> Record:
-        """One call: what `read_reply` gives, repeats, and refusal ("" for an answer).
+    def _ask(self, client: Any, messages: Chat) -> Record:
+        """One call: what `_read_reply` gives, repeats, and refusal ("" for an answer).
 
         A prompt that is refused gives an empty, unfinished answer; its refusal is the server's
         words where they do not say that a filter did it.
         """
         from openai import OpenAIError
 
+        chat = [{**message, "content": whole_text(message["content"])} for message in messages]
         try:
             answer = client.chat.completions.with_raw_response.create(
-                model=self.endpoint.model, messages=sendable(messages), **self.settings
+                model=self.endpoint.model, messages=chat, **self.settings
             )
-            reply = read_reply(answer.http_response.json())
+            reply = _read_reply(answer.http_response.json())
             return {**reply, "repeats": answer.retries_taken, "refusal": ""}
         except OpenAIError as error:
             status, words = getattr(error, "status_code", None), str(error)
-            fault = _fault(self.endpoint, error, client.api_key)
+            fault = _fault(self.endpoint, status, error, client.api_key)
             refused = {"text": "", "finished": False, **dict.fromkeys(COUNTS, 0), "refusal": ""}
-            if refused_by_filter(status, words):
+            if status not in (None, 401, 404, 429) and _FILTERED.search(words):
                 return refused
-            if may_be_refused(status, words):
+            if status in (400, 403, 413, 422, 451) and not _UNPAID.search(words):
                 return {**refused, "refusal": str(fault)}
             raise fault from None
         except (AttributeError, LookupError, TypeError, ValueError, RecursionError):
@@ -174,18 +190,16 @@ class Calls:
         return f"{use} ({cost:,.4f} at the prices given)"
 
     def _print_use(self) -> None:
-        answers = self._answers
-        prompt_tokens = sum(answer["prompt_tokens"] or 0 for answer in answers)
-        completion_tokens = sum(answer["completion_tokens"] or 0 for answer in answers)
-        repeats = sum(answer["repeats"] for answer in answers)
-        uncounted = sum(None in answer.values() for answer in answers)
-        use = self._use(prompt_tokens, completion_tokens)
-        print(f"{self.label}: {len(answers)} calls used {use}.")
-        if uncounted or repeats:
-            print(f"{uncounted} calls came without a count; {repeats} repeats after errors.")
+        sums = {name: sum(answer[name] or 0 for answer in self._answers) for name in COUNTS}
+        uncounted = sum(None in answer.values() for answer in self._answers)
+        use = self._use(sums["prompt_tokens"], sums["completion_tokens"])
+        print(f"{self.source}: {len(self._answers)} calls used {use}.")
+        if uncounted or sums["repeats"]:
+            repeats = f"{sums['repeats']} repeats after errors"
+            print(f"{uncounted} calls came without a count; {repeats}.")
 
 
-def make_client(endpoint: Endpoint, key: str) -> Any:
+def _make_client(endpoint: Endpoint, key: str) -> Any:
     """The library's client. It follows no redirect, and OpenAI alone gets OPENAI_ variables."""
     from openai import DefaultHttpxClient, OpenAI
 
@@ -193,7 +207,7 @@ def make_client(endpoint: Endpoint, key: str) -> Any:
     for name in list(os.environ):
         if name.startswith("OPENAI_") and name != "OPENAI_LOG" and not endpoint.of_openai:
             hidden[name] = os.environ.pop(name)
-    hooks = {"response": [show_hidden_error]}
+    hooks = {"response": [_show_hidden_error]}
     try:
         return OpenAI(
             api_key=key,
@@ -206,34 +220,23 @@ def make_client(endpoint: Endpoint, key: str) -> Any:
         os.environ |= hidden
 
 
-def _fault(endpoint: Endpoint, error: Exception, key: str) -> CourseError:
+def _fault(endpoint: Endpoint, status: int | None, error: Exception, key: str) -> CourseError:
     """One sentence for a call that failed for good, without the key."""
     words = " ".join(printable(error).split())
     if key != NO_KEY:
         words = words.replace(key, "[key]")
-    status = getattr(error, "status_code", None)
-    hint = ""
-    if status in (400, 422):
-        ways = [way for word, way in HINTS.items() if word in words.lower()]
-        hint = f"; try {ways[0]}" if ways else ""
-    words = words[:200].rstrip(".")
-    reasons = {  # some servers repeat parts of the key: their words are left out
-        401: "401: the key was refused; name the variable of this endpoint's key",
-        403: f"403: this key may not use {endpoint.model!r}, or the prompt was refused",
-        404: f"404: no model {endpoint.model!r} at this address, which usually ends in /v1",
-        None: f"{words}; does a server run there?",
-    }
-    reason = reasons.get(status, f"{type(error).__name__}, {words}{hint}")
-    if status in range(300, 400):
-        reason = f"{status}: it redirects; give the address that it redirects to"
+    reason = REASONS.get(status)
+    if reason is None:
+        hint = f"; {HINTS[status]}" if status in HINTS else ""
+        reason = f"{type(error).__name__}, {words[:200].rstrip('.')}{hint}"
     host = urlsplit(endpoint.base_url).netloc.rpartition("@")[2]
     return CourseError(
-        f"{host} does not answer as asked, after the retries ({reason}). What was received is "
-        "stored; the same call again makes the missing ones."
+        f"{host} does not answer as asked, after the retries ({status or 'no answer'}: {reason}). "
+        "What was received is stored; the same call again makes the missing ones."
     )
 
 
-def show_hidden_error(response: Any) -> None:
+def _show_hidden_error(response: Any) -> None:
     """None; gives a reply of status 200 that holds an error the error's status.
 
     A hook of the client library, which then repeats the call or raises.
@@ -243,84 +246,44 @@ def show_hidden_error(response: Any) -> None:
     response.read()
     try:
         body = response.json()
-        error = body.get("error")
-        choices = body.get("choices")
-        if choices and isinstance(choices[0], dict) and not _has_text(choices[0]):
-            error = error or choices[0].get("error")
+        choice = (body.get("choices") or [{}])[0]
+        error = body.get("error") or choice.get("error")
+        has_text = bool((choice.get("message") or {}).get("content"))
     except (AttributeError, LookupError, TypeError, ValueError, RecursionError):
         return
-    if not error or (choices and _has_text(choices[0])):
-        return
-    code = error.get("code") if isinstance(error, dict) else None
-    if isinstance(code, str) and code.isdecimal() and len(code) == 3:
-        code = int(code)
-    if not isinstance(code, int) or not 400 <= code < 600:
-        code = 503 if _TEMPORARY.search(str(error)) else 400
-    response.status_code = code
+    if error and not has_text:
+        code = str(error.get("code")) if isinstance(error, dict) else ""
+        if not re.fullmatch("[45][0-9]{2}", code):
+            code = "503" if _TEMPORARY.search(str(error)) else "400"
+        response.status_code = int(code)
 
 
-def _has_text(choice: Any) -> bool:
-    return isinstance(choice, dict) and bool((choice.get("message") or {}).get("content"))
-
-
-def read_reply(body: Any) -> dict[str, Any]:
+def _read_reply(body: Any) -> Record:
     """Text, finished, prompt_tokens and completion_tokens (None: uncounted) of a reply.
 
     AttributeError, LookupError or TypeError: it is no chat completion.
     """
-    choice = body["choices"][0]
-    usage = body.get("usage")
+    choice, usage = body["choices"][0], body.get("usage")
     if not isinstance(usage, dict):
         usage = {}
-    reason = choice.get("finish_reason")
     return {
         "text": whole_text(_text_of(choice["message"].get("content"))),
-        "finished": not _CUT.search(str(reason)),
+        "finished": not _CUT.search(str(choice.get("finish_reason"))),
         "prompt_tokens": _count(usage.get("prompt_tokens")),
         "completion_tokens": _count(usage.get("completion_tokens")),
     }
 
 
 def _text_of(content: Any) -> str:
-    """The text of a message, which may be a list of parts, those with reasoning among them."""
-    if content is None:
+    """The text of a message, or of its parts, those with reasoning left out."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    if isinstance(content, list):
+        return "".join(map(_text_of, content))
+    if re.search("think|reason", str(content.get("type"))):
         return ""
-    if isinstance(content, str):
-        return content
-    if isinstance(content, dict):
-        content = [content]
-    if not isinstance(content, list):
-        raise TypeError(content)
-    texts = []
-    for part in content:
-        if isinstance(part, str):
-            texts.append(part)
-        elif not re.search("think|reason", str(part.get("type"))):
-            text = part.get("text")
-            if isinstance(text, dict):  # an assistant message's part
-                text = text.get("value")
-            if isinstance(text, str):
-                texts.append(text)
-    return "".join(texts)
+    return _text_of(content.get("text", content.get("value")))
 
 
 def _count(value: Any) -> int | None:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return value if whole and 0 <= value < MOST_COUNTED else None
-
-
-def sendable(messages: Chat) -> Chat:
-    """The messages in characters that can be sent."""
-    return [{**message, "content": whole_text(message["content"])} for message in messages]
-
-
-def refused_by_filter(status: int | None, words: str) -> bool:
-    """Whether an error says that a filter refuses the prompt, whatever its status."""
-    return status not in (None, 401, 404, 429) and bool(_FILTERED.search(words))
-
-
-def may_be_refused(status: int | None, words: str) -> bool:
-    """Whether an error may be about the prompt alone, and not about settings or money."""
-    return status in (400, 403, 413, 422, 451) and not _UNPAID.search(words)
+    return value if type(value) is int and 0 <= value < MOST_COUNTED else None

@@ -7,45 +7,43 @@ server may charge for an answer that was lost on its way: a record's `repeats` c
 from __future__ import annotations
 
 import ipaddress
-import math
 import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ..settings import CourseError
 from ..storage.answer_store import AnswerStore, Key, Record
 from ..storage.files import short_digest
-from .calls import COUNTS, NO_KEY, Calls
-from .prompting import (
-    CHARACTERS_A_TOKEN,
-    WORDING,
-    chat,
-    check_prompts,
-    count_tokens,
-    request,
-    stories,
-)
+from .calls import NO_KEY, Calls
+from .prompting import WORDING, Chat, chat, check_prompts, request
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["OPENAI", "Decoding", "Endpoint", "sample_endpoint"]
+__all__ = ["Decoding", "Endpoint", "sample_endpoint"]
 
-OPENAI = "https://api.openai.com/v1"
-MOST_TOKENS, MOST_CALLS_AT_ONCE = 10**6, 1000
-DAY = 86_400  # seconds
 MOST_AT_ONCE = 10**7  # tokens that one request may ask for or carry
 LIMIT_NAMES = ("max_tokens", "max_completion_tokens")
+BOUNDS = {
+    "temperature": (0, 100),
+    "top_p": (1e-6, 1),
+    "max_tokens": (1, 10**6),
+    "concurrency": (1, 1000),
+    "timeout": (0.001, 86_400),
+    "retries": (0, 1000),
+    "price": (0, 10**9),
+}
 
-Chat = list[dict[str, str]]
 
-
-def _is_temperature(value: float | None) -> bool:
-    return value is None or 0 <= value < math.inf
+def _check_bounds(**values: float | None) -> None:
+    for name, value in values.items():
+        low, high = BOUNDS[name]
+        if value is not None and not low <= value <= high:
+            raise CourseError(f"{name} is a number from {low} to {high:,}; got {value}.")
 
 
 @dataclass(frozen=True)
@@ -57,14 +55,7 @@ class Decoding:
     max_tokens: int = 2048
 
     def __post_init__(self) -> None:
-        if not 1 <= self.max_tokens <= MOST_TOKENS:
-            raise CourseError(f"max_tokens is 1 to {MOST_TOKENS:,}; got {self.max_tokens}.")
-        top_p = 1 if self.top_p is None else self.top_p
-        if not (_is_temperature(self.temperature) and 0 < top_p <= 1):
-            raise CourseError(
-                "temperature is 0 or more and top_p above 0 and at most 1, or none; got "
-                f"{self.temperature} and {self.top_p}."
-            )
+        _check_bounds(**vars(self))
 
 
 @dataclass(frozen=True)
@@ -85,7 +76,7 @@ class Endpoint:
     """
 
     model: str
-    base_url: str = OPENAI
+    base_url: str = "https://api.openai.com/v1"
     temperature: float | None = 0.0
     key_variable: str | None = None
     concurrency: int = 8
@@ -97,19 +88,16 @@ class Endpoint:
     limit_name: str | None = None
 
     def __post_init__(self) -> None:
-        at_once = 0 < self.concurrency <= MOST_CALLS_AT_ONCE
-        if not self.model.strip() or not at_once or not 0 < self.timeout <= DAY:
-            raise CourseError(
-                f"An endpoint needs a model, a timeout of at most {DAY} seconds, and 1 to "
-                f"{MOST_CALLS_AT_ONCE} calls at once."
-            )
-        prices = self.prices or ()
-        if not all(0 <= price < math.inf for price in prices) or self.retries < 0:
-            raise CourseError("Prices and retries are 0 or more.")
-        if not _is_temperature(self.temperature):
-            raise CourseError(f"temperature is 0 or more, or none; got {self.temperature}.")
-        if self.limit_name not in (None, *LIMIT_NAMES):
-            raise CourseError(f"limit_name is {' or '.join(LIMIT_NAMES)}.")
+        _check_bounds(
+            temperature=self.temperature,
+            concurrency=self.concurrency,
+            timeout=self.timeout,
+            retries=self.retries,
+        )
+        for price in self.prices or ():
+            _check_bounds(price=price)
+        if not self.model.strip() or self.limit_name not in (None, *LIMIT_NAMES):
+            raise CourseError(f"Name a model, and as limit_name {' or '.join(LIMIT_NAMES)}.")
         self._check_address()
 
     def _check_address(self) -> None:
@@ -120,7 +108,7 @@ class Endpoint:
             host.encode("idna")
         except ValueError:  # no number for a port, half an IPv6 address, or no name of a host
             host = ""
-        spaced = any(c.isspace() or not c.isprintable() for c in self.base_url)
+        spaced = not self.base_url.isprintable() or re.search(r"\s", self.base_url)
         if not host or spaced or address.scheme not in ("http", "https"):
             raise CourseError("The endpoint's address is http:// or https:// and a host.")
         secret = self.key_variable or self.of_openai or address.password
@@ -172,15 +160,6 @@ class Endpoint:
         return key
 
 
-def _check_size(condition: str, samples: int, max_tokens: int) -> None:
-    """None; CourseError where one request would ask for, or carry, more than any model reads."""
-    if condition != "plain" and samples * max_tokens > MOST_AT_ONCE:
-        raise CourseError(
-            f"{samples} stories of {max_tokens} tokens fit no request: ask for fewer, or for plain "
-            "samples."
-        )
-
-
 def _is_public(host: str) -> bool:
     """Whether others than this machine's own network may carry what is sent to the host."""
     try:
@@ -216,14 +195,18 @@ def sample_endpoint(
 
     check_prompts(prompts, samples, condition)
     decoding = decoding or Decoding()
-    _check_size(condition, samples, decoding.max_tokens)
+    if condition != "plain" and samples * decoding.max_tokens > MOST_AT_ONCE:
+        raise CourseError(
+            f"{samples} stories of {decoding.max_tokens} tokens fit no request: ask for fewer, or "
+            "for plain samples."
+        )
     source = f"{endpoint.name} {condition}"
     k = samples if condition == "verbalised" else 1  # stories of one call
     limit = decoding.max_tokens * k
     settings = endpoint.settings(replace(decoding, max_tokens=limit))
     texts = dict(prompts[["prompt_id", "prompt"]].values.tolist())
     sampling = (decoding.max_tokens, decoding.temperature, decoding.top_p)
-    facts = [endpoint.model, source, condition, k, *sampling, WORDING]
+    facts: list[Any] = [endpoint.model, source, condition, k, *sampling, WORDING]
     if not endpoint.system:
         facts.append("no system message")
     run = short_digest(*facts, length=16)
@@ -233,22 +216,14 @@ def sample_endpoint(
         first = number - number % k
         return [(prompt_id, first + n) for n in range(k)]
 
-    def messages(key: Key, unwritten: str = "") -> Chat:
-        """The chat of one call, with `unwritten` in the place of missing stories."""
+    def messages(key: Key, unwritten: str) -> Chat:
         prompt_id, number = key
         earlier = []
-        for n in range(number):
-            record = store.records.get((prompt_id, n), {"text": unwritten})
-            if record["text"]:
-                earlier.append(record["text"])
-        text = request(texts[prompt_id], condition, k, earlier)
+        if condition == "iterative":
+            found = [store.records.get((prompt_id, n)) for n in range(number)]
+            earlier = [record["text"] if record else unwritten for record in found]
+        text = request(texts[prompt_id], condition, k, [story for story in earlier if story])
         return chat(text, condition, endpoint.system)
-
-    def keep(key: Key, answer: Record) -> None:
-        prompt_id, number = key
-        facts = {"prompt_id": prompt_id, "prompt": texts[prompt_id]}
-        facts |= {"sample": number, "source": source}
-        store.add(_records(answer, facts, condition, k))
 
     with AnswerStore(path, run, texts, call_of) as store:
         chains = []
@@ -259,30 +234,8 @@ def sample_endpoint(
                 chains.append(missing)
             else:
                 chains += [[key] for key in missing]
-        calls = [key for chain in chains for key in chain]
-        if calls:
-            longest = "".ljust(CHARACTERS_A_TOKEN * decoding.max_tokens, "x")
-            prompt_tokens = sum(count_tokens(messages(key, longest)) for key in calls)
-            tokens = (prompt_tokens, len(calls) * limit)
-            answered = any(record["text"] for record in store.records.values())
-            calls_to_make = Calls(endpoint, source, settings, messages, keep, answered)
-            calls_to_make.make(chains, tokens)
+        if any(chains):
+            calls = Calls(endpoint, source, store, settings, messages, condition, k)
+            calls.make(chains, limit)
         keys = [(prompt_id, n) for prompt_id in texts for n in range(samples)]
         return pd.DataFrame([store.records[key] for key in keys])
-
-
-def _records(answer: Record, facts: Record, condition: str, k: int) -> list[Record]:
-    """The records of one call's stories; only the first carries what the call used."""
-    used = {name: answer[name] for name in COUNTS}
-    records = []
-    for n, story in enumerate(stories(answer["text"], answer["finished"], condition, k)):
-        record = {**facts, **story, "tokens": None, "calls": 1, **used}
-        record["sample"] += n
-        if condition != "verbalised":
-            record["tokens"] = answer["completion_tokens"]
-        if n:
-            record |= dict.fromkeys(("calls", *COUNTS), 0)
-        records.append(record)
-    if condition == "verbalised":
-        records[0]["raw"] = answer["text"]
-    return records

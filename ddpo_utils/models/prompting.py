@@ -24,6 +24,7 @@ from ..storage.files import read_jsonl
 if TYPE_CHECKING:
     import pandas as pd
 
+Chat = list[dict[str, str]]
 CONDITIONS = ("plain", "iterative", "verbalised")
 
 SYSTEM = (
@@ -45,6 +46,7 @@ SEVERAL = (
 MOST_SAMPLES = 1_000_000  # in one file
 CHARACTERS_A_TOKEN = 4  # about, in English
 TOKENS_AROUND_A_MESSAGE = 4  # of a chat template, about
+COUNTS = ("prompt_tokens", "completion_tokens", "repeats")  # what one call used
 WORDING = (SYSTEM, FAR, TELLER, SEVERAL)  # samples asked for in other words are other samples
 
 _RESPONSE = re.compile(r"<response\b[^>]*>(.*?)(</response\s*>|(?=<response\b)|\Z)", re.S | re.I)
@@ -114,7 +116,7 @@ def request(prompt: str, condition: str, k: int = 4, earlier: Sequence[str] = ()
     return prompt
 
 
-def chat(text: str, condition: str, system: bool = True) -> list[dict[str, str]]:
+def chat(text: str, condition: str, system: bool = True) -> Chat:
     """The messages of one call to an endpoint, for the user's text of `request`.
 
     `system` is False for models that take no system message: its text goes before the user's.
@@ -126,7 +128,7 @@ def chat(text: str, condition: str, system: bool = True) -> list[dict[str, str]]
     return as_messages("system", instruction) + as_messages("user", text)
 
 
-def count_tokens(messages: list[dict[str, str]]) -> int:
+def count_tokens(messages: Chat) -> int:
     """Tokens of a chat, about."""
     count = 0
     for message in messages:
@@ -257,6 +259,30 @@ def stories(answer: str, finished: bool, condition: str, k: int = 4) -> list[dic
         found.append(story)
     missing = {"text": "", "finished": finished, "probability": None, "unreadable": True}
     return (found + [missing] * k)[:k]
+
+
+def answer_records(
+    answer: dict[str, Any], facts: dict[str, Any], condition: str = "plain", k: int = 1
+) -> list[dict[str, Any]]:
+    """The records of one answer's stories; only the first carries what the call used.
+
+    Args:
+        answer: text, finished and COUNTS.
+        facts: prompt_id, prompt, sample (number of the first story) and source.
+    """
+    used = {name: answer[name] for name in COUNTS}
+    records = []
+    for n, story in enumerate(stories(answer["text"], answer["finished"], condition, k)):
+        record = {**facts, **story, "tokens": None, "calls": 1, **used}
+        record["sample"] += n
+        if condition != "verbalised":
+            record["tokens"] = answer["completion_tokens"]
+        if n:
+            record |= dict.fromkeys(("calls", *COUNTS), 0)
+        records.append(record)
+    if condition == "verbalised":
+        records[0]["raw"] = answer["text"]
+    return records
 
 
 def _probability(block: str) -> float | None:
