@@ -21,7 +21,6 @@ from ..storage.files import (
     read_json,
     replacing,
     short_digest,
-    write_faults,
     write_json,
 )
 from ..storage.locks import locked
@@ -249,7 +248,7 @@ def stories_of(profile: Profile, tokenizer: Any, folder: Path) -> pd.DataFrame:
             frame, report = load_writing_prompts(
                 profile.data, tokenizer, profile.max_length, profile.prompts, profile.seed
             )
-            with write_faults(table), replacing(table) as part:
+            with replacing(table) as part:
                 frame.to_parquet(part, index=False)
             write_json(account, report | {"digest": file_digest(table)})
     if first:

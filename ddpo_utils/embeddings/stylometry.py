@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ..settings import data_dir
-from ..storage.files import file_digest, replacing, write_faults
+from ..storage.files import file_digest, replacing
 
 __all__ = ["DeltaEncoder", "StylometricEncoder", "fit_style", "frozen_style", "mask_content"]
 
@@ -145,7 +145,7 @@ def fit_style(
     if path is not None:
         fits = {"grams": np.array(style.grams), "idf": style.idf, "centre": style.centre}
         fits |= {"tokens": np.array(delta.tokens), "mean": delta.mean, "std": delta.std}
-        with write_faults(path), replacing(path) as part, part.open("wb") as file:
+        with replacing(path) as part, part.open("wb") as file:
             np.savez_compressed(file, **fits)
     return style, delta
 

@@ -17,7 +17,7 @@ import numpy as np
 from ..deviation import diversity
 from ..embeddings.encoders import load_encoder
 from ..settings import Profile, get_profile
-from ..storage.files import read_json, replacing, write_faults
+from ..storage.files import read_json, replacing
 from ..training.all_arms import sample_adapter, train_arms
 from ..training.one_arm import train_sft
 from .grammar import DIMENSIONS, World, all_prompts, parse
@@ -79,7 +79,7 @@ class Seed:
         make_model(world, Path(profile.model), sizes["test_prompts"], sizes["model_steps"])
         stories = self.stories()
         if not Path(profile.data).is_file():
-            with write_faults(profile.data), replacing(profile.data) as part:
+            with replacing(profile.data) as part:
                 stories.to_json(part, orient="records", lines=True)
         train_sft(profile, stories, self.folder / "sft")
         return self.folder / "sft"

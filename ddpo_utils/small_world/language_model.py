@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..settings import progress_bar
-from ..storage.files import check_seal, replacing, seal, write_faults
+from ..storage.files import check_seal, replacing, seal
 from ..storage.locks import locked
 from .grammar import World, all_prompts
 
@@ -79,7 +79,7 @@ def make_model(world: World, folder: Path, held_out: int, steps: int, batch: int
             check_seal(folder)
         else:
             # a killed run leaves no half model
-            with write_faults(folder), replacing(folder) as part:
+            with replacing(folder) as part:
                 _train_into(part, world, held_out, steps, batch)
                 seal(part)
     return folder

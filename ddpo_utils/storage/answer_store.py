@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -55,26 +56,25 @@ class AnswerStore:
         if rank:
             self.part = self.path.with_name(f"{self.path.name}.{rank + 1}")
         self.records: dict[Key, Record] = {}
-        self._lock = locked(self.part, every_rank=True)
         self._adding = Lock()
 
     def __enter__(self) -> AnswerStore:
-        self._lock.__enter__()
-        try:
+        with ExitStack() as stack:
+            stack.enter_context(locked(self.part, every_rank=True))
             self._read_all()
             _, size = self._read(self.part)
-            self._file = self.part.open("ab", buffering=0)
+            stack.callback(self._remove_if_empty)
+            self._file = stack.enter_context(self.part.open("ab", buffering=0))
             self._file.truncate(size)
-        except BaseException:
-            self._lock.__exit__(None, None, None)
-            raise
+            self._opened = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self._opened.close()
+
+    def _remove_if_empty(self) -> None:
         if self.part.exists() and not self.part.stat().st_size:
             self.part.unlink()
-        self._lock.__exit__(None, None, None)
 
     def add(self, records: Sequence[Record]) -> None:
         """Append one call's records; returns when they are on the disk. Threads may call it."""
@@ -133,20 +133,15 @@ class AnswerStore:
             if written.startswith(_START[: len(written)]):
                 lines.pop()  # a process was killed, or is at work, in the middle of this line
         records = []
-        for number, line in enumerate(lines, 1):
-            try:
-                records.append(json.loads(line))
-            except NO_JSON:
-                raise CourseError(
-                    f"Line {number} of {path} is no answer: delete that line, or name another file."
-                ) from None
         try:
+            for line in lines:
+                records.append(json.loads(line))
             whole = self._count_whole(records)
-        except (ValueError, LookupError, TypeError):
-            raise CourseError(
-                f"{path} does not hold answers of this model with these settings: "
-                "delete it, or name another file."
-            ) from None
+        except (*NO_JSON, LookupError, TypeError):
+            fault = "does not hold answers of this model with these settings: delete it"
+            if len(records) < len(lines):
+                fault = f"has no answer in line {len(records) + 1}: delete that line"
+            raise CourseError(f"{path} {fault}, or name another file.") from None
         size = sum(len(line) for line in lines[:whole])
         return records[:whole], size
 

