@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from ..settings import CourseError
-from ..storage.files import file_digest
+from ..storage.files import file_digest, known_digest
 from ..storage.locks import locked
 from .cache import BLOCK, CachedEncoder, as_rows
 from .language import warn_if_not_english
@@ -41,20 +41,14 @@ MINILM = "minilm-l6-v2"  # the version that the course's weights come from
 POOLED, POOL_BLOCK = 5_000, 50_000  # texts for which a process on each GPU pays, and their block
 
 
-@lru_cache(maxsize=16)  # a file is read again only when its size or time has changed
-def _digest(stamps: tuple[tuple[Path, int, int], ...]) -> str:
-    return file_digest(*(path for path, *_ in stamps))
-
-
 def _content(folder: Path) -> str:
     """Digest of the files of a model's folder, without hidden files and Markdown."""
-    stamps = []
+    found = []
     for path in sorted(folder.rglob("*")):
         hidden = "/." in f"/{path.relative_to(folder).as_posix()}"
         if path.is_file() and path.suffix != ".md" and not hidden:
-            stat = path.stat()
-            stamps.append((path, stat.st_size, stat.st_mtime_ns))
-    return _digest(tuple(stamps))
+            found.append(path)
+    return known_digest(*found)
 
 
 def _snapshot(name: str) -> Path | None:

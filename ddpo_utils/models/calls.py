@@ -127,9 +127,9 @@ class Calls:
     def _make_one(self, client: Any, call: Key) -> None:
         answer = self._ask(client, self.messages(call, ""))
         if not answer["refusal"]:
+            self._in_a_row.clear()
             self._keep(call, answer)
             self._answers.append(answer)
-            self._in_a_row.clear()
             return
         self._refused[call] = answer
         self._in_a_row.add(call[0])
@@ -190,13 +190,15 @@ class Calls:
         return f"{use} ({cost:,.4f} at the prices given)"
 
     def _print_use(self) -> None:
-        sums = {name: sum(answer[name] or 0 for answer in self._answers) for name in COUNTS}
-        uncounted = sum(None in answer.values() for answer in self._answers)
-        use = self._use(sums["prompt_tokens"], sums["completion_tokens"])
-        print(f"{self.source}: {len(self._answers)} calls used {use}.")
-        if uncounted or sums["repeats"]:
-            repeats = f"{sums['repeats']} repeats after errors"
-            print(f"{uncounted} calls came without a count; {repeats}.")
+        answers = self._answers
+        prompt_tokens = sum(answer["prompt_tokens"] or 0 for answer in answers)
+        completion_tokens = sum(answer["completion_tokens"] or 0 for answer in answers)
+        repeats = sum(answer["repeats"] for answer in answers)
+        uncounted = sum(None in answer.values() for answer in answers)
+        use = self._use(prompt_tokens, completion_tokens)
+        print(f"{self.source}: {len(answers)} calls used {use}.")
+        if uncounted or repeats:
+            print(f"{uncounted} calls came without a count; {repeats} repeats after errors.")
 
 
 def _make_client(endpoint: Endpoint, key: str) -> Any:

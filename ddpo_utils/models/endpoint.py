@@ -220,8 +220,9 @@ def sample_endpoint(
         prompt_id, number = key
         earlier = []
         if condition == "iterative":
-            found = [store.records.get((prompt_id, n)) for n in range(number)]
-            earlier = [record["text"] if record else unwritten for record in found]
+            for n in range(number):
+                record = store.records.get((prompt_id, n), {"text": unwritten})
+                earlier.append(record["text"])
         text = request(texts[prompt_id], condition, k, [story for story in earlier if story])
         return chat(text, condition, endpoint.system)
 

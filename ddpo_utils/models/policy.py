@@ -19,8 +19,6 @@ from ..storage.adapters import check_adapter
 from .prompting import answer_end, stop_tokens
 from .smollm2 import HUB_NAME, fetch_smollm2, first_line
 
-# Apache-2.0, and no licence to accept on the Hub
-UNGATED = "--model ibm-granite/granite-3.1-8b-base --tokenizer ibm-granite/granite-3.1-8b-instruct"
 CLEARLY_FASTER = 0.8  # bf16 must take at most this share of float32's time
 
 
@@ -99,22 +97,12 @@ def cannot_load(part: str, name: str, error: Exception) -> CourseError:
     """One sentence for a model, tokenizer or encoder that did not load, with the way out."""
     if isinstance(error, CourseError):
         return error
-    text = f"{type(error).__name__} {error}"
-    if isinstance(error, torch.cuda.OutOfMemoryError):
-        return CourseError(
-            f"The GPU's memory cannot hold the {part} {name!r}: `python -m ddpo_utils doctor` says "
-            "what fits; --quantize true (QLoRA) takes a quarter of the memory."
-        )
-    if any(mark in text for mark in ("GatedRepo", "gated repo", "401 Client", "403 Client")):
-        return CourseError(
-            f"Access to the {part} {name!r} is gated: accept its licence on its Hub page and "
-            f"log in with `hf auth login`, or take an ungated model: {UNGATED}."
-        )
-    flags = {"reward's backbone": "--reward"}
-    flag = flags.get(part, "--model and --tokenizer (DDPO_MODEL goes before both)")
+    flag = "--reward" if part == "reward's backbone" else "--model and --tokenizer (or DDPO_MODEL)"
     return CourseError(
         f"The {part} {name!r} cannot be loaded ({first_line(error).rstrip('.')}): check the name "
-        f"and the network, or name a local folder by {flag}."
+        f"and the network, or name a local folder by {flag}. For a gated model, accept its licence "
+        "on its Hub page and log in with `hf auth login`; in 4 bits (--quantize true) a model "
+        "takes a quarter of the memory."
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import BaseModel, ValidationError
 
 from ..settings import CourseError, progress_bar
 from ..storage.answer_store import AnswerStore, Record
@@ -20,20 +21,21 @@ if TYPE_CHECKING:
 
 __all__ = ["DECODING", "complete", "fingerprint", "read_samples", "sample_stories"]
 
-# What a record of a sample holds; the types are those of JSON.
-FIELDS: dict[str, Any] = {
-    "prompt_id": (str, int),
-    "text": str,
-    "prompt": str,
-    "sample": int,
-    "source": str,
-    "finished": bool,
-}
-NEEDED = ("prompt_id", "text")
 WHICH = ("sample", "source", "seed", "run")  # tell the samples of a prompt apart
 BATCHING = {"batch_size": 24, "seed": 42, "rank": 0, "ranks": 1}
 # Source: arXiv 2503.17126, section 4
 DECODING = {"temperature": 1.0, "top_p": 0.95, "top_k": 50, "repetition_penalty": 1.1}
+
+
+class _Sample(BaseModel, strict=True):
+    """What is read of a sample's record."""
+
+    prompt_id: str | int
+    text: str
+    prompt: str = ""
+    sample: int = 0
+    source: str = ""
+    finished: bool = True
 
 
 def fingerprint(model: Any, plan: list[Any]) -> str:
@@ -186,12 +188,14 @@ def read_samples(paths: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     for path in paths:
         samples: dict[Any, Record] = {}
         for number, record in enumerate(read_jsonl(path), 1):
-            wrong = _wrong_field(record)
-            if wrong:
+            try:
+                _Sample.model_validate(record)
+            except ValidationError as error:
+                wrong = str(error.errors()[0]["loc"][0])
                 raise CourseError(
                     f"Record {number} of {path} has the {wrong} {record.get(wrong)!r:.40}, which "
                     "is none: correct or delete that line."
-                )
+                ) from None
             prompt_id, prompt = record["prompt_id"], record.get("prompt")
             key = (prompt_id, *(record.get(name) for name in WHICH))
             known = samples.setdefault(key, record) if "sample" in record else record
@@ -203,13 +207,3 @@ def read_samples(paths: str | Path | Sequence[str | Path]) -> pd.DataFrame:
             if known is record:
                 records.append(record)
     return pd.DataFrame(records)
-
-
-def _wrong_field(record: Record) -> str:
-    """The field that a sample's record lacks or has in another type, or ""."""
-    for name, kinds in FIELDS.items():
-        value = record.get(name)
-        fits = isinstance(value, kinds) and isinstance(value, bool) == (kinds is bool)
-        if not fits and (name in record or name in NEEDED):
-            return name
-    return ""
