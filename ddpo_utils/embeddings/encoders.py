@@ -261,7 +261,7 @@ def embed_corpus(
     Processes that share a folder, such as the ranks of `accelerate launch`, take turns: the first
     encodes, on all GPUs, and the others read. A killed run, called again, encodes what is missing.
     With MiniLM, `half` moves cosines by up to 0.006 and weights by up to 0.04
-    (tests/benchmarks/embedding.py). `encoder` and `folder` are those of `load_encoder`. Warns where
+    (data/results/benchmarks.json). `encoder` and `folder` are those of `load_encoder`. Warns where
     the encoder reads English and the texts are not.
 
     Raises:

@@ -24,8 +24,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from keep import status
-
 from ddpo_utils.settings import Profile, data_dir, get_profile
 from ddpo_utils.storage.files import read_json, write_json
 from ddpo_utils.training.plan import HEAP, memory
@@ -44,6 +42,14 @@ for method in ("sft", "ddpo"):
             CASES.append(case | {"max_length": length, "micro_batch": micro})
 CASES += [{**CASES[7], "precompute_reference": False}, {**CASES[7], **PAPER}]
 CASES += [{**CASES[number], "allocator": "as it is"} for number in (1, 4, 7, 10)]
+
+
+def status(key: str) -> int:
+    """Bytes in a line of Linux's /proc/self/status: VmRSS, resident memory, or VmHWM, its peak."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(key):
+            return 1024 * int(line.split()[1])
+    raise LookupError(key)
 
 
 def profile_of(case: dict[str, Any]) -> Profile:
