@@ -53,9 +53,9 @@ ALWAYS = {"start", "sft", "dpo", "shuffled", "ddpo-sem", "ddpo-sty", "ddpo"}  # 
 def evaluation_prompts(profile: Profile, stories: pd.DataFrame) -> pd.DataFrame:
     """The test prompts to sample (prompt_id, prompt): `profile.sample_prompts`, or all if fewer.
 
-    They are the first of an order drawn with the profile's seed. Of the bundled data they are the
-    first of the test prompts with stories and the 40 without. Raises CourseError for fewer than
-    two, or one that occurs in another part of the data as well.
+    They are the first of an order drawn with the profile's seed; of the bundled data the first of
+    the test prompts with stories and the 40 without. CourseError for fewer than two, or one that
+    occurs in another part of the data as well.
     """
     import pandas as pd
 
@@ -73,8 +73,7 @@ def evaluation_prompts(profile: Profile, stories: pd.DataFrame) -> pd.DataFrame:
             "more of the data with the split `test`, and set sample_prompts to 2 or more."
         )
     rest = stories[stories["split"] != "test"]
-    known = {_bare(prompt) for prompt in rest["prompt"].unique()}
-    same_words = drawn["prompt"].map(_bare).isin(known)
+    same_words = drawn["prompt"].map(_bare).isin(rest["prompt"].drop_duplicates().map(_bare))
     same_id = drawn["prompt_id"].isin(rest["prompt_id"])
     leaked = drawn["prompt_id"][same_words | same_id]
     if len(leaked):
@@ -112,9 +111,7 @@ def _is_adapter(folder: Path) -> bool:
 def _recorded_kl(folder: Path) -> dict[str, float]:
     """The KL from SFT (nats a story) by step that a run recorded; empty where it did not."""
     path = folder / "run.json"
-    if not path.is_file():
-        return {}
-    record = read_json(path)
+    record = read_json(path) if path.is_file() else {}
     kl = record.get("kl", {}) if isinstance(record, dict) else None
     if not isinstance(kl, dict) or not all(map(str.isdecimal, kl)) or not are_numbers(kl.values()):
         raise CourseError(f"{path} is damaged: delete it, and train {folder.name} again.")
@@ -124,20 +121,17 @@ def _recorded_kl(folder: Path) -> dict[str, float]:
 def _matched_checkpoint(folder: Path) -> Path | None:
     """DPO's kept checkpoint that is nearest to the finished DDPO-both in KL from SFT.
 
-    None where that is DPO's last one, or training did not record the KLs. Raises CourseError for a
-    damaged record: DPO's last checkpoint would silently take the place of the nearest.
+    None where that is DPO's last one, or training did not record the KLs. CourseError for a damaged
+    record: DPO's last checkpoint would silently take the place of the nearest.
     """
     dpo, ddpo = _recorded_kl(folder / "dpo"), _recorded_kl(folder / "ddpo")
     if not dpo or not ddpo:
         return None
-    checkpoints = folder / "dpo" / "checkpoints"
+    place = folder / "dpo" / "checkpoints"
     last = max(dpo, key=int)
-    kept = {}
-    for step, kl in dpo.items():
-        if step == last or _is_adapter(checkpoints / f"checkpoint-{step}"):
-            kept[step] = kl
-    nearest = matched_step(kept, ddpo)
-    return None if nearest == int(last) else checkpoints / f"checkpoint-{nearest}"
+    steps = [step for step in dpo if step == last or _is_adapter(place / f"checkpoint-{step}")]
+    nearest = matched_step({step: dpo[step] for step in steps}, ddpo)
+    return None if nearest == int(last) else place / f"checkpoint-{nearest}"
 
 
 def find_adapters(folder: Path) -> dict[str, Path | None]:
@@ -146,13 +140,10 @@ def find_adapters(folder: Path) -> dict[str, Path | None]:
     Rows outside ALWAYS are left out if they were not trained, as is DPO at DDPO's KL if that is
     DPO's last checkpoint.
     """
-    found: dict[str, Path | None] = {}
-    for row in ROWS:
-        place: Path | None = folder / row
-        if row == "start":
-            place = None
-        elif row == "dpo-matched":
-            place = _matched_checkpoint(folder)
+    places: dict[str, Path | None] = {row: folder / row for row in ROWS}
+    places |= {"start": None, "dpo-matched": _matched_checkpoint(folder)}
+    found = {}
+    for row, place in places.items():
         if row in ALWAYS or (place and place.is_dir()):
             found[row] = place
     return found
@@ -179,8 +170,7 @@ def _gold(profile: Profile, stories: pd.DataFrame, prompts: pd.DataFrame) -> pd.
 
 def _require_fitting_rules(profile: Profile, train: pd.DataFrame, thresholds: Thresholds) -> None:
     """Raise CourseError where a rule of usable stories does not fit the data's own responses."""
-    pool = train["prompt"].unique()
-    checks = check_stories(train, thresholds, pool, profile.semantic)
+    checks = check_stories(train, thresholds, train["prompt"].unique(), profile.semantic)
     for sentence in unfit_rules(checks, thresholds).values():
         raise CourseError(sentence)
 
@@ -206,10 +196,8 @@ def evaluate(
     Returns:
         The content of results.json: rows with means and 95% intervals over prompts, paired
         differences, verdicts, notes, values by prompt, and names of the rows' sample files.
-
-    Raises:
-        CourseError: nothing to evaluate, fewer than two samples or test prompts, a damaged file,
-            another process at work in `folder`, or a rule that the data's own responses fail.
+        CourseError where there is too little to evaluate, a file is damaged, another process is at
+        work in `folder`, or a rule does not fit the data's own responses.
     """
     missing = [row for row, adapter in models.items() if adapter and not _is_adapter(adapter)]
     found = {row: adapter for row, adapter in models.items() if row not in missing}

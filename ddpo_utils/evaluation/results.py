@@ -7,7 +7,6 @@ of usable stories.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,12 +68,7 @@ def _interval(values: pd.Series, stories: pd.Series | None = None) -> dict[str, 
     else:
         labels = stories[values.index]
         interval = share_interval(values * labels, labels)
-    return {
-        "mean": round(interval.mean, 5),
-        "low": round(interval.low, 5),
-        "high": round(interval.high, 5),
-        "n": interval.n,
-    }
+    return {end: round(getattr(interval, end), 5) for end in ("mean", "low", "high", "n")}
 
 
 def _controls(row: str) -> list[str]:
@@ -93,11 +87,9 @@ def _differences(tables: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Any]
     """{"ddpo - dpo": {measure: interval}}, paired by prompt; prompts that one lacks drop out."""
     differences = {}
     for row, table in tables.items():
-        for control in _controls(row):
-            if control in tables:
-                gaps = table - tables[control].reindex(index=table.index, columns=table.columns)
-                intervals = {name: _interval(gaps[name]) for name in gaps}
-                differences[f"{row} - {control}"] = intervals
+        for control in (name for name in _controls(row) if name in tables):
+            gaps = table - tables[control].reindex(index=table.index, columns=table.columns)
+            differences[f"{row} - {control}"] = {name: _interval(gaps[name]) for name in gaps}
     return differences
 
 
@@ -139,11 +131,6 @@ def _cut_by_encoders(encoders: Iterable[str], texts: Sequence[str]) -> dict[str,
     return cut
 
 
-def _number(value: float) -> float | None:
-    """The value as JSON holds it."""
-    return None if math.isnan(value) else round(float(value), 4)
-
-
 def make_results(
     profile: Profile,
     frames: Mapping[str, pd.DataFrame],
@@ -160,9 +147,8 @@ def make_results(
     rows = {}
     by_prompt = {}
     for row, table in tables.items():
-        by_prompt[row] = {"prompt_id": table.index.tolist()}
-        for name in table:
-            by_prompt[row][name] = [_number(value) for value in table[name]]
+        values = table.astype(float).round(4).astype(object).where(table.notna(), None)
+        by_prompt[row] = {"prompt_id": table.index.tolist(), **values.to_dict("list")}
         stories = frames[row].groupby("prompt_id").size()
         shares = dict.fromkeys(["usable", *FAULTS], stories)
         rows[row] = {
@@ -302,19 +288,19 @@ def show_table(results: Mapping[str, Any]) -> None:
 def _as_csv(results: Mapping[str, Any]) -> str:
     import pandas as pd
 
-    lines = []
-    for row, entry in results["rows"].items():
-        facts = {key: entry[key] for key in ("label", "stories", "prompts")}
-        lines.append(({"row": row, **facts}, entry["means"]))
+    entries = dict(results["rows"])
     for pair, intervals in results["differences"].items():
-        lines.append(({"row": pair}, intervals))
-    for line, intervals in lines:
-        for name, interval in intervals.items():
+        entries[pair] = {"means": intervals}
+    lines = []
+    for row, entry in entries.items():
+        line = {"row": row, **entry}
+        for name, interval in line.pop("means").items():
             if interval:
                 line[name] = interval["mean"]
                 line[f"{name} low"] = interval["low"]
                 line[f"{name} high"] = interval["high"]
-    return pd.DataFrame([line for line, _ in lines]).convert_dtypes().to_csv(index=False)
+        lines.append(line)
+    return pd.DataFrame(lines).convert_dtypes().to_csv(index=False)
 
 
 def _as_markdown(results: Mapping[str, Any]) -> str:
