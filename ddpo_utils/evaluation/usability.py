@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from reprlib import repr as shorten
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -94,13 +95,17 @@ def prompt_ranks(
     return 1 + nearer.sum(axis=1)
 
 
-def _require_texts(stories: pd.DataFrame) -> None:
-    for column in ("prompt", "text"):
-        if column not in stories:
-            raise CourseError(f"Stories need the columns prompt and text; {column!r} is missing.")
-        for row, value in stories[column].items():
+def require_texts(stories: Any, columns: Sequence[str]) -> None:
+    """Raise CourseError unless `stories` is a frame with a text in every row of these columns."""
+    for column in columns:
+        if column not in getattr(stories, "columns", ()):
+            names = ", ".join(columns)
+            raise CourseError(f"Stories are a frame with {names}; {column} is missing.")
+        for number, value in enumerate(stories[column], 1):
             if not isinstance(value, str):
-                raise CourseError(f"Row {row!r} holds {value!r} as {column}: leave the row out.")
+                raise CourseError(
+                    f"Story {number} has {shorten(value)} as {column}: correct it or leave it out."
+                )
 
 
 def check_stories(
@@ -121,7 +126,7 @@ def check_stories(
     """
     import pandas as pd
 
-    _require_texts(stories)
+    require_texts(stories, ("prompt", "text"))
     texts = stories["text"].tolist()
     prompts = list(dict.fromkeys([*pool, *stories["prompt"]]))
     rows = {prompt: row for row, prompt in enumerate(prompts)}

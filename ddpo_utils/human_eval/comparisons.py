@@ -6,50 +6,26 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from numbers import Integral
 from pathlib import Path
-from reprlib import repr as shorten
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from ..evaluation.usability import require_texts
 from ..models.sampling import read_samples
 from ..settings import CourseError
 from ..storage.files import read_json, whole_text, write_json
 from ..storage.locks import locked
-from .study_files import ComparisonsFile, KeyFile, check_as, read_as
+from .study_files import UNDECIDED, Comparisons, KeyFile, check_as, read_as
 
 # The two questions of the human evaluation in arXiv 2503.17126, in this project's words.
 QUESTIONS = {
     "diverse": "Which set has the more diverse stories?",
     "best": "Which one of all these stories is the most interesting, of the highest quality?",
 }
-UNDECIDED = "undecided"  # shown as "Hard to decide"
-
-
-@dataclass(frozen=True)
-class Comparisons:
-    """What raters see.
-
-    Attributes:
-        id: hash of the items; ratings and key hold it.
-        shown: "whole", or "summaries" where long stories are shown as summaries of their plots.
-        items: dicts of item ("c01"), prompt, A and B (lists of equally many stories).
-    """
-
-    id: str
-    shown: str
-    items: list[dict[str, Any]]
-
-    def allowed(self, question: str) -> list[str]:
-        """The answers that a question ("diverse" or "best") takes."""
-        if question == "diverse":
-            return ["A", "B", UNDECIDED]
-        per_side = len(self.items[0]["A"])
-        stories = [f"{side}{n + 1}" for side in "AB" for n in range(per_side)]
-        return [*stories, UNDECIDED]
 
 
 def _identity(items: Any) -> str:
@@ -68,24 +44,12 @@ def _check_systems(systems: Any) -> None:
         )
 
 
-def _check_number(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise CourseError(f"{name} is a whole number, {least} or more; got {value!r}.")
-
-
 def _checked_stories(frame: Any) -> pd.DataFrame:
     """The stories with ids as texts; CourseError names the column and row that do not serve."""
-    if not isinstance(frame, pd.DataFrame) or not {"prompt_id", "prompt", "text"} <= set(frame):
-        raise CourseError("Stories to compare are a frame with prompt_id, prompt and text.")
-    if pd.api.types.is_integer_dtype(frame["prompt_id"]):
-        frame = frame.assign(prompt_id=frame["prompt_id"].astype(str))
-    for column in ("prompt_id", "prompt", "text"):
-        for row, value in enumerate(frame[column], 1):
-            if not isinstance(value, str):
-                raise CourseError(
-                    f"{column} must be a text; story {row} has {shorten(value)}: correct it "
-                    "or leave it out."
-                )
+    ids = getattr(frame, "prompt_id", None)
+    if pd.api.types.is_integer_dtype(ids):
+        frame = frame.assign(prompt_id=ids.astype(str))
+    require_texts(frame, ("prompt_id", "prompt", "text"))
     if not pd.api.types.is_integer_dtype(frame.get("sample", frame.index)):
         raise CourseError("sample must be a whole number in each row: number each prompt's.")
     return frame
@@ -136,10 +100,10 @@ def build_comparisons(
         and B (names of systems), samples (which stories are on which side).
     """
     _check_systems(systems)
-    _check_number("per_side", per_side, 1)
-    _check_number("seed", seed, 0)
-    if prompts is not None:
-        _check_number("prompts", prompts, 1)
+    drawn = 1 if prompts is None else prompts
+    for name, value, least in (("per_side", per_side, 1), ("prompts", drawn, 1), ("seed", seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+            raise CourseError(f"{name} is a whole number, {least} or more; got {value!r}.")
     a, b = _checked_stories(a), _checked_stories(b)
     common = _common_prompts(a, b, per_side)
     rng = np.random.default_rng(seed)
@@ -161,10 +125,8 @@ def build_comparisons(
             samples[side] = drawn.get("sample", drawn.index).tolist()
         items.append(item)
         key[name] = entry | {"samples": samples}
-    shown = "whole"
-    for frame in (a, b):
-        if "summarised" in frame and frame["summarised"].any():
-            shown = "summaries"
+    summarised = [frame["summarised"].any() for frame in (a, b) if "summarised" in frame]
+    shown = "summaries" if any(summarised) else "whole"
     comparisons = Comparisons(_identity(items), shown, items)
     return comparisons, {"comparisons": comparisons.id, "systems": list(systems), "items": key}
 
@@ -193,8 +155,7 @@ def write_comparisons(folder: str | Path, comparisons: Comparisons, key: dict[st
 def read_comparisons(path: str | Path) -> Comparisons:
     """The comparisons of a file; CourseError if it holds something else, or changed texts."""
     advice = "Name a comparisons.json as it was built."
-    content = read_as(ComparisonsFile, path, advice)
-    comparisons = Comparisons(content["id"], content["shown"], content["items"])
+    comparisons = read_as(Comparisons, path, advice)
     sizes = {len(item[side]) for item in comparisons.items for side in "AB"}
     names = {item["item"] for item in comparisons.items}
     same_text = comparisons.id == _identity(comparisons.items)
@@ -230,18 +191,15 @@ def _read_system(where: str) -> pd.DataFrame:
     if ":" in where and not Path(where).exists():
         path, _, source = where.rpartition(":")
     stories = read_samples(path)
-    if not {"prompt_id", "text"} <= set(stories):
+    if stories.empty:
         raise CourseError(f"{path} holds no samples: each line needs prompt_id and text.")
-    if "source" not in stories:
-        stories = stories.assign(source="")
-    stories = stories.fillna({"source": ""})
-    sources = sorted(stories["source"].unique())
-    if len(sources) == 1 and not source:
-        source = sources[0]
-    if source not in sources:
-        names = ", ".join(sources)
-        raise CourseError(f"{where}: name one source, as in {path}:SOURCE, of {names}.")
-    stories = stories[stories["source"] == source]
+    sources = stories.get("source", pd.Series("", stories.index)).fillna("")
+    names = sorted(sources.unique())
+    if len(names) == 1 and not source:
+        source = names[0]
+    if source not in names:
+        raise CourseError(f"{where}: name one source, as in {path}:SOURCE, of {', '.join(names)}.")
+    stories = stories[sources == source].reset_index(drop=True)
     if "sample" in stories and stories.duplicated(["prompt_id", "sample"]).any():
         raise CourseError(f"{where} holds samples of several runs: give each run its own file.")
     if "prompt" not in stories:  # as in the recorded samples, of the course's test prompts
@@ -249,7 +207,7 @@ def _read_system(where: str) -> pd.DataFrame:
         stories = stories.assign(prompt=stories["prompt_id"].map(texts))
     if stories["prompt"].isna().any():
         raise CourseError(f"{path} lacks texts of prompts: each line needs the field prompt.")
-    return stories.reset_index(drop=True)
+    return stories
 
 
 def compare(

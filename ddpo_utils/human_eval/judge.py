@@ -116,19 +116,14 @@ def judge(
         requests = [judge_request(item, order, comparisons.shown) for item, order in asked]
         records = get_answers(requests, path.with_suffix(".jsonl"), model, max_tokens)
         answers = []
-        unreadable = 0
         for (item, order), record in zip(asked, records, strict=True):
             choices = read_answer(record["text"], record["finished"], order, comparisons)
-            unreadable += UNREADABLE in choices.values()
             answer = {"item": item["item"], "order": order, **choices}
             answers.append(answer | {"comment": "", "seconds": None})
-        ratings = {
-            "comparisons": comparisons.id,
-            "rater": rater,
-            "kind": "model",
-            "answers": answers,
-        }
+        ratings = {"comparisons": comparisons.id, "rater": rater, "kind": "model"}
+        ratings["answers"] = answers
         write_json(path, ratings)
+    unreadable = sum(UNREADABLE in answer.values() for answer in answers)
     print(
         f"{rater}: {len(answers)} answers to {len(comparisons.items)} comparisons; {unreadable} "
         "could not be read."

@@ -43,13 +43,8 @@ def _check(answer: dict[str, Any], comparisons: Comparisons, kind: str, path: Pa
 def read_ratings(path: str | Path, comparisons: Comparisons) -> dict[str, Any]:
     """The content of a file that the notebook's widget, the page (its download) or a judge wrote.
 
-    Returns:
-        comparisons (their id), rater, kind ("person" or "model"), and answers: dicts of item,
-        diverse, best, comment, seconds; a judge's also of order, "AB" or "BA".
-
-    Raises:
-        ForeignRatings: the file rates other comparisons.
-        CourseError: it holds no ratings, or an answer that is not allowed or occurs twice.
+    A dict as `RatingsFile`; a judge's answers have an order. ForeignRatings if the file rates other
+    comparisons, CourseError if an answer is not allowed or occurs twice.
     """
     content = read_as(RatingsFile, path, "Name a file that a rater made, or delete it.")
     if content["comparisons"] != comparisons.id:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired
 
@@ -12,6 +13,7 @@ from typing_extensions import TypedDict  # pydantic takes no other before Python
 from ..settings import CourseError
 from ..storage.files import read_json
 
+UNDECIDED = "undecided"  # shown as "Hard to decide"
 Text = InstanceOf[str]  # a cut emoji, half of a surrogate pair, is a text too
 Stories = Annotated[list[Text], Field(min_length=1)]
 
@@ -24,10 +26,26 @@ class Item(TypedDict):
     B: Stories
 
 
-class ComparisonsFile(TypedDict):
+@dataclass(frozen=True)
+class Comparisons:
+    """What raters see.
+
+    Attributes:
+        id: hash of the items; ratings and key hold it.
+        shown: "whole", or "summaries" where long stories are shown as summaries of their plots.
+        items: dicts of item ("c01"), prompt, A and B (lists of equally many stories).
+    """
+
     id: Text
     shown: Literal["whole", "summaries"]
     items: Annotated[list[Item], Field(min_length=1)]
+
+    def allowed(self, question: str) -> list[str]:
+        """The answers that a question ("diverse" or "best") takes."""
+        if question == "diverse":
+            return ["A", "B", UNDECIDED]
+        per_side = range(1, len(self.items[0]["A"]) + 1)
+        return [*(f"A{n}" for n in per_side), *(f"B{n}" for n in per_side), UNDECIDED]
 
 
 class KeyEntry(TypedDict):
@@ -47,7 +65,7 @@ class Answer(TypedDict):
     diverse: Text
     best: Text
     comment: NotRequired[Text]
-    seconds: NotRequired[Annotated[float, Field(ge=0, allow_inf_nan=False)] | None]
+    seconds: NotRequired[Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] | None]
     order: NotRequired[Literal["AB", "BA"]]
 
 
@@ -59,18 +77,17 @@ class RatingsFile(TypedDict):
 
 
 def check_as(kind: Any, value: Any, path: str | Path, advice: str) -> Any:
-    """`value`, which is of `kind`; else CourseError names file, place, fault and what to do."""
+    """`value` as `kind`; where it is none, CourseError names file, place, fault and what to do."""
     try:
-        TypeAdapter(kind).validate_python(value, strict=True)
+        return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in fault["loc"])
         raise CourseError(f"{path}: {place or 'content'}: {fault['msg']}. {advice}") from None
-    return value
 
 
 def read_as(kind: Any, path: str | Path, advice: str) -> Any:
-    """The content of a JSON file, which is of `kind`; CourseError as of `check_as`."""
+    """The content of a JSON file as `kind`; CourseError as of `check_as`."""
     return check_as(kind, read_json(path), path, advice)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from ..evaluation.usability import require_texts
 from ..models.answers import LocalModel, get_answers
 from ..models.endpoint import Endpoint
 from ..settings import CourseError
@@ -51,9 +52,9 @@ def summarise(
         A copy with text (what raters see), story (the whole one), summarised (bool) and
         summary_fault ("empty", "cut" or "as long as the story" where a summary failed, else "").
     """
-    ready = isinstance(samples, pd.DataFrame) and "text" in samples and "summarised" not in samples
-    if not ready or not all(isinstance(text, str) for text in samples["text"]):
-        raise CourseError("Summaries are made of samples with a text in each row, and only once.")
+    require_texts(samples, ["text"])
+    if "summarised" in samples:
+        raise CourseError("Summaries are made only once of the same samples.")
     result = samples.assign(story=samples["text"], summarised=False, summary_fault="")
     long = result["story"].str.split().str.len() > longer_than
     stories = result.loc[long, "story"].tolist()
@@ -68,8 +69,7 @@ def summarise(
     failed = result["summary_fault"] != ""
     result.loc[failed, "text"] = result["story"]
     if failed.any():
-        counts = result["summary_fault"][failed].value_counts(sort=False)
-        kinds = ", ".join(f"{count} {fault}" for fault, count in counts.items())
+        kinds = ", ".join(result["summary_fault"][failed].unique())
         print(
             f"{failed.sum()} of {len(stories)} summaries failed ({kinds}): these stories are shown "
             "whole. Another model or a larger max_tokens, with another path, may do better."

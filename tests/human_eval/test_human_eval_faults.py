@@ -158,7 +158,7 @@ FAULTS: dict[str, tuple[Callable[[], Any], str]] = {
     "a name that moves the cursor": (lambda: pair(names=("x\x1b[A", "y")), r"x\x1b[A"),
     "a number as name": (lambda: pair(names=(3, "y")), "3"),
     "half a story": (lambda: pair(per_side=0.5), "per_side"),
-    "no text": (lambda: pair(stories(TWO).assign(text=None)), "story 1"),
+    "no text": (lambda: pair(stories(TWO).assign(text=None)), "Story 1"),
     "no frame": (lambda: pair([1]), "prompt_id"),
     "a sample without number": (lambda: pair(stories(TWO).assign(sample="x")), "sample"),
     "two prompts as one": (
