@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -21,24 +22,15 @@ def mean_distance(e):
     return 1 - ((e @ e.T).sum() - k) / (k * (k - 1))
 
 
-def divides_by_zero(e):
-    pairs = 0
-    return 1 // pairs
-
-
 def spoils_its_input(e):
     value = mean_distance(e)
     e[:] = 0
     return value
 
 
-def interrupted(e):
-    raise KeyboardInterrupt
-
-
 def test_a_right_answer_is_printed_once(capsys):
     outcome = check("set_diversity", spoils_its_input)
-    assert outcome and outcome.right and outcome._ipython_display_() is None
+    assert outcome and outcome._ipython_display_() is None
     assert capsys.readouterr().out == outcome.message + "\n"
     assert outcome.message.startswith("Right: ")
 
@@ -46,12 +38,10 @@ def test_a_right_answer_is_printed_once(capsys):
 @pytest.mark.parametrize(
     ("answer", "part"),
     [
-        (lambda e: ..., r"\.\.\."),
         (lambda e: None, "return"),
         (0.61, "function itself"),
-        (divides_by_zero, r"line \d+ of your cell, `return 1 // pairs`, .* ZeroDivisionError"),
+        (lambda e: 1 // 0, r"line \d+ of your cell, `.*1 // 0.*`, .* ZeroDivisionError"),
         (lambda e, f: 1, "TypeError.*first line"),
-        (len, r"gives 4\."),
         (np.linalg.inv, "LinAlgError"),
         (lambda e: "far", "str"),
         (lambda e: e @ e.T, r"one number, .*\(4, 4\)"),
@@ -65,12 +55,10 @@ def test_a_fault_is_printed_and_not_raised(capsys, answer, part):
     assert re.search(part, printed), printed
 
 
-@pytest.mark.parametrize(
-    "name", ["deal_sides", "frontier", "nearest_control", "justified_verdict", "weighted_rows"]
-)
 @pytest.mark.parametrize("value", [7, "harbour", [], {}])
-def test_a_result_of_another_form_is_not_yet_right(name: str, value: Any) -> None:
-    assert not check(name, lambda *inputs: value)
+def test_a_result_of_another_form_is_not_yet_right(value: Any) -> None:
+    for name in ("deal_sides", "frontier", "nearest_control", "justified_verdict", "weighted_rows"):
+        assert not check(name, lambda *inputs: value)
 
 
 def test_a_notebook_shows_one_sentence_with_the_cell_s_own_line(capsys):
@@ -89,7 +77,7 @@ def test_a_notebook_shows_one_sentence_with_the_cell_s_own_line(capsys):
 
 def test_only_faults_of_the_learner_are_caught():
     with pytest.raises(KeyboardInterrupt):
-        check("set_diversity", interrupted)
+        check("set_diversity", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(CourseError, match="'diversity'"):
         check("diversity", mean_distance)
 
@@ -165,14 +153,8 @@ def by_simulation(scores, k):
     return np.mean([rng.choice(scores, k, replace=False).max() for _ in range(4000)])
 
 
-@pytest.mark.parametrize(
-    ("name", "answer"),
-    [
-        ("ddpo_by_hand", ddpo_loss),
-        ("dorpo_by_hand", by_the_package),
-        ("deal_sides", by_drawing_half),
-        ("best_of", by_simulation),
-    ],
-)
-def test_another_right_way_passes(name, answer):
-    assert check(name, answer)
+def test_another_right_way_passes():
+    assert check("ddpo_by_hand", ddpo_loss)
+    assert check("dorpo_by_hand", by_the_package)
+    assert check("deal_sides", by_drawing_half)
+    assert check("best_of", by_simulation)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...losses import pair_losses
+from ...losses import ddpo_loss, pair_losses
 from .tools import Learner, agree, agree_on_random, exercise, near, need
 
 
@@ -26,18 +26,17 @@ def loss_of_a_pair(answer: Learner) -> str:
         message = f"Wrong with beta {beta}: beta multiplies the whole margin and nothing else."
         agree(answer.number(*probabilities, beta), _pair_loss(*probabilities, beta), message)
     message = "Random probabilities with random betas are wrong."
-    agree_on_random(
-        answer,
-        _pair_loss,
-        lambda rng: (*rng.uniform(0.01, 0.9, 4), 4 ** rng.uniform(-1, 1)),
-        message,
-    )
+    agree_on_random(answer, _pair_loss, _probabilities, message)
     return "the start at ln 2, the pair on paper, and betas from 0.1 to 5."
 
 
 def _pair_loss(policy_w: float, policy_l: float, ref_w: float, ref_l: float, beta: float) -> Any:
     logps = torch.tensor([policy_w, policy_l, ref_w, ref_l], dtype=torch.float64).log()
     return pair_losses(logps[0] - logps[2], logps[1] - logps[3], beta)
+
+
+def _probabilities(rng: np.random.Generator) -> tuple[float, ...]:
+    return (*rng.uniform(0.01, 0.9, 4), 4 ** rng.uniform(-1, 1))
 
 
 @exercise
@@ -72,32 +71,25 @@ def response_mask(answer: Learner) -> str:
 def ddpo_by_hand(answer: Learner) -> str:
     generator = torch.Generator().manual_seed(0)
     logps = 20 * torch.randn(4, 6, generator=generator, dtype=torch.float64) - 100
-    policy_w, policy_l, ref_w, ref_l = logps
-    losses = pair_losses(policy_w - ref_w, policy_l - ref_l, 0.1)
-    ones = torch.ones_like(losses)
+    ones = torch.ones(6, dtype=torch.float64)
 
     def loss(weight: torch.Tensor) -> float:
         return answer.number(*logps, weight, 0.1)
 
     plain = loss(ones)
-    agree(plain / losses.mean(), 1, "With weights of 1 it is DPO: a mean of pairs.", " times that")
+    right = float(ddpo_loss(*logps, ones, 0.1))
+    agree(plain / right, 1, "With weights of 1 it is DPO: a mean of pairs.", " times that")
     agree(loss(3 * ones) / plain, 3, "Weights of 3 triple it: a plain product.", " times the loss")
     first = torch.tensor([4.0, 1.0, 1.0, 1.0, 1.0, 1.0])
     message = "I moved a large weight to another pair and your loss did not change."
     need(not near(loss(first), loss(first.flip(0))), message)
     weight = torch.tensor([0.0, 0.3, 1.0, 0.5, 2.7, 4.0])
     message = "Unequal weights are wrong: weight each loss, divide by the number of pairs."
-    agree(loss(weight), (weight * losses).mean(), message)
+    agree(loss(weight), ddpo_loss(*logps, weight, 0.1), message)
     message = "Another number of pairs or another beta is wrong."
-    agree_on_random(answer, _weighted_loss, _batch, message)
+    agree_on_random(answer, ddpo_loss, _batch, message)
     tested = "six pairs with weights of 1 and of 3, with one large weight"
     return f"{tested}, and with six different ones."
-
-
-def _weighted_loss(
-    policy_w: Any, policy_l: Any, ref_w: Any, ref_l: Any, weight: Any, beta: float
-) -> Any:
-    return (weight * pair_losses(policy_w - ref_w, policy_l - ref_l, beta)).mean()
 
 
 def _batch(rng: np.random.Generator) -> tuple[Any, ...]:
