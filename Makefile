@@ -6,7 +6,7 @@
 #                  "ready" or what to do
 # make wheelhouse  put all wheels of the course into build/wheelhouse, for machines without a
 #                  network (FOLDER=... for another folder)
-# make colab       write this clone's address into the notebooks' Colab cells
+# make colab       write this clone's address into pyproject.toml and the notebooks' Colab cells
 # make clean       remove everything that the other targets made
 #
 # All is installed into .venv, with its own torch: the system's Python is neither used nor changed.

@@ -10,8 +10,10 @@ The method: deviation.py, pairs.py, losses.py, trainers.py. Importing needs nump
 from __future__ import annotations
 
 import importlib
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from .extras import needs
 from .settings import CourseError, Profile, get_profile
 
 if TYPE_CHECKING:  # what editors and type checkers see of the table below
@@ -48,6 +50,7 @@ _MODULES = {
     "load_stories": "corpus.stories",
     "sample_stories": "models.sampling",
 }
+_AT_ONCE = {"trl": ("DDPOTrainer", "DORPOTrainer"), "pydantic": ("load_policy",)}
 
 __all__ = [
     "CourseError",
@@ -74,10 +77,15 @@ __all__ = [
 
 
 if not TYPE_CHECKING:  # a checker takes a module with __getattr__ to have every name
+    # `import *` and help() take what can be imported here
+    for _package, _names in _AT_ONCE.items():
+        if find_spec(_package) is None:
+            __all__ = [name for name in __all__ if name not in _names]
 
     def __getattr__(name: str) -> Any:
         if name in _MODULES:
-            return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+            with needs("trainers" if name in _AT_ONCE["trl"] else "train"):
+                return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -15,6 +15,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
+from .extras import needs
 from .settings import METHODS, PROFILES, CourseError, Profile, get_profile, work_dir
 from .storage.markdown import printable
 
@@ -352,7 +353,8 @@ def _carry_out(arguments: Sequence[str] | None) -> int:
         if unknown:
             parser.prog += f" {args.command}"  # its help lists its flags
             parser.error(f"unknown arguments: {' '.join(unknown)}")
-        succeeded = COMMANDS[args.command][0](args)
+        with needs("train"):
+            succeeded = COMMANDS[args.command][0](args)
         return 1 if succeeded is False else 0
     except SystemExit as leaving:  # argparse has printed help or a sentence
         return int(leaving.code or 0)
@@ -363,7 +365,7 @@ def _carry_out(arguments: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         status, message = 130, "stopped from the keyboard; what was finished is kept."
     except ImportError as fault:
-        message = f"{fault}: install what is missing with `pip install -e '.[test]'`."
+        message = f"{fault}."
     except OSError as fault:
         message = _file_fault(fault)
     except RuntimeError as fault:

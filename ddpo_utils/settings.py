@@ -11,6 +11,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, ClassVar
 
+from .extras import needs
+
 __all__ = [
     "METHODS",
     "PROFILES",
@@ -217,6 +219,7 @@ PROFILES: dict[str, Profile] = {
 }
 
 
+@needs("train")
 def get_profile(name: str = "", /, **overrides: Any) -> Profile:
     """The profile called `name`, else the one that DDPO_PROFILE names, else `laptop`.
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -15,6 +18,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import ddpo_utils
+from ddpo_utils.extras import install_command, needs
 
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -95,6 +99,56 @@ def test_every_data_file_is_in_the_wheel() -> None:
     named = set(PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"])
     files = [path for path in (ROOT / "data").iterdir() if path.is_file()]
     assert named == {f"data/{path.name}" for path in files if not path.name.startswith(".")}
+
+
+def test_the_trainers_extra_is_slim() -> None:
+    names = {Requirement(line).name for line in PROJECT["optional-dependencies"]["trainers"]}
+    assert names == {"accelerate", "datasets", "peft", "transformers", "trl"}
+
+
+def test_the_readme_of_a_wheel_has_no_relative_link(monkeypatch: pytest.MonkeyPatch) -> None:
+    hatchling = SimpleNamespace(MetadataHookInterface=object)  # is there when a wheel is built
+    monkeypatch.setitem(sys.modules, "hatchling.metadata.plugin.interface", hatchling)
+    hook = runpy.run_path(str(ROOT / "hatch_build.py"))["ReadmeHook"]()
+    hook.root = str(ROOT)
+    metadata = {"urls": PROJECT["urls"]}
+    hook.update(metadata)
+    links = re.findall(r"\]\(([^)]*)\)", metadata["readme"]["text"])
+    home = PROJECT["urls"]["Repository"]
+    assert links and all(re.match("https?://", link) for link in links)
+    assert f"{home}/raw/main/notebooks/figures/gap.png" in links
+
+
+@pytest.mark.parametrize("package", ["trl", "pydantic"])
+def test_in_the_base_install_the_rest_works_and_the_extra_is_named(package: str) -> None:
+    code = f"""
+import importlib.util, sys
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == {package!r} else find(name, *rest)
+sys.modules[{package!r}] = None
+from ddpo_utils import *
+import ddpo_utils
+print(compute_deviation, len(ddpo_utils.__all__))
+help(ddpo_utils)
+for name in ddpo_utils._AT_ONCE[{package!r}]:
+    try:
+        getattr(ddpo_utils, name)
+    except ImportError as fault:
+        print("fault:", fault)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    faults = [line for line in done.stdout.splitlines() if line.startswith("fault: ")]
+    assert len(faults) == len(ddpo_utils._AT_ONCE[package])
+    assert all("pip install" in fault for fault in faults)
+
+
+def test_an_extra_is_installed_from_the_clone_or_by_the_wheel_s_name(monkeypatch, tmp_path) -> None:
+    assert install_command("train") == "-m pip install -e '.[train]'"
+    monkeypatch.setattr("ddpo_utils.extras.__file__", str(tmp_path / "extras.py"))
+    (tmp_path / "data").mkdir()
+    with pytest.raises(ImportError, match=r"'ddpo-utils\[qlora\]'`$"), needs("train"):
+        needs("qlora")(importlib.import_module)("no_such_module")
 
 
 def test_every_public_name_is_there() -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ..deviation import deviation_weights, diversity
+from ..extras import needs
 from ..settings import CourseError, course_errors, progress_bar
 from .text import same_text
 
@@ -33,6 +34,7 @@ class Encoder(Protocol):
     def encode(self, sentences: list[str], *, normalize_embeddings: bool = ...) -> Any: ...
 
 
+@needs("trainers")
 def add_weights(
     dataset: Dataset, *embedders: Encoder, floor: float = 0.0, mean_one: bool = False
 ) -> Dataset:

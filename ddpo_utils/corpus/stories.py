@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..extras import needs
 from ..settings import WRITING_PROMPTS, CourseError, data_dir
 from ..storage.files import read_json, read_jsonl, whole_text
 from .fields import KNOWN_COLUMNS, Counted, count, name_columns, read_chats, responses_of_pairs
@@ -74,6 +75,7 @@ def is_writing_prompts(data: Any) -> bool:
     return len(set(POST_COLUMNS) & set(parquet_columns(files[0]))) > 1
 
 
+@needs("train")
 def load_stories(
     data: str | Path | pd.DataFrame = "bundled", columns: str | Mapping[str, str] = ""
 ) -> pd.DataFrame:

@@ -1,5 +1,7 @@
 """What this machine can run, what each profile needs, and the command that adds what is missing.
 
+In an installed wheel, which has no notebooks, it judges what training and evaluating need.
+
 A profile is refused for its estimated memory or for a missing part, never for its name.
 """
 
@@ -15,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from .. import settings
+from ..extras import install_command
 from ..settings import PROFILES, WRITING_PROMPTS, CourseError, Profile
 
 __all__ = ["PARTS", "Finding", "available_memory", "doctor", "estimate_memory", "lacking", "report"]
@@ -22,8 +25,9 @@ __all__ = ["PARTS", "Finding", "available_memory", "doctor", "estimate_memory", 
 GB = 1e9
 RELATIVE = os.path.relpath(sys.executable)
 PYTHON = sys.executable if RELATIVE.startswith("..") else RELATIVE  # as it is typed in this folder
-INSTALL = f"{PYTHON} -m pip install -e '.[test]'"
-EXTRAS = ("", "train", "notebooks")  # of pyproject.toml; `test` is for developers
+CLONE = "-e" in install_command("test")
+INSTALL = f"{PYTHON} {install_command('test' if CLONE else 'train')}"
+EXTRAS = ("", "trainers", "train", "notebooks")[: 4 if CLONE else 3]  # a wheel has no notebooks
 CACHE_ROOM, BUILD_ROOM = GB, 3 * GB  # bytes of disk; all notebooks leave less in build/laptop
 LONGEST_STORY = 320  # tokens of the longest bundled story with its prompt, rounded up
 
@@ -108,12 +112,12 @@ def lacking(profile: Profile) -> list[Finding]:
 
 
 def _machine() -> Iterator[Finding]:
-    import psutil
-
     fits = (3, 11) <= sys.version_info[:2] <= (3, 13)
     remedy = "" if fits else "install Python 3.11, 3.12 or 3.13"
     yield Finding("Python", platform.python_version(), remedy)
     yield Finding("system", f"{platform.platform(terse=True)}")
+    import psutil
+
     load, cores = psutil.getloadavg()[0], os.cpu_count() or 1
     busy = ": other programs use the cores, and all takes longer" if load > cores else ""
     yield Finding("load", f"{load:.1f} on {cores} cores{busy}")
@@ -139,9 +143,12 @@ def _disk(name: str, folder: Path, room: float) -> Finding:
 
 
 def _packages() -> Iterator[Finding]:
-    """Each requirement of pyproject.toml, as it is installed."""
+    """Each requirement as it is installed; what is absent, with the extra that brings it."""
     from importlib.metadata import PackageNotFoundError, requires, version
 
+    if find_spec("packaging") is None:
+        yield Finding("packages", "the base install: weights and losses, no training", INSTALL)
+        return
     from packaging.requirements import Requirement
 
     try:
@@ -150,31 +157,34 @@ def _packages() -> Iterator[Finding]:
         yield Finding("packages", "ddpo-utils is not installed", INSTALL)
         return
     seen = {"ddpo-utils"}  # its own extras repeat requirements
+    absent: dict[str, list[str]] = {}
     for requirement in map(Requirement, lines):
-        name, marker = requirement.name, requirement.marker
-        needed = not marker or any(marker.evaluate({"extra": extra}) for extra in EXTRAS)
-        if not needed or name in seen:
+        name, marker, range_ = requirement.name, requirement.marker, requirement.specifier
+        extras = [e for e in EXTRAS if not marker or marker.evaluate({"extra": e})]
+        if not extras or name in seen:
             continue
         seen.add(name)
-        remedy = f"{PYTHON} -m pip install '{name}{requirement.specifier}'"
         try:
             installed = version(name)
         except PackageNotFoundError:
-            installed = "absent"
-        else:
-            if requirement.specifier.contains(installed, prereleases=True):
-                remedy = ""
-        yield Finding(name, f"{installed} ({requirement.specifier})", remedy)
+            absent.setdefault(extras[0], []).append(name)
+            continue
+        fits = range_.contains(installed, prereleases=True)
+        remedy = "" if fits else f"{PYTHON} -m pip install '{name}{range_}'"
+        yield Finding(name, f"{installed} ({range_})", remedy)
+    for extra, names in absent.items():
+        remedy = f"{PYTHON} {install_command(extra)}"
+        yield Finding(extra or "base", f"lacks {', '.join(names)}", remedy)
 
 
 def _torch() -> Iterator[Finding]:
     import torch
 
-    from ..models.policy import choose_dtype
-
     yield Finding("torch", f"{torch.__version__}, {torch.get_num_threads()} threads")
     gpu, _ = _gpu()
     yield Finding("GPU", gpu or "none that torch can use; the course runs without one")
+    from ..models.policy import choose_dtype
+
     dtype = str(choose_dtype("cuda" if gpu else "cpu")).removeprefix("torch.")
     yield Finding("faster number type", dtype if gpu else f"{dtype} (by a short timing)")
 
@@ -205,7 +215,8 @@ def report(parts: Mapping[str, Callable[[], Iterable[Finding]]]) -> list[Finding
                 print(finding, flush=True)
                 findings.append(finding)
         except Exception as error:  # a broken package must not hide the rest of the report
-            findings.append(Finding("unknown", f"{type(error).__name__}: {error}", INSTALL))
+            name = getattr(error, "name", None) or "unknown"
+            findings.append(Finding(name, f"{type(error).__name__}: {error}", INSTALL))
             print(findings[-1])
     return findings
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
+from ..extras import needs
 from ..settings import CourseError, cache_dir, progress_bar
 from ..storage.files import text_key
 
@@ -77,6 +78,7 @@ class CachedEncoder:
         folder = folder or cache_dir() / "embeddings"
         self.path = folder / f"{self.key}-{self.dtype}.sqlite"
 
+    @needs("train")
     def encode(self, sentences: Sequence[str], normalize_embeddings: bool = True) -> np.ndarray:
         """(N, d) rows in the order of the texts, from the file where it has them.
 

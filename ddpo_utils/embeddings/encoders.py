@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..extras import needs
 from ..settings import CourseError
 from ..storage.files import file_digest, known_digest
 from ..storage.locks import locked
@@ -230,6 +231,7 @@ class _WordLlama:
         return unit_rows(np.asarray(rows))
 
 
+@needs("train")
 def load_encoder(name: str, folder: Path | None = None, half: bool = False) -> CachedEncoder:
     """An encoder by name (see the top of this module), with its cache in `folder`.
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ..extras import install_command, needs
 from ..settings import CourseError, Profile
 from ..storage.adapters import check_adapter
 from .prompting import answer_end, stop_tokens
@@ -145,6 +146,7 @@ def load_tokenizer(profile: Profile) -> Any:
     return tokenizer
 
 
+@needs("train")
 def load_policy(
     profile: Profile, adapter: str | Path | None = None, trainable: bool = False
 ) -> tuple[Any, Any]:
@@ -204,7 +206,8 @@ def _four_bits(dtype: torch.dtype) -> Any:
 
     if find_spec("bitsandbytes") is None:
         raise CourseError(
-            "4-bit weights need bitsandbytes: `pip install -e '.[qlora]'`, or leave out --quantize."
+            f"4-bit weights need bitsandbytes: `python {install_command('qlora')}`, or leave out "
+            "--quantize."
         )
     return BitsAndBytesConfig(
         load_in_4bit=True,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import BaseModel, ValidationError
 
+from ..extras import needs
 from ..settings import CourseError, progress_bar
 from ..storage.answer_store import AnswerStore, Record
 from ..storage.files import read_jsonl
@@ -89,6 +90,7 @@ def complete(
     return answers
 
 
+@needs("train")
 def sample_stories(
     model: Any,
     tokenizer: Any,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from ..extras import install_command
 from ..settings import CourseError, cache_dir
 from ..storage.files import check_seal, file_digest, replacing, seal
 from ..storage.locks import locked
@@ -75,8 +76,8 @@ def _fetch_into(folder: Path) -> None:
     except Exception as error:
         raise CourseError(
             f"{reason}The model in {source} cannot be read ({first_line(error)}): connect to a "
-            "network, install the tested versions (`pip install -e '.[train]'`), free 600 MB in "
-            f"{folder.parent} or set DDPO_CACHE, or set DDPO_MODEL to a folder with the model."
+            f"network, install the tested versions (`python {install_command('train')}`), "
+            f"free 600 MB in {folder.parent} or set DDPO_CACHE, or set DDPO_MODEL to a folder with the model."
         ) from None
     shutil.rmtree(download)
     (folder / "complete").touch()

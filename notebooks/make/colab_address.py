@@ -1,4 +1,4 @@
-"""Writes this clone's web address into the notebooks' Colab cells: make colab
+"""Writes this clone's web address into pyproject.toml and the notebooks' Colab cells: make colab
 
 Notebooks and README get badges if the remote `origin` is on GitHub, which Colab can open; earlier
 badges are removed. Called again, it changes nothing.
@@ -22,6 +22,7 @@ from stored_outputs import ADDRESS, write_notebook
 COLAB = "https://colab.research.google.com/"
 BADGE = "colab-badge"  # id of the cell on top of each notebook
 MARKS = re.compile(r"(<!-- colab -->\n).*?(<!-- /colab -->)", re.DOTALL)  # around README's badge
+HOME = re.compile(r'^(Repository = )".*?"', re.MULTILINE)  # in pyproject.toml
 # Only what needs no quoting in code, Markdown and links; a password before the @ is dropped.
 URL = r"(?:https?://|ssh://)?(?:[^@/]+@)?([\w.-]+\.\w+)(?::\d+)?[:/]([\w.~/-]+?)(?:\.git)?/?"
 
@@ -55,6 +56,8 @@ def write_address(root: Path) -> str:
             badge = f"[![Open {path.stem} {image}({links[path.stem]})"
             notebook.cells.insert(0, new_markdown_cell(badge, id=BADGE))
         write_notebook(path, notebook)
+    manifest = root / "pyproject.toml"
+    write_text(manifest, HOME.sub(rf'\1"{address}"', manifest.read_text(encoding="utf-8")))
     line = ""
     if links:
         numbers = " ".join(f"[{stem[:2]}]({link})" for stem, link in links.items())

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import nbformat
@@ -48,6 +50,7 @@ def clone(tmp_path: Path) -> Path:
                 cell.outputs, cell.source = [], ADDRESS.sub('REPOSITORY = ""', cell.source)
         nbformat.write(notebook, tmp_path / "notebooks" / path.name)
     (tmp_path / "README.md").write_text("# Title\n\nText.\n")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
     git(tmp_path, "init", "-q", "-b", "trunk")
     return tmp_path
 
@@ -80,6 +83,8 @@ def test_address_and_badges_of_each_remote(clone: Path, remote: str, address: st
     readme = (clone / "README.md").read_text()
     assert COLAB_LINK.findall(readme) == links[:1] + links
     assert readme.startswith("# Title\n") and readme.endswith("Text.\n")
+    manifest = tomllib.loads((clone / "pyproject.toml").read_text())
+    assert manifest["project"]["urls"]["Repository"] == address
 
 
 def test_badges_follow_the_remote_and_its_default_branch(clone: Path) -> None:
