@@ -50,7 +50,10 @@ _MODULES = {
     "load_stories": "corpus.stories",
     "sample_stories": "models.sampling",
 }
-_AT_ONCE = {"trl": ("DDPOTrainer", "DORPOTrainer"), "pydantic": ("load_policy",)}
+_AT_ONCE = {  # what the modules of these names import
+    "trl": ("DDPOTrainer", "DORPOTrainer"),
+    "pydantic": ("load_policy", "sample_stories"),
+}
 
 __all__ = [
     "CourseError",

@@ -77,7 +77,8 @@ def _fetch_into(folder: Path) -> None:
         raise CourseError(
             f"{reason}The model in {source} cannot be read ({first_line(error)}): connect to a "
             f"network, install the tested versions (`python {install_command('train')}`), "
-            f"free 600 MB in {folder.parent} or set DDPO_CACHE, or set DDPO_MODEL to a folder with the model."
+            f"free 600 MB in {folder.parent} or set DDPO_CACHE, or set DDPO_MODEL to a folder "
+            "with the model."
         ) from None
     shutil.rmtree(download)
     (folder / "complete").touch()
