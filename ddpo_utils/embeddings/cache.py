@@ -10,6 +10,7 @@ import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -33,27 +34,23 @@ def _checksum(text: str, row: bytes, cut: int) -> int:
     return zlib.crc32(f"{text} {cut} ".encode() + row)
 
 
-def as_rows(values: Any, count: int, name: str) -> np.ndarray:
-    """(count, d) float32 rows from what an encoder gives: an array, lists, or tensors of any kind.
+def _is_whole(text: str, row: Any, cut: Any, checksum: Any) -> bool:
+    return isinstance(row, bytes) and _checksum(text, row, cut) == checksum
 
-    CourseError, with the encoder's `name`: another shape, or values that are no finite numbers.
-    """
+
+def as_rows(values: Any, count: int, name: str) -> np.ndarray:
+    """(count, d) float32 rows; CourseError, with the encoder's `name`, where `values` are none."""
     try:
-        if isinstance(values, (list, tuple)):
-            values = [getattr(row, "tolist", lambda row=row: row)() for row in values]
-        elif hasattr(values, "detach"):  # a tensor, perhaps bfloat16, with gradients, on a GPU
-            values = values.detach().cpu().float().numpy()
-        rows = np.asarray(values)
-    except (TypeError, ValueError, RuntimeError):
+        rows = np.asarray(values, np.float32)
+    except (TypeError, ValueError):
         rows = np.empty(0)
     shaped = rows.ndim == 2 and len(rows) == count and (rows.size or not count)
-    if not shaped or rows.dtype.kind not in "fiu":
+    if not shaped or not np.isfinite(rows).all():
         raise CourseError(
-            f"The encoder {name} gives no row of numbers for each of {count} texts: name another."
+            f"The encoder {name} gives no row of finite numbers for each of {count} texts: name "
+            "another."
         )
-    if not np.isfinite(rows).all():
-        raise CourseError(f"The rows of {name} are no finite numbers: name another encoder.")
-    return rows.astype(np.float32)
+    return rows
 
 
 class CachedEncoder:
@@ -98,7 +95,8 @@ class CachedEncoder:
         texts = dict(zip(keys, sentences, strict=True))
         places = {key: i for i, key in enumerate(texts)}
         rows, limits = None, np.zeros(len(texts), int)
-        for part_keys, part_rows, part_limits in self._parts(texts):
+        missing = dict(texts)  # `_read` takes out what it finds
+        for part_keys, part_rows, part_limits in chain(self._read(missing), self._make(missing)):
             if rows is None:
                 rows = np.empty((len(texts), part_rows.shape[1]), self.dtype)
             if part_rows.shape[1] != rows.shape[1]:
@@ -117,13 +115,8 @@ class CachedEncoder:
         index = [places[key] for key in keys]
         return rows[index]
 
-    def _parts(self, texts: dict[str, str]) -> Iterator[_Part]:
-        """The rows of all texts: first those of the file, then the missing ones, block by block."""
-        missing = dict(texts)
-        for part in self._read(list(texts)):
-            for key in part[0]:
-                del missing[key]
-            yield part
+    def _make(self, missing: dict[str, str]) -> Iterator[_Part]:
+        """The rows of the missing texts, encoded and written block by block."""
         # Longest first: little padding, and a batch that does not fit fails first.
         order = sorted(missing, key=lambda key: -len(missing[key]))
         block = getattr(self.encoder, "block", BLOCK)
@@ -149,28 +142,26 @@ class CachedEncoder:
         )
         return file
 
-    def _read(self, keys: list[str]) -> Iterator[_Part]:
-        """The stored rows of the keys; those that are damaged are left out."""
+    def _read(self, missing: dict[str, str]) -> Iterator[_Part]:
+        """The stored rows of the missing texts, which are then taken out of `missing`."""
         query = (
             "SELECT text, row, cut, checksum FROM checked_rows "
             "WHERE text IN (SELECT value FROM json_each(?))"
         )
-        damaged = 0
+        keys, damaged = list(missing), 0
         try:
             with closing(self._connect()) as file:
                 for start in range(0, len(keys), QUERY):
                     wanted = json.dumps(keys[start : start + QUERY])
                     found = file.execute(query, [wanted]).fetchall()
-                    records = []
-                    for text, row, cut, checksum in found:
-                        if isinstance(row, bytes) and _checksum(text, row, cut) == checksum:
-                            records.append((text, row, cut))
-                    damaged += len(found) - len(records)
-                    if records:
-                        stored, blobs, limits = zip(*records, strict=True)
+                    whole = [record for record in found if _is_whole(*record)]
+                    damaged += len(found) - len(whole)
+                    if whole:
+                        stored, blobs, limits, _ = zip(*whole, strict=True)
                         numbers = np.frombuffer(b"".join(blobs), self.dtype)
-                        rows = numbers.reshape(len(stored), -1)
-                        yield list(stored), rows, np.array(limits)
+                        for key in stored:
+                            del missing[key]
+                        yield list(stored), numbers.reshape(len(stored), -1), np.array(limits)
         except (sqlite3.Error, OSError) as error:
             self._warn(error)
         if damaged:

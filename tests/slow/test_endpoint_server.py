@@ -1,4 +1,4 @@
-"""A real server with SmolLM2 behind a proxy that breaks things: nothing is lost or paid twice."""
+"""A real server with SmolLM2: nothing is lost or paid twice when the process is killed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from evaluated import POOL, THRESHOLDS
 from flaky_proxy import FlakyProxy
-from serve_fixtures import MODEL, kill_and_repeat, nowhere, received
+from serve_fixtures import MODEL, kill_and_repeat
 
 from ddpo_utils.corpus.stories import load_prompts
 from ddpo_utils.evaluation.usability import rival_table
@@ -19,25 +19,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("surroundings")]
 
 SHORT = Decoding(max_tokens=16)
 PROMPTS = load_prompts()[["prompt_id", "prompt"]].head(4)
-FAULTS = "- 429 429+retry-after 500 cut hang 503 drop - cut 429 cut - 500"
-
-
-def test_all_faults_at_once_lose_nothing_and_only_cut_answers_are_made_again(
-    server, tmp_path, capfd
-):
-    faults = [None if name == "-" else name.replace("+", " ") for name in FAULTS.split()]
-    with FlakyProxy(server, faults) as proxy:
-        endpoint = Endpoint(MODEL, proxy.url, key_variable="MY_KEY", concurrency=4, timeout=30.0)
-        path = tmp_path / "s.jsonl"
-        frame = sample_endpoint(PROMPTS, path, endpoint, samples=3, decoding=SHORT)
-    assert len(frame) == len(read_samples(path)) == 12
-    assert sorted(frame["text"]) == sorted(received(proxy)) and frame["text"].nunique() > 6
-    met = {fault: number for fault, number in proxy.met.items() if fault}
-    assert sum(met.values()) == frame["repeats"].sum() == 11
-    assert proxy.answered == 12 + met["cut"] and proxy.busiest <= 4
-    assert (frame["completion_tokens"] <= 16).all() and (frame["prompt_tokens"] > 20).all()
-    printed = capfd.readouterr()
-    assert nowhere(tmp_path, printed.out, printed.err)
 
 
 @pytest.mark.parametrize("condition", ["plain", "iterative"])
@@ -47,7 +28,7 @@ def test_a_killed_process_continues_and_pays_for_the_missing_calls_only(
     PROMPTS.to_json(tmp_path / "prompts.jsonl", orient="records", lines=True)
     command = ["sample", "--condition", condition, "--samples", "3", "--output", "s.jsonl"]
     command += ["--prompts", "prompts.jsonl"]
-    with FlakyProxy(server, [None, "429", "cut"]) as proxy:
+    with FlakyProxy(server, [None, "429", "cut", "500", "drop"]) as proxy:
         kill_and_repeat(proxy, command, tmp_path / "s.jsonl", at=4, total=12)
 
 
