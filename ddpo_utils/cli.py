@@ -22,7 +22,7 @@ from .storage.markdown import printable
 __all__ = ["main"]
 
 Command = Callable[[argparse.Namespace], bool | None]
-COMMANDS: dict[str, tuple[Command, tuple[Any, ...], str]] = {}
+COMMANDS: dict[str, tuple[Command, tuple[Any, ...], str, tuple[str, ...]]] = {}
 OMITTED = {"default": argparse.SUPPRESS}  # a flag that is not given is no attribute
 # The first setting of each group, and the group's title in `--help`.
 GROUPS = {
@@ -47,11 +47,16 @@ def path_flag(name: str, help: str, **options: Any) -> tuple[str, dict[str, Any]
     return flag(name, help, type=Path, **options)
 
 
-def command(*flags: Any, profile: str = "") -> Callable[[Command], Command]:
-    """Register a command; `profile` adds --profile ("name"), or each setting too ("settings")."""
+def command(
+    *flags: Any, profile: str = "", unread: tuple[str, ...] = ()
+) -> Callable[[Command], Command]:
+    """Register a command; `profile` adds --profile ("name"), or each setting too ("settings").
+
+    Groups of settings that the command does not read are accepted, and left out of its help.
+    """
 
     def register(function: Command) -> Command:
-        COMMANDS[function.__name__.strip("_")] = (function, flags, profile)
+        COMMANDS[function.__name__.strip("_")] = (function, flags, profile, unread)
         return function
 
     return register
@@ -126,6 +131,7 @@ def _train(args: argparse.Namespace) -> None:
     path_flag("--output", "folder of samples and table (build/<profile>/evaluation)"),
     path_flag("--reward-model", "folder of a reward model made by `reward`"),
     profile="settings",
+    unread=("SFT", "the preference arms", "the optimiser of every run"),
 )
 def _evaluate(args: argparse.Namespace) -> None:
     """sample adapters and make the table"""
@@ -141,6 +147,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 @command(
     path_flag("--output", "folder of the reward model (build/<profile>/reward)"),
     profile="settings",
+    unread=("the preference arms", "samples, usable stories and chance"),
 )
 def _reward(args: argparse.Namespace) -> None:
     """train the reward model and measure it on unseen prompts and writers"""
@@ -274,30 +281,32 @@ class Parser(argparse.ArgumentParser):
 def _parser() -> Parser:
     parser = Parser(prog="python -m ddpo_utils", description="The DDPO course's commands.")
     subparsers = parser.add_subparsers(dest="command", required=True)
-    for name, (function, flags, profile) in COMMANDS.items():
+    for name, (function, flags, profile, unread) in COMMANDS.items():
         usage = "%(prog)s [options] [settings]" if profile == "settings" else None
         subparser = subparsers.add_parser(name, help=function.__doc__, usage=usage)
         if profile:
             choices = "smoke, laptop, colab or 8b (DDPO_PROFILE, else laptop)"
             subparser.add_argument("--profile", default="", help=choices)
         if profile == "settings":
-            _add_settings(subparser)
+            _add_settings(subparser, unread)
         for argument, options in flags:
             subparser.add_argument(argument, **options)
     return parser
 
 
-def _add_settings(parser: argparse.ArgumentParser) -> None:
+def _add_settings(parser: argparse.ArgumentParser, unread: tuple[str, ...]) -> None:
     """A flag for each setting of a profile, in groups; its value changes the profile's."""
-    group = parser
+    group, title = parser.add_argument_group(), ""
     for field in fields(Profile)[1:]:
         if field.name in GROUPS:
-            group = parser.add_argument_group(f"settings: {GROUPS[field.name]}")
+            title = GROUPS[field.name]
+            group = parser.add_argument_group(f"settings: {title}")
         laptop, large = (getattr(PROFILES[name], field.name) for name in ("laptop", "8b"))
+        text = f"{field.metadata['description']} (laptop: {laptop}, 8b: {large})"
         group.add_argument(
             f"--{field.name.replace('_', '-')}",
             metavar=field.type.split(" ")[0].upper(),
-            help=f"{field.metadata['description']} (laptop: {laptop}, 8b: {large})",
+            help=argparse.SUPPRESS if title in unread else text,
             **OMITTED,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...corpus import audit
 from ...deviation import deviation_weights
 from .tools import Learner, agree, exercise, near, need
 
@@ -11,22 +12,21 @@ from .tools import Learner, agree, exercise, near, need
 @exercise
 def most_pairs(answer: Learner) -> str:
     cases = {
-        "eight different scores": (np.arange(1, 9), 4),
-        "seven different scores": (np.arange(7) / 2, 3),
-        "eight responses of which five share a score": (np.array([7, 3, 7, 7, 5, 7, 2, 7]), 3),
-        "eight responses in four ties of two": (np.array([1, 1, 2, 2, 3, 3, 4, 4]), 4),
-        "eight responses of which three share a score": (np.array([6, 6, 6, 1, 2, 3, 4, 5]), 4),
-        "six equal scores": (np.full(6, 4.0), 0),
-        "a single response": (np.array([5]), 0),
-        "the scores 4, 7, 7, 8": (np.array([4, 7, 7, 8]), 2),
+        "eight different scores": np.arange(1, 9),
+        "seven different scores": np.arange(7) / 2,
+        "eight responses of which five share a score": np.array([7, 3, 7, 7, 5, 7, 2, 7]),
+        "eight responses in four ties of two": np.array([1, 1, 2, 2, 3, 3, 4, 4]),
+        "eight responses of which three share a score": np.array([6, 6, 6, 1, 2, 3, 4, 5]),
+        "six equal scores": np.full(6, 4.0),
+        "a single response": np.array([5]),
+        "the scores 4, 7, 7, 8": np.array([4, 7, 7, 8]),
     }
     rng = np.random.default_rng(0)
     for n in (3, 4, 4, 5, 6, 7, 8) * 8:
         scores = rng.choice([3, 7, 8, 9], n, p=rng.dirichlet([0.5] * 4))
-        ties = np.unique(scores, return_counts=True)[1]
-        known = min(n // 2, n - ties.max())
-        cases[f"the scores {', '.join(f'{score:.0f}' for score in scores)}"] = scores, known
-    for case, (scores, right) in cases.items():
+        cases[f"the scores {', '.join(map(str, scores))}"] = scores
+    for case, scores in cases.items():
+        right = audit.most_pairs(scores)
         pairs = answer.number(scores)
         count = f"For {case} you count {pairs:.0f} pairs"
         need(2 * pairs <= len(scores), f"{count}: that takes more responses than there are.")
