@@ -5,31 +5,47 @@ DDPOTrainer is not the one that TRL once had (denoising diffusion policy optimis
 
 from __future__ import annotations
 
-import math
+import inspect
 import warnings
+from collections import defaultdict
+from copy import copy
+from functools import wraps
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from packaging.version import Version
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor
 from trl import DPOConfig, DPOTrainer
-from trl.trainer.utils import add_fused_lm_head
 
 from .deviation import check_numbers, to_list
-from .losses import log_odds, pair_losses
+from .losses import log_odds
 
-with warnings.catch_warnings():  # TRL says that ORPO may change: hence the pinned version
+with warnings.catch_warnings():  # TRL says that ORPO may change: hence the range of versions
     warnings.simplefilter("ignore")
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 __all__ = ["DDPOTrainer", "DORPOTrainer", "ORPOConfig", "WeightedCollator"]
 
-# settings of DPOConfig that change the loss; DDPO is defined where they have their defaults
-FIXED_SETTINGS = ("f_divergence_type", "ld_alpha", "use_weighting", "label_smoothing")
 REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
+PAPER = {
+    "title": "Modifying Large Language Model Post-Training for Diverse Creative Writing",
+    "id": "2503.17126",
+    "citation": """\
+@article{chung2025modifying,
+    title  = {{Modifying Large Language Model Post-Training for Diverse Creative Writing}},
+    author = {Chung, John Joon Young and Padmakumar, Vishakh and Roemmele, Melissa and Sun, Yuqian
+              and Kreminski, Max},
+    year   = 2025,
+    eprint = {arXiv:2503.17126}
+}""",
+}
 
 
 class WeightedCollator:
@@ -44,17 +60,18 @@ class WeightedCollator:
         return {**self.collator(rows), "weight": torch.tensor(weights, dtype=torch.float32)}
 
 
-class _CountsClippedSteps:
-    """Counts the steps whose gradient was longer than `max_grad_norm`; a trainer's first base.
+class _WeightedTrainer:
+    """What both trainers share: the checks, the count of clipped steps, the model card."""
 
-    Clipping divides by the gradient's length, and so by the mean weight of the batch.
-    """
-
+    _paper = PAPER
     steps = clipped_steps = 0
 
     @property
     def clipped_share(self) -> float:
-        """Clipped steps as a share of this training's steps, 0 to 1."""
+        """Steps whose gradient was longer than `max_grad_norm`, as a share of all, 0 to 1.
+
+        Clipping divides by the gradient's length, and so by the mean weight of the batch.
+        """
         return float(self.clipped_steps) / max(1, self.steps)
 
     def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
@@ -67,9 +84,8 @@ class _CountsClippedSteps:
     def train(self, *args: Any, **kwargs: Any) -> Any:
         self.steps = self.clipped_steps = 0
         result = super().train(*args, **kwargs)
-        data = self.train_dataset
-        uneven = not hasattr(data, "__len__") or len(set(to_list(data["weight"][:], "weight"))) > 1
-        if uneven and self.clipped_share > 1 / 3:
+        weights = _known_weights(self.train_dataset)
+        if self.clipped_share > 1 / 3 and (weights is None or len(set(weights)) > 1):
             warnings.warn(
                 f"max_grad_norm={self.args.max_grad_norm} clipped {self.clipped_share:.0%} of the "
                 "steps and so undid their mean weights: raise it, or set it to 0 (no limit).",
@@ -77,42 +93,54 @@ class _CountsClippedSteps:
             )
         return result
 
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """TRL's model card, and below it the weights that the pairs had."""
+        super().create_model_card(*args, **kwargs)
+        card = Path(self.args.output_dir, "README.md")
+        weights = _known_weights(self.train_dataset)
+        if weights and self.is_world_process_zero() and card.is_file():
+            mean = sum(weights) / len(weights)
+            with card.open("a", encoding="utf-8") as file:
+                file.write(
+                    f"\n## Weights of the {len(weights):,} preference pairs\n\nMean {mean:.3f}, "
+                    f"smallest {min(weights):.3f}, largest {max(weights):.3f}.\n"
+                )
 
-class DDPOTrainer(_CountsClippedSteps, DPOTrainer):
+
+class DDPOTrainer(_WeightedTrainer, DPOTrainer):
     """DPO with each pair's loss multiplied by its weight: the mean over the batch of w_i * DPO_i.
 
     Takes what `trl.DPOTrainer` takes. `train_dataset` and `eval_dataset` carry a column `weight`,
     finite and at least 0; with weights of 1, as all are where prompts have two responses, loss and
-    gradients are TRL's. With the columns `ref_chosen_logps` and `ref_rejected_logps` no reference
-    is run. `loss_type` is "sigmoid" (DPO) or ["sigmoid", "sft"], where the NLL is weighted by pair
-    too: sum_i w_i NLL_i / sum_i T_i.
+    gradients are TRL's. DPO_i is TRL's loss of pair i, for every `loss_type` that is a mean over
+    pairs, and with every f-divergence, `ld_alpha` and `use_weighting`. The NLL of "sft" is a mean
+    over tokens: sum_i w_i NLL_i / sum_i T_i. A router's loss has no weight.
 
-    Set `starts_at_reference = True` where the policy starts as the reference: the loss of the first
-    step must then be ln 2 times the mean weight. `clipped_share` tells what max_grad_norm clipped.
+    Set `starts_at_reference = True` where the policy starts as the reference: the reward margins of
+    the first step must then be 0, and so the sigmoid loss ln 2 times the mean weight.
+    `clipped_share` tells what max_grad_norm clipped.
 
     Raises:
-        ValueError: a weight is faulty, the weights are not defined for the loss, an adapter acts on
-            the LM head, or (in training) the first loss is not that of equal models.
+        ValueError: TRL or transformers is of another version, a weight is faulty, the loss sorts
+            the batch (aot), an adapter acts on the LM head, or (in training) the first margins are
+            not those of equal models.
 
     Source: Chung et al., arXiv 2503.17126, section 3; Rafailov et al., arXiv 2305.18290.
     """
 
     _tag_names = ("trl", "dpo", "ddpo")
+    _name = "DDPO"
     starts_at_reference = False
 
-    def __init__(self, model: Any, ref_model: Any = None, args: Any = None, **kwargs: Any):
-        if args is not None:
-            types = [args.loss_type] if isinstance(args.loss_type, str) else args.loss_type
-            faults = [x for x in FIXED_SETTINGS if getattr(args, x) != getattr(DPOConfig, x)]
-            faults += [name for name in types if name not in ("sigmoid", "sft")]
-            if faults:
-                raise ValueError(f"DDPOTrainer weights the losses sigmoid and sft; drop {faults}.")
-        _check_datasets(kwargs)
-        _check_head(model)
+    @wraps(DPOTrainer.__init__)
+    def __init__(self, *args: Any, **kwargs: Any):
+        given = inspect.signature(DPOTrainer.__init__).bind(self, *args, **kwargs).arguments
+        _check_arguments(given, DPOConfig, oldest_trl="1.12")
+        config, ref_model = given.get("args"), given.get("ref_model")
+        if config is not None:
+            _check_losses(config)
         _check_head(ref_model)
-        super().__init__(model, ref_model, args, **kwargs)
-        if self.aux_loss_enabled:
-            raise ValueError("A router's loss has no weights: set router_aux_loss_coef=0.")
+        super().__init__(*args, **kwargs)
         _check_head(self.model)
         if ref_model is None and isinstance(self.model, PeftModel):
             _prepare_reference(self.model)
@@ -130,60 +158,78 @@ class DDPOTrainer(_CountsClippedSteps, DPOTrainer):
     def _compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False
     ) -> Any:
-        weight, completion_mask = inputs["weight"], inputs["completion_mask"]
-        labels = inputs["input_ids"].masked_fill(completion_mask == 0, -100)
-        batch = _without(inputs, "weight", "completion_mask", *REFERENCE_COLUMNS)
-        outputs = model(**batch, use_cache=False, labels=labels, fused_lm_head=True)
-        # prompt-learning adapters put virtual tokens in front
-        token_logps = outputs.log_probs[:, 1 - completion_mask.size(1) :]
-        chosen, rejected = token_logps.sum(dim=1).chunk(2)
-        if REFERENCE_COLUMNS[0] in inputs:
-            ref_chosen, ref_rejected = (inputs[name] for name in REFERENCE_COLUMNS)
-        else:
+        weight = inputs["weight"]
+        inputs = _without(inputs, "weight")
+        if not self.precompute_ref_logps:  # columns that TRL did not ask for may be stale
             reference = self.model if self.ref_model is None else self.ref_model
-            ref_chosen, ref_rejected = self.compute_ref_log_probs(reference, inputs)
+            logps = self.compute_ref_log_probs(reference, inputs)
+            inputs |= zip(REFERENCE_COLUMNS, logps, strict=True)
+        calls = []
 
-        chosen_logratios, rejected_logratios = chosen - ref_chosen, rejected - ref_rejected
-        dpo = pair_losses(chosen_logratios, rejected_logratios, self.beta)
-        if self.starts_at_reference and self.model.training and self.state.global_step == 0:
-            self._check_first_loss(weight, dpo.detach(), chosen.detach())
-        loss = 0.0
+        def forward(**kwargs: Any) -> Any:
+            calls.append(model(**kwargs))
+            return calls[-1]
+
+        # TRL runs the model and logs its metrics; its loss, of weights 1, is not used
+        whole = copy(self)
+        whole.precompute_ref_logps = True
+        result = super(DDPOTrainer, whole)._compute_loss(forward, inputs, return_outputs)
+        self._total_train_tokens = whole._total_train_tokens
+        mode = "train" if self.model.training else "eval"
+        mean = self.accelerator.gather_for_metrics(weight).mean().item()
+        self._metrics[mode]["weight"].append(mean)
+
+        loss = self._weighted_loss(weight, inputs, calls[0])
+        if self.aux_loss_enabled:
+            loss = loss + self.router_aux_loss_coef * calls[0].aux_loss
+        return (loss, result[1]) if return_outputs else loss
+
+    def _weighted_loss(self, weight: Tensor, inputs: dict[str, Any], outputs: Any) -> Tensor:
+        """sum_i w_i DPO_i / B, where DPO_i is what TRL makes of the model's outputs for pair i."""
+        alone = copy(self)
+        alone.precompute_ref_logps, alone.aux_loss_enabled = True, False
+        local = dict.fromkeys(("gather", "gather_for_metrics"), torch.clone)  # not across processes
+        alone.accelerator = SimpleNamespace(device=self.accelerator.device, **local)
+        alone._metrics = {mode: defaultdict(list) for mode in self._metrics}
+        alone.loss_weights = [1.0]
+        n = len(weight)
+        pairs = list(zip(_split_pairs(inputs, n), _split_pairs(outputs, n), strict=True))
+        tokens = inputs["completion_mask"][:n, 1:].sum(1)
+        loss = torch.zeros((), device=weight.device)
         for loss_type, scale in zip(self.loss_types, self.loss_weights, strict=True):
-            if loss_type == "sigmoid":
-                loss = loss + scale * (weight * dpo).mean()  # the one multiplication
-            else:
-                chosen_tokens = completion_mask[:, 1:].chunk(2)[0].sum()
-                loss = loss - scale * (weight * chosen).sum() / chosen_tokens
+            alone.loss_types = [loss_type]
+            shares = torch.full_like(weight, 1 / n)
+            if loss_type == "sft":  # TRL's NLL is a mean over tokens
+                shares = tokens / tokens.sum()
+            for i, (pair, pair_outputs) in enumerate(pairs):
+                dpo = super(DDPOTrainer, alone)._compute_loss(pair_outputs, vars(pair), False)
+                loss = loss + scale * shares[i] * weight[i] * dpo  # the one multiplication
+        if self.starts_at_reference and self.model.training and self.state.global_step == 0:
+            self._check_first_margins(alone._metrics["train"])
+        return loss
 
-        with torch.no_grad():
-            rewards = self.beta * chosen_logratios, self.beta * rejected_logratios
-            metrics = _pair_metrics(weight, (chosen, rejected), rewards)
-            mode = "train" if self.model.training else "eval"
-            for name, mean in _gathered_means(self.accelerator, metrics).items():
-                self._metrics[mode][name].append(mean)
-            if return_outputs:  # the fused head builds no logits, and `compute_metrics` wants some
-                outputs = model(**batch, use_cache=False)
-        return (loss, outputs) if return_outputs else loss
-
-    def _check_first_loss(self, weight: Tensor, dpo: Tensor, chosen: Tensor) -> None:
-        """ValueError unless every pair's loss is ln 2, to the rounding of the model's numbers.
+    def _check_first_margins(self, metrics: dict[str, list[float]]) -> None:
+        """ValueError unless every pair's margin is 0, to the rounding of the model's numbers.
 
         SmolLM2 in bfloat16, a text of 700 nats in batches of other sizes: apart by 0.15 eps x nats.
         """
         types = {p.dtype for p in self.model.parameters() if p.is_floating_point()}
         if self.args.bf16:
             types.add(torch.bfloat16)
-        rounding = max(torch.finfo(dtype).eps for dtype in types) * chosen.abs().mean().item()
-        tolerance = max(1e-3, self.beta * rounding / 4)  # a margin's error times beta / 2
-        if not (dpo - math.log(2)).abs().mean() <= tolerance:  # NaN is refused too
+        margins, logps = (
+            torch.tensor(metrics[name]).abs().mean().item()
+            for name in ("rewards/margins", "logps/chosen")
+        )
+        rounding = max(torch.finfo(dtype).eps for dtype in types) * logps
+        if not margins <= max(2e-3, self.beta * rounding / 2):  # NaN is refused too
             raise ValueError(
-                f"The first step's loss is {(weight * dpo).mean():.4f} where equal models have "
-                f"{math.log(2) * weight.mean():.4f}, ln 2 times the mean weight: the reference is "
-                "not the adapter that training starts from. Delete stored reference log-probs."
+                f"The first step's reward margins are {margins:.4f} where equal models have 0 "
+                "(a sigmoid loss of ln 2): the reference is not the adapter that training starts "
+                "from. Delete stored reference log-probs."
             )
 
 
-class DORPOTrainer(_CountsClippedSteps, ORPOTrainer):
+class DORPOTrainer(_WeightedTrainer, ORPOTrainer):
     """ORPO with weights: sum_i w_i NLL_i / sum_i T_i - beta * mean_i log sigmoid(w_i * LO_i).
 
     Takes what TRL's `ORPOTrainer` takes and the column `weight` as `DDPOTrainer`; weights of 1 are
@@ -191,19 +237,23 @@ class DORPOTrainer(_CountsClippedSteps, ORPOTrainer):
     step, where TRL takes the mean of the parts' means. TRL's fused head builds no logits.
 
     Raises:
-        ValueError: a weight is faulty, a response has no token within `max_length`, an adapter acts
-            on the LM head, or the model is an encoder-decoder or has a router's loss.
+        ValueError: TRL or transformers is of another version, a weight is faulty, a response has no
+            token within `max_length`, an adapter acts on the LM head, or the model is an
+            encoder-decoder.
 
     Source: Chung et al., arXiv 2503.17126, section 3; Hong et al., arXiv 2403.07691, equation 6.
     """
 
     _tag_names = ("trl", "orpo", "dorpo")
+    _name = "DORPO"
 
-    def __init__(self, model: Any = None, args: Any = None, **kwargs: Any):
-        _check_datasets(kwargs)
-        super().__init__(model, args, **kwargs)
-        if self.is_encoder_decoder or self.aux_loss_enabled:
-            raise ValueError("DORPOTrainer weights decoders, and no router's loss.")
+    @wraps(ORPOTrainer.__init__)
+    def __init__(self, *args: Any, **kwargs: Any):
+        given = inspect.signature(ORPOTrainer.__init__).bind(self, *args, **kwargs).arguments
+        _check_arguments(given, ORPOConfig, oldest_trl="1.15")
+        from trl.trainer.utils import add_fused_lm_head  # which TRL 1.14 does not have
+
+        super().__init__(*args, **kwargs)
         _check_head(self.model)
         self.data_collator = WeightedCollator(self.data_collator)
         self.tokens_per_part: Tensor | None = None
@@ -228,61 +278,105 @@ class DORPOTrainer(_CountsClippedSteps, ORPOTrainer):
     def get_batch_loss_metrics(
         self, model: Any, batch: dict[str, Any], train_eval: str = "train"
     ) -> Any:
+        self._weight, self._train_eval = batch["weight"], train_eval
+        loss, metrics = super().get_batch_loss_metrics(model, batch, train_eval)
+        prefix = "eval_" if train_eval == "eval" else ""
+        mean = self.accelerator.gather_for_metrics(self._weight).mean().item()
+        return loss, metrics | {f"{prefix}weight": mean}
+
+    def concatenated_forward(self, model: Any, batch: dict[str, Any]) -> Any:
+        """What TRL's returns, with the weighted NLL and logits averaged over the vocabulary."""
         weight = batch["weight"]
         pads = {"padding_value": self.padding_value, "device": weight.device}
         inputs = self.concatenated_inputs(batch, **pads)
         tokens = {"input_ids": inputs["concatenated_input_ids"]}
         tokens["attention_mask"] = inputs["concatenated_attention_mask"]
+        router = {"output_router_logits": True} if self.aux_loss_enabled else {}
         # the NLL covers prompt and response
         labels = tokens["input_ids"].masked_fill(tokens["attention_mask"] == 0, -100)
-        outputs = model(**tokens, labels=labels, use_cache=False, fused_lm_head=True)
+        outputs = model(**tokens, **router, labels=labels, use_cache=False, fused_lm_head=True)
         completion_mask = inputs["concatenated_labels"][:, 1:] != -100
         # prompt-learning adapters put virtual tokens in front
         token_logps = outputs.log_probs[:, -completion_mask.size(1) :]
-        completion_logps = (token_logps * completion_mask).sum(1)
-        chosen, rejected = (completion_logps / completion_mask.sum(1)).chunk(2)
-        ratio = log_odds(chosen) - log_odds(rejected)
-        nll = -token_logps.chunk(2)[0].sum(1)
-        lengths = [mask.sum() for mask in tokens["attention_mask"][:, 1:].chunk(2)]
-        pooled = train_eval == "train" and self.tokens_per_part is not None
-        nll_tokens = self.tokens_per_part if pooled else lengths[0]
-        loss = (weight * nll).sum() / nll_tokens
-        loss = loss - self.beta * F.logsigmoid(weight * ratio).mean()
+        logps = (token_logps * completion_mask).sum(1) / completion_mask.sum(1)
+        nll_tokens = batch["chosen_attention_mask"][:, 1:].sum()
+        if self._train_eval == "train" and self.tokens_per_part is not None:
+            nll_tokens = self.tokens_per_part
+        nll = -(weight * token_logps[: len(weight)].sum(1)).sum() / nll_tokens
+        aux_loss = [outputs.aux_loss] if self.aux_loss_enabled else []
+        return *logps.chunk(2), *outputs.mean_logits.chunk(2), nll, *aux_loss
 
-        with torch.no_grad():
-            rewards = self.beta * chosen, self.beta * rejected
-            logits = [logits.sum() for logits in outputs.mean_logits.chunk(2)]
-            metrics = _pair_metrics(weight, (chosen, rejected), rewards) | {
-                "logits/chosen": logits[0] / lengths[0],
-                "logits/rejected": logits[1] / lengths[1],
-                "nll_loss": nll.sum() / lengths[0],
-                "log_odds_ratio": F.logsigmoid(ratio),
-                "log_odds_chosen": ratio,
-            }
-        means = _gathered_means(self.accelerator, metrics)
-        prefix = "eval_" if train_eval == "eval" else ""
-        return loss, {prefix + name: mean for name, mean in means.items()}
+    def odds_ratio_loss(self, chosen_logps: Tensor, rejected_logps: Tensor) -> Any:
+        _, chosen_rewards, rejected_rewards, *_ = super().odds_ratio_loss(
+            chosen_logps, rejected_logps
+        )
+        ratio = log_odds(chosen_logps) - log_odds(rejected_logps)  # exact near p = 1 too
+        losses = self.beta * F.logsigmoid(self._weight * ratio)
+        log_sigmoid = F.logsigmoid(ratio).mean()
+        return losses, chosen_rewards, rejected_rewards, log_sigmoid, ratio.mean()
 
 
-def _pair_metrics(
-    weight: Tensor, logps: tuple[Tensor, Tensor], rewards: tuple[Tensor, Tensor]
-) -> dict[str, Tensor]:
-    """TRL's metrics of the pairs; logps and rewards are of (chosen, rejected)."""
-    return {
-        "rewards/chosen": rewards[0],
-        "rewards/rejected": rewards[1],
-        "rewards/accuracies": (rewards[0] > rewards[1]).float(),
-        "rewards/margins": rewards[0] - rewards[1],
-        "logps/chosen": logps[0],
-        "logps/rejected": logps[1],
-        "weight": weight,
-    }
+class _OnePair(SimpleNamespace):
+    """The inputs or the model's outputs of one pair; called as the model, it returns itself."""
+
+    def __call__(self, **kwargs: Any) -> _OnePair:
+        return self
 
 
-def _gathered_means(accelerator: Any, metrics: dict[str, Tensor]) -> dict[str, float]:
-    """Means over all processes."""
-    gathered = {name: accelerator.gather_for_metrics(value) for name, value in metrics.items()}
-    return {name: value.float().mean().item() for name, value in gathered.items()}
+def _split_pairs(batch: Any, n: int) -> list[_OnePair]:
+    """The n pairs of a mapping in which rows i and n + i are chosen and rejected of pair i."""
+    pairs = [_OnePair() for _ in range(n)]
+    for name, value in batch.items():
+        rows = len(value) if isinstance(value, Tensor) and value.dim() else 0
+        parts = [value] * n
+        if rows == 2 * n:
+            chosen, rejected = (half.unbind() for half in value.chunk(2))
+            parts = [torch.stack(both) for both in zip(chosen, rejected, strict=True)]
+        elif rows == n:
+            parts = value.split(1)
+        for pair, part in zip(pairs, parts, strict=True):
+            setattr(pair, name, part)
+    return pairs
+
+
+def _check_arguments(given: dict[str, Any], config: type, oldest_trl: str) -> None:
+    """ValueError unless the versions, the config's class, the model and the datasets are usable."""
+    ranges = {"trl": (oldest_trl, "1.17"), "transformers": ("5.10", "6")}
+    for package, (oldest, above) in ranges.items():
+        found = version(package)
+        if not Version(oldest) <= Version(found) < Version(above):
+            raise ValueError(
+                f"{package} {found} is installed, and this trainer is made for {oldest} to below "
+                f"{above}: pip install '{package}>={oldest},<{above}'."
+            )
+    args = given.get("args")
+    if args is not None and not isinstance(args, config):
+        raise ValueError(f"args is a {type(args).__name__}: give a {config.__name__}.")
+    model = given.get("model")
+    _check_head(model)
+    if config is ORPOConfig and getattr(
+        getattr(model, "config", None), "is_encoder_decoder", False
+    ):
+        raise ValueError("DORPOTrainer weights decoders, and this model is an encoder-decoder.")
+    for name in ("train_dataset", "eval_dataset"):
+        data = given.get(name)
+        for split in data.values() if isinstance(data, dict) else [data]:
+            _check_weights(split, name)
+    weights = _known_weights(given.get("train_dataset"))
+    if weights and set(weights) == {1.0}:
+        warnings.warn("Every weight is 1, so this trains without deviation.", stacklevel=4)
+
+
+def _check_losses(config: DPOConfig) -> None:
+    """ValueError for a loss that is no mean over pairs, or that TRL computes elsewhere."""
+    types = [config.loss_type] if isinstance(config.loss_type, str) else config.loss_type
+    for name in types:
+        if name in ("aot", "aot_unpaired"):
+            raise ValueError(
+                f"loss_type {name!r} sorts the batch, so no loss belongs to a pair: take another."
+            )
+    if config.use_liger_kernel and Version(version("trl")) < Version("1.15"):
+        raise ValueError("Before TRL 1.15 Liger's loss has no weights: use_liger_kernel=False.")
 
 
 def _check_head(model: Any) -> None:
@@ -309,18 +403,18 @@ def _without(inputs: dict[str, Any], *names: str) -> dict[str, Any]:
     return {key: value for key, value in inputs.items() if key not in names}
 
 
-def _check_datasets(arguments: dict[str, Any]) -> None:
-    """Raise ValueError where a trainer's train_dataset or eval_dataset lacks good weights."""
-    for name in ("train_dataset", "eval_dataset"):
-        given = arguments.get(name)
-        for data in list(given.values()) if isinstance(given, dict) else [given]:
-            if data is None:
-                continue
-            if not hasattr(data, "column_names"):
-                raise ValueError(f"{name} is no datasets.Dataset: use Dataset.from_list(rows).")
-            if "weight" not in (data.column_names or list(next(iter(data)))):
-                raise ValueError(
-                    f"{name} has no column 'weight': give each pair a number, such as 1."
-                )
-            if hasattr(data, "__len__"):  # the collator checks a streamed set, batch by batch
-                check_numbers(data["weight"][:], f"{name}'s weight")
+def _known_weights(data: Any) -> list[float] | None:
+    """The weights of a dataset; None where it is streamed, or there is none."""
+    return to_list(data["weight"][:], "weight") if hasattr(data, "__len__") else None
+
+
+def _check_weights(data: Any, name: str) -> None:
+    """ValueError where a dataset lacks good weights; the collator checks those of a stream."""
+    if data is None:
+        return
+    if not hasattr(data, "column_names"):
+        raise ValueError(f"{name} is no datasets.Dataset: use Dataset.from_list(rows).")
+    if "weight" not in (data.column_names or list(next(iter(data)))):
+        raise ValueError(f"{name} has no column 'weight': give each pair a number, such as 1.")
+    if hasattr(data, "__len__"):
+        check_numbers(data["weight"][:], f"{name}'s weight")

@@ -23,9 +23,9 @@ from tiny_trainers import (
     maker,
     preference_data,
 )
-from transformers import AutoModelForCausalLM
-from trl import DPOTrainer
-from trl.experimental.orpo import ORPOTrainer
+from transformers import AutoModelForCausalLM, AutoTokenizer, MixtralConfig, MixtralForCausalLM
+from trl import DPOConfig, DPOTrainer
+from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from ddpo_utils import compute_deviation, dorpo_loss
@@ -38,6 +38,27 @@ TRAINERS = [DDPOTrainer, DORPOTrainer]
 @pytest.fixture
 def make(tiny_folder: Path, adapter_folder: Path, tmp_path: Path) -> Callable[..., Any]:
     return maker(tiny_folder, adapter_folder, tmp_path)
+
+
+@pytest.fixture
+def mixture(tiny_folder: Path) -> Callable[[], Any]:
+    """Makes a tiny mixture of experts, whose router has a loss, under a moved adapter."""
+    vocabulary = len(AutoTokenizer.from_pretrained(tiny_folder))
+
+    def build() -> Any:
+        torch.manual_seed(5)
+        sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+        heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "num_local_experts": 4}
+        router = {"output_router_logits": True, "router_aux_loss_coef": 0.5}
+        config = MixtralConfig(vocab_size=vocabulary, **sizes, **heads, **router)
+        lora = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+        policy = get_peft_model(MixtralForCausalLM(config), lora)
+        for name, parameter in policy.named_parameters():
+            if "lora_B" in name:
+                parameter.data += 0.05 * torch.randn(parameter.shape)
+        return policy
+
+    return build
 
 
 class Spy(DDPOTrainer):
@@ -67,9 +88,63 @@ def test_ddpo_at_weights_of_one_is_trl_and_at_three_three_times(make, setup, opt
     assert loss3 == pytest.approx(3 * loss, rel=1e-6)
     assert_close(gradients3, gradients, 3)
     theirs, metrics = plain._metrics["train"], ours._metrics["train"]
-    for name in ("chosen", "rejected", "accuracies", "margins"):
-        expected = theirs[f"rewards/{name}"]
-        assert metrics[f"rewards/{name}"] == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    assert metrics.keys() == theirs.keys() | {"weight"}
+    for name in theirs:
+        assert metrics[name] == pytest.approx(theirs[name], rel=1e-5, abs=1e-6), name
+
+
+LOSSES = [
+    {"loss_type": "sigmoid_norm"},
+    {"loss_type": "ipo"},
+    {"loss_type": "hinge"},
+    {"loss_type": "robust", "label_smoothing": 0.1},
+    {"loss_type": "exo_pair", "label_smoothing": 0.1},
+    {"loss_type": "nca_pair"},
+    {"loss_type": "bco_pair"},
+    {"loss_type": "sppo_hard"},
+    {"loss_type": "apo_zero"},
+    {"loss_type": "apo_down"},
+    {"loss_type": "discopop"},
+    {"loss_type": ["hinge", "bco_pair"], "loss_weights": [0.3, 2.0]},
+    {"ld_alpha": 0.5},
+    {"use_weighting": True},
+    {"f_divergence_type": "forward_kl"},
+    {"f_divergence_type": "js_divergence"},
+    {"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.5},
+]
+
+
+@pytest.mark.parametrize("options", LOSSES, ids=str)
+def test_every_loss_over_pairs_is_trl_s_times_the_weight(make, options):
+    plain = preference_data(3, weights=None)
+    loss, gradients = loss_and_gradients(make(DPOTrainer, plain, **options))
+    loss1, gradients1 = loss_and_gradients(make(DDPOTrainer, preference_data(3), **options))
+    assert loss1 == pytest.approx(loss, rel=1e-5)
+    assert_close(gradients1, gradients)
+    weights = [0.5, 0.0, 2.0]
+    total = 0.0
+    for i, weight in enumerate(weights):
+        alone, _ = loss_and_gradients(make(DPOTrainer, plain.select([i]), **options))
+        total += weight * alone / 3
+    weighted = make(DDPOTrainer, preference_data(3, weights), **options)
+    assert loss_and_gradients(weighted)[0] == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [(DDPOTrainer, DPOTrainer), (DORPOTrainer, ORPOTrainer)]
+)
+def test_a_router_s_loss_has_no_weight(make, mixture, ours, theirs):
+    loss, gradients = loss_and_gradients(make(theirs, preference_data(3, None), mixture()))
+    ones = make(ours, preference_data(3), mixture())
+    loss1, gradients1 = loss_and_gradients(ones)
+    assert loss1 == pytest.approx(loss, rel=1e-5)
+    assert_close(gradients1, gradients)
+    zeros, _ = loss_and_gradients(make(ours, preference_data(3, 0.0), mixture()))
+    if ours is DORPOTrainer:
+        assert zeros > 0.3 * math.log(2) + 0.1
+    else:
+        triple, _ = loss_and_gradients(make(ours, preference_data(3, 3.0), mixture()))
+        assert zeros == pytest.approx((3 * loss - triple) / 2, rel=1e-4) and zeros > 0
 
 
 @pytest.mark.parametrize("setup", ["fresh adapter", "full model"])
@@ -156,18 +231,22 @@ def test_the_parts_of_a_batch_change_nothing(make, cls):
 
 
 @pytest.mark.parametrize("setup", SETUPS[:3])
-def test_reference_log_probs_may_come_with_the_data(make, setup):
-    """As columns they give the loss that the reference in the loop gives, and none is run."""
+def test_reference_log_probs_of_the_data_are_used_where_the_call_asks_for_them(make, setup):
+    """Then no reference is run; else they may be of another reference, as TRL takes it."""
     data = preference_data(weights=WEIGHTS)
     loss, gradients = loss_and_gradients(make(DDPOTrainer, data, setup))
     scored = make(DDPOTrainer, data, setup, precompute_ref_log_probs=True).train_dataset
+    stale = data
     for column in ("ref_chosen_logps", "ref_rejected_logps"):
         data = data.add_column(column, scored[column][:])
+        stale = stale.add_column(column, [-1.0] * 8)
     trainer = make(DDPOTrainer, data, setup)
+    trainer.precompute_ref_logps = True
     trainer.compute_ref_log_probs = None  # a call would fail
-    loss1, gradients1 = loss_and_gradients(trainer)
-    assert loss1 == pytest.approx(loss, rel=1e-6)
-    assert_close(gradients1, gradients)
+    for case in (trainer, make(DDPOTrainer, stale, setup)):
+        loss1, gradients1 = loss_and_gradients(case)
+        assert loss1 == pytest.approx(loss, rel=1e-6)
+        assert_close(gradients1, gradients)
 
 
 @pytest.mark.parametrize(
@@ -240,12 +319,8 @@ FAULTS = [  # (trainers, train_dataset, settings, what is named)
     (TRAINERS, preference_data(3, ["1"] * 3), {}, "pair 0 is '1'"),
     (TRAINERS, preference_data(3, [1.0, -1.0, 1.0]).with_format("torch"), {}, "pair 1 is -1"),
     (TRAINERS, preference_data().to_list(), {}, r"Dataset\.from_list"),
-    ([DDPOTrainer], preference_data(3), {"loss_type": "hinge"}, "hinge"),
-    ([DDPOTrainer], preference_data(3), {"loss_type": ["sigmoid", "bco_pair"]}, "bco_pair"),
-    ([DDPOTrainer], preference_data(3), {"f_divergence_type": "js_divergence"}, "f_divergence"),
-    ([DDPOTrainer], preference_data(3), {"ld_alpha": 0.5}, "ld_alpha"),
-    ([DDPOTrainer], preference_data(3), {"use_weighting": True}, "use_weighting"),
-    ([DDPOTrainer], preference_data(3), {"label_smoothing": 0.1}, "label_smoothing"),
+    ([DDPOTrainer], preference_data(3), {"loss_type": "aot"}, "'aot' sorts"),
+    ([DDPOTrainer], preference_data(3), {"loss_type": ["sigmoid", "aot_unpaired"]}, "unpaired"),
     ([DORPOTrainer], preference_data(), {"max_length": 5}, "max_length"),
 ]
 
@@ -255,6 +330,46 @@ def test_faults_are_named_when_the_trainer_is_made(make, classes, data, settings
     for cls in classes:
         with pytest.raises(ValueError, match=named):
             make(cls, data, **settings)
+
+
+def test_arguments_may_be_positional_and_of_the_right_config_alone(make, tiny, tmp_path):
+    data, options = preference_data(3, WEIGHTS[:3]), {"report_to": "none", "bf16": False}
+    ours, theirs = DPOConfig(str(tmp_path), **options), ORPOConfig(str(tmp_path), **options)
+    trainer = DDPOTrainer(tiny[0], None, ours, None, data, None, tiny[1])
+    assert trainer.train_dataset["weight"][:] == WEIGHTS[:3]
+    assert DORPOTrainer(tiny[0], theirs, None, data, None, tiny[1]).train_dataset.num_rows == 3
+    for cls, config in ((DDPOTrainer, theirs), (DORPOTrainer, ours)):
+        with pytest.raises(ValueError, match="args is a .*Config: give a "):
+            cls(tiny[0], args=config, train_dataset=data, processing_class=tiny[1])
+
+
+@pytest.mark.parametrize(
+    ("package", "found"), [("trl", "1.11.3"), ("trl", "1.17.0"), ("transformers", "5.9")]
+)
+def test_another_version_is_refused_by_name(make, monkeypatch, package, found):
+    monkeypatch.setattr(
+        "ddpo_utils.trainers.version", {"trl": "1.16", "transformers": "5.10", package: found}.get
+    )
+    for cls in TRAINERS:
+        with pytest.raises(ValueError, match=f"{package} {found} is installed"):
+            make(cls, preference_data(3))
+
+
+@pytest.mark.parametrize("cls", TRAINERS)
+def test_the_model_card_names_the_method_and_the_weights(make, cls, tmp_path):
+    trainer = make(cls, preference_data(weights=WEIGHTS))
+    trainer.create_model_card()
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert cls.__name__.removesuffix("Trainer") in card and "2503.17126" in card
+    assert "Mean 1.906, smallest 0.000, largest 7.000" in card
+
+
+@pytest.mark.parametrize(("weights", "times"), [(1.0, 1), (WEIGHTS, 0), (2.0, 0)])
+def test_weights_that_are_all_one_are_told_once(make, weights, times):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        make(DDPOTrainer, preference_data(weights=weights), max_steps=1).train()
+    assert sum("Every weight is 1" in str(entry.message) for entry in caught) == times
 
 
 @pytest.mark.parametrize("cls", TRAINERS)

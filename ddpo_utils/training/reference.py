@@ -60,6 +60,7 @@ def add_reference(trainer: Any, path: Path) -> None:
     for name in REFERENCE_LOGPS:
         data = data.add_column(name, logps[name].to_numpy())
     trainer.train_dataset = data
+    trainer.precompute_ref_logps = True  # the pairs bring them from here on
 
 
 def _read_reference(path: Path) -> pd.DataFrame:
