@@ -201,7 +201,7 @@ class Bench:
             for name in ("ref_chosen_logps", "ref_rejected_logps"):
                 data = data.add_column(name, [0.0] * self.count)
         trainer.train_dataset = data
-        trainer.precompute_ref_logps = precomputed and not ours  # as TRL's constructor sets it
+        trainer.precompute_ref_logps = precomputed  # as TRL's constructor sets it
         clock = Clock()
         trainer.add_callback(clock)
         trainer.train()

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel, PromptTuningConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from packaging.version import Version
+from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    MixtralConfig,
+    MixtralForCausalLM,
+    TrainerCallback,
+)
 from trl import DPOConfig
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+from ddpo_utils.trainers import DDPOTrainer, DORPOTrainer
 
 WORDS = ["the", "light", "answers", "someone", "far", "at", "sea", "nobody", "remembers"]
 SETTINGS = {
@@ -29,7 +39,11 @@ SETTINGS = {
     "max_grad_norm": 0.0,
 }
 WEIGHTS = [0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 7.0]  # of eight pairs
-SETUPS = ["fresh adapter", "re-trained adapter", "full model", "virtual tokens"]
+OLD_TRL = Version(version("trl")) < Version("1.15")  # DORPOTrainer cannot use it
+TRAINERS = [DDPOTrainer] if OLD_TRL else [DDPOTrainer, DORPOTrainer]
+SETUPS = ["fresh adapter", "re-trained adapter", "full model"]
+if not OLD_TRL:  # whose own trainer fails with them
+    SETUPS.append("virtual tokens")
 LORA = LoraConfig(r=2, lora_alpha=4, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
@@ -43,6 +57,18 @@ class Gradients(TrainerCallback):
         self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any
     ) -> None:
         self.first = self.first or gradients_of(model)
+
+
+class Spy(DDPOTrainer):
+    """Keeps the chosen side's tokens and the weight of each pair that the loss saw."""
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any) -> Any:
+        self.seen = getattr(self, "seen", [])
+        for ids, mask, weight in zip(
+            inputs["input_ids"], inputs["attention_mask"], inputs["weight"], strict=False
+        ):
+            self.seen.append((tuple(ids[mask.bool()].tolist()), round(weight.item(), 4)))
+        return super()._compute_loss(model, inputs, *args)
 
 
 def gradients_of(model: Any) -> dict[str, torch.Tensor]:
@@ -78,6 +104,22 @@ def policy_of(setup: str, model: Any, adapter_folder: Path) -> tuple[Any, dict[s
     if setup == "re-trained adapter":
         return PeftModel.from_pretrained(model, str(adapter_folder), is_trainable=True), {}
     return model, {}
+
+
+def mixture_policy(tiny_folder: Path) -> Any:
+    """A tiny mixture of experts, whose router has a loss, under a moved adapter."""
+    torch.manual_seed(5)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "num_local_experts": 4}
+    router = {"output_router_logits": True, "router_aux_loss_coef": 0.5}
+    vocabulary = len(AutoTokenizer.from_pretrained(tiny_folder))
+    config = MixtralConfig(vocab_size=vocabulary, **sizes, **heads, **router)
+    lora = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    policy = get_peft_model(MixtralForCausalLM(config), lora)
+    for name, parameter in policy.named_parameters():
+        if "lora_B" in name:
+            parameter.data += 0.05 * torch.randn(parameter.shape)
+    return policy
 
 
 def maker(tiny_folder: Path, adapter_folder: Path, tmp_path: Path) -> Callable[..., Any]:
