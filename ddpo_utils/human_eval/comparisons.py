@@ -17,9 +17,9 @@ import pandas as pd
 from ..evaluation.usability import require_texts
 from ..models.sampling import read_samples
 from ..settings import CourseError
-from ..storage.files import read_json, whole_text, write_json
+from ..storage.files import check_as, read_as, read_json, whole_text, write_json
 from ..storage.locks import locked
-from .study_files import UNDECIDED, Comparisons, KeyFile, check_as, read_as
+from .study_files import UNDECIDED, Comparisons, KeyFile
 
 # The two questions of the human evaluation in arXiv 2503.17126, in this project's words.
 QUESTIONS = {

@@ -11,10 +11,10 @@ from typing import Any
 import pandas as pd
 
 from ..settings import CourseError
-from ..storage.files import write_json
+from ..storage.files import check_as, read_as, write_json
 from ..storage.locks import locked
 from .comparisons import QUESTIONS, UNDECIDED, Comparisons, read_comparisons, read_key
-from .study_files import Answer, RatingsFile, check_as, clean_name, file_name, read_as
+from .study_files import Answer, RatingsFile, clean_name, file_name
 
 UNREADABLE = "unreadable"  # a model's answer that is none of those allowed; not "undecided"
 LONGEST_NAME = 60  # characters, as in the page

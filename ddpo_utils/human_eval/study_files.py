@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Literal, NotRequired
 
-from pydantic import ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError, with_config
+from pydantic import ConfigDict, Field, InstanceOf, with_config
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
-
-from ..settings import CourseError
-from ..storage.files import read_json
 
 UNDECIDED = "undecided"  # shown as "Hard to decide"
 Text = InstanceOf[str]  # a cut emoji, half of a surrogate pair, is a text too
@@ -74,21 +70,6 @@ class RatingsFile(TypedDict):
     rater: Text
     kind: Literal["person", "model"]
     answers: list[Answer]
-
-
-def check_as(kind: Any, value: Any, path: str | Path, advice: str) -> Any:
-    """`value` as `kind`; where it is none, CourseError names file, place, fault and what to do."""
-    try:
-        return TypeAdapter(kind).validate_python(value)
-    except ValidationError as error:
-        fault = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in fault["loc"])
-        raise CourseError(f"{path}: {place or 'content'}: {fault['msg']}. {advice}") from None
-
-
-def read_as(kind: Any, path: str | Path, advice: str) -> Any:
-    """The content of a JSON file as `kind`; CourseError as of `check_as`."""
-    return check_as(kind, read_json(path), path, advice)
 
 
 def clean_name(name: str) -> str:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from ..extras import needs
 from ..settings import CourseError, progress_bar
 from ..storage.answer_store import AnswerStore, Record
-from ..storage.files import read_jsonl
+from ..storage.files import check_as, read_jsonl
 from .prompting import check_prompts, render, stop_tokens
 
 if TYPE_CHECKING:
@@ -190,14 +190,7 @@ def read_samples(paths: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     for path in paths:
         samples: dict[Any, Record] = {}
         for number, record in enumerate(read_jsonl(path), 1):
-            try:
-                _Sample.model_validate(record)
-            except ValidationError as error:
-                wrong = str(error.errors()[0]["loc"][0])
-                raise CourseError(
-                    f"Record {number} of {path} has the {wrong} {record.get(wrong)!r:.40}, which "
-                    "is none: correct or delete that line."
-                ) from None
+            check_as(_Sample, record, f"Record {number} of {path}", "Correct or delete that line.")
             prompt_id, prompt = record["prompt_id"], record.get("prompt")
             key = (prompt_id, *(record.get(name) for name in WHICH))
             known = samples.setdefault(key, record) if "sample" in record else record

@@ -9,10 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from ..settings import CourseError
-from .files import file_digest, read_json, short_digest
+from .files import check_as, file_digest, read_as, read_json, short_digest
 
 __all__ = ["adapter_digest", "check_adapter"]
 
@@ -71,19 +71,14 @@ def check_adapter(folder: str | Path) -> list[str]:
                 f"There is no adapter in {folder}, which lacks {name}: run notebook 04 first, name "
                 "another folder, or use data/adapters."
             )
-    config = read_json(folder / CONFIG)
-    if not isinstance(config, dict):
-        raise CourseError(f"{folder / CONFIG} is no JSON object: name the folder of an adapter.")
+    config = read_as(dict, folder / CONFIG, "Name the folder of an adapter.")
     given = {name: value for name, value in config.items() if not _is_absent(value)}
-    try:
-        _Lora.model_validate(given)
-    except ValidationError as error:
-        field = str(error.errors()[0]["loc"][0])
-        value = repr(given.get(field, "absent"))[:80]
-        raise CourseError(
-            f"The adapter in {folder} is not loaded: {field} in its {CONFIG} cannot be {value}. "
-            "Plain LoRA is, with layers by name, and without code or models of other places."
-        ) from None
+    check_as(
+        _Lora,
+        given,
+        folder / CONFIG,
+        "Plain LoRA is loaded, with layers by name, and without code or models of other places.",
+    )
     return _tensor_names(folder / TENSORS)
 
 

@@ -11,10 +11,10 @@ import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from secrets import token_hex
-from typing import Any
+from typing import Annotated, Any
 
 from ..settings import CourseError
 
@@ -122,6 +122,30 @@ def read_json(path: str | Path) -> Any:
         ) from None
 
 
+def check_as(kind: Any, value: Any, place: str | Path, advice: str) -> Any:
+    """`value` as `kind`; where it is none, CourseError names place, fault and what to do."""
+    from pydantic import ValidationError
+
+    try:
+        return _checker(kind).validate_python(value)
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        inside = ".".join(str(part) for part in fault["loc"])
+        raise CourseError(f"{place}: {inside or 'content'}: {fault['msg']}. {advice}") from None
+
+
+@cache
+def _checker(kind: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def read_as(kind: Any, path: str | Path, advice: str) -> Any:
+    """The content of a JSON file as `kind`; CourseError as of `check_as`."""
+    return check_as(kind, read_json(path), path, advice)
+
+
 def are_numbers(values: Iterable[Any]) -> bool:
     """True if all are finite numbers, as JSON holds them."""
     return all(type(value) in (int, float) and abs(value) < math.inf for value in values)
@@ -129,13 +153,11 @@ def are_numbers(values: Iterable[Any]) -> bool:
 
 def read_numbers(path: str | Path, count: int) -> list[float]:
     """The finite numbers in a JSON file, `count` at most; CourseError where it holds others."""
-    try:
-        values = read_json(path)
-    except CourseError:
-        values = None
-    if not isinstance(values, list) or len(values) > count or not are_numbers(values):
-        raise CourseError(f"{path} is damaged: delete it, and run the command again.")
-    return values
+    from pydantic import Field
+
+    number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+    numbers = Annotated[list[number], Field(max_length=count)]
+    return read_as(numbers, path, "Delete it, and run the command again.")
 
 
 def whole_text(value: Any) -> Any:
