@@ -241,8 +241,7 @@ def _checked(overrides: dict[str, Any]) -> dict[str, Any]:
     """The overrides in the types of the table's fields."""
     from pydantic import TypeAdapter, ValidationError
 
-    known = {setting.name: setting.metadata for setting in fields(Profile)}
-    del known["name"]
+    known = [setting.name for setting in fields(Profile)[1:]]
     for setting in overrides:
         if setting not in known:
             near = ", ".join(get_close_matches(setting, known)) or "`train --help` lists all"

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from ..settings import WRITING_PROMPTS, CourseError, Profile, let_threads_sleep
 from .html_copy import write_html
@@ -50,10 +51,8 @@ def find_notebooks(root: Path, names: Sequence[str] = ()) -> list[Path]:
     beginnings = tuple(Path(name).name for name in names) or ("",)
     for beginning in beginnings:
         if not any(path.name.startswith(beginning) for path in found):
-            known = ", ".join(path.stem for path in found)
-            raise CourseError(
-                f"No notebook begins with {beginning!r}: there are {known or 'none'}."
-            )
+            known = ", ".join(path.stem for path in found) or "none"
+            raise CourseError(f"No notebook begins with {beginning!r}: there are {known}.")
     return [path for path in found if path.name.startswith(beginnings)]
 
 
@@ -140,17 +139,12 @@ class Outcome:
 @contextmanager
 def _kernel_environment(profile: Profile) -> Iterator[None]:
     """Kernels start quietly with this Python, whatever kernels the user has installed."""
-    before = dict(os.environ)
-    os.environ.pop("JUPYTER_PATH", None)
-    os.environ |= QUIET | {"JUPYTER_PREFER_ENV_PATH": "1"}
-    let_threads_sleep()
-    if profile.data != WRITING_PROMPTS:  # all that such a profile needs is fetched by now
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    try:
+    with patch.dict(os.environ, QUIET, JUPYTER_PREFER_ENV_PATH="1"):
+        os.environ.pop("JUPYTER_PATH", None)
+        let_threads_sleep()
+        if profile.data != WRITING_PROMPTS:  # all that such a profile needs is fetched by now
+            os.environ.setdefault("HF_HUB_OFFLINE", "1")
         yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def execute(path: Path, profile: Profile, folder: Path, **overrides: Any) -> Outcome:

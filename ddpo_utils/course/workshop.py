@@ -30,10 +30,6 @@ def live_minutes(profile: Profile, seconds: float) -> float:
     return OVERHEAD * (profile.sft_steps + LIVE_ARMS * arm_steps) * seconds / 60
 
 
-def _default_profile() -> list[Finding]:
-    return lacking(get_profile())
-
-
 def _models() -> Iterator[Finding]:
     fetch(get_profile())
     yield Finding("model and encoders", "loaded")
@@ -88,7 +84,7 @@ def preflight() -> bool:
     The last line begins with "ready", or says what to do. Takes a minute or two.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"
-    findings = report(PARTS | {"Profile": _default_profile})
+    findings = report(PARTS | {"Profile": lambda: lacking(get_profile())})
     if not any(finding.remedy for finding in findings):
         print("The rest is a rehearsal and takes a minute or two.")
         findings += report({"Loading": _models, "A kernel": _kernel, "Training": _training})
