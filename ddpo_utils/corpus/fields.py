@@ -8,11 +8,12 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from ..settings import CourseError
-from .text import same_text
+from .text import read_messages, same_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +43,7 @@ USUAL = {  # names that other data sets give to the fields
     "score": ("rating", "votes", "upvotes", "grade", "reward", "stars", "likes", "points"),
 }
 KNOWN_COLUMNS = frozenset((*FIELDS, *PAIRS, *CHATS, *chain(*USUAL.values())))
-ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant"}
+CHAT = ("system", "user", "assistant")  # what a chat may hold, each once and in this order
 
 Counted = dict[str, int]  # what was left out or changed, and how often
 
@@ -57,14 +58,36 @@ def name_columns(
             columns joined by + follow each other after an empty line.
 
     Raises:
-        CourseError: a named column or field is unknown, or prompt or text is missing; suggests a
-            mapping.
+        CourseError: a named column or field is unknown.
     """
     spellings = {_folded(column): column for column in frame.columns}
     for field in (*FIELDS, *PAIRS, *CHATS):
         if field not in frame and field in spellings:
             frame = frame.rename(columns={spellings[field]: field})
-    frame = _mapped(frame, _mapping(columns, name), name)
+    if isinstance(columns, str):
+        parts = [part.partition("=") for part in columns.split(",") if part.strip()]
+        columns = {field.strip(): column.strip() for field, _, column in parts}
+    found = {}
+    taken = set()
+    for field, source in columns.items():
+        if field not in (*FIELDS, *PAIRS, *CHATS) or not source:
+            known = ", ".join((*FIELDS, *PAIRS))
+            raise CourseError(
+                f"columns cannot map {field!r} to {source!r} for {name}: write field=column, such "
+                f"as text=output, where a field is one of {known}."
+            )
+        joined = [source] if source in frame else [part.strip() for part in source.split("+")]
+        missing = [column for column in joined if column not in frame]
+        if missing:
+            known = ", ".join(map(str, frame.columns))
+            raise CourseError(f"{name} has no column {missing[0]!r}: it has {known}.")
+        found[field] = frame[joined[0]]
+        if len(joined) > 1:
+            rows = frame[joined].fillna("").astype(str).itertuples(index=False)
+            found[field] = ["\n\n".join(filter(str.strip, row)) for row in rows]
+        taken.add(source)
+    frame = frame.drop(columns=[column for column in taken - set(found) if column in frame])
+    frame = frame.assign(**found)
     votes = [column for column in USUAL["score"] if column in frame]
     if votes and "score" not in frame:
         return frame, f"no column is called score: set columns to score={votes[0]} to use that one"
@@ -75,45 +98,9 @@ def _folded(column: Any) -> str:
     return str(column).strip().lower().replace(" ", "_").replace("-", "_")
 
 
-def _mapping(columns: str | Mapping[str, str], name: str) -> dict[str, str]:
-    """Field -> column, of a text or a mapping."""
-    pairs = columns
-    if isinstance(columns, str):
-        parts = [part.partition("=") for part in columns.split(",") if part.strip()]
-        pairs = {field.strip(): column.strip() for field, _, column in parts}
-    for field, column in pairs.items():
-        if field not in (*FIELDS, *PAIRS, *CHATS) or not column:
-            known = ", ".join((*FIELDS, *PAIRS))
-            raise CourseError(
-                f"columns cannot map {field!r} to {column!r} for {name}: write field=column, such "
-                f"as text=output, where a field is one of {known}."
-            )
-    return dict(pairs)
-
-
-def _mapped(frame: pd.DataFrame, mapping: dict[str, str], name: str) -> pd.DataFrame:
-    found = {}
-    for field, source in mapping.items():
-        columns = [source]
-        if source not in frame:
-            columns = [part.strip() for part in source.split("+")]
-        for column in columns:
-            if column not in frame:
-                known = ", ".join(map(str, frame.columns))
-                raise CourseError(f"{name} has no column {column!r}: it has {known}.")
-        found[field] = frame[columns[0]]
-        if len(columns) > 1:
-            rows = frame[columns].fillna("").astype(str).itertuples(index=False)
-            found[field] = ["\n\n".join(filter(str.strip, row)) for row in rows]
-    taken = set(mapping.values()) - set(mapping)
-    return frame.drop(columns=[column for column in taken if column in frame]).assign(**found)
-
-
 def _require(frame: pd.DataFrame, name: str) -> None:
     """CourseError where prompt or text is missing, with the mapping that would give it."""
-    needed = ["prompt", "text"]
-    if set(PAIRS) <= set(frame.columns):
-        needed = ["prompt"]
+    needed = ["prompt"] if set(PAIRS) <= set(frame.columns) else ["prompt", "text"]
     lacking = [field for field in needed if field not in frame]
     if not lacking:
         return
@@ -135,7 +122,8 @@ def read_chats(frame: pd.DataFrame, name: str, counted: Counted) -> pd.DataFrame
     """The frame with texts in place of chat messages: one user's message is the prompt.
 
     A system's message is left out and counted. A whole chat as `messages`, `text` or `chosen` gives
-    prompt and text. Raises CourseError for chats of several turns and for parts that are no text.
+    prompt and text. Raises CourseError for chats of several turns and for parts that are no text,
+    and where there is no prompt or text.
     """
     for column in CHATS:
         if column in frame and not {"text", "chosen"} & set(frame.columns):
@@ -143,19 +131,16 @@ def read_chats(frame: pd.DataFrame, name: str, counted: Counted) -> pd.DataFrame
     for column in ("text", *PAIRS, "prompt"):
         if column not in frame:
             continue
-        own_part = "user" if column == "prompt" else "assistant"
+        roles = CHAT[:2] if column == "prompt" else CHAT
         texts, prompts = [], []
         for number, value in enumerate(frame[column], 1):
             try:
-                turns = _turns(value)
-                if column == "prompt" and "assistant" in turns:
-                    raise ValueError("a chat that holds an answer: give the user's message alone")
+                chat = _chat(value, roles)
             except ValueError as error:
                 raise CourseError(f"Row {number} of {name} has as {column} {error}.") from None
-            texts.append(turns.get(own_part) if turns else value)
-            prompts.append(turns.get("user") if turns else None)
-            if turns and "system" in turns:
-                count(counted, "system messages of chats")
+            texts.append(chat.get(roles[-1]) if chat else value)
+            prompts.append(chat.get("user"))
+            count(counted, "system messages of chats", int("system" in chat))
         frame = frame.assign(**{column: texts})
         if "prompt" not in frame and any(prompts):
             frame["prompt"] = prompts
@@ -163,8 +148,8 @@ def read_chats(frame: pd.DataFrame, name: str, counted: Counted) -> pd.DataFrame
     return frame
 
 
-def _turns(value: Any) -> dict[str, str]:
-    """Role -> text of a chat with at most one message a role; empty where the value is no chat."""
+def _chat(value: Any, allowed: tuple[str, ...]) -> dict[str, str]:
+    """Role -> text of a chat; empty where the value is no chat."""
     if hasattr(value, "tolist"):  # numpy, of a parquet file
         value = value.tolist()
     if isinstance(value, str) and value.lstrip().startswith("[{"):
@@ -172,43 +157,24 @@ def _turns(value: Any) -> dict[str, str]:
     messages = [value] if isinstance(value, dict) else value
     if not isinstance(messages, list) or not all(isinstance(part, dict) for part in messages):
         return {}
-    turns: dict[str, str] = {}
-    roles = []
-    for message in messages:
-        role = str(message.get("role", message.get("from", "")))
-        role = ROLES.get(role, role)
-        roles.append(role)
-        turns[role] = _content(message.get("content", message.get("value")))
-    expected = [role for role in ("system", "user", "assistant") if role in turns]
-    if roles != expected or not roles:
+    turns = read_messages(messages)
+    roles = [role for role, _ in turns]
+    if not roles or roles != [role for role in allowed if role in roles]:
         raise ValueError(
-            f"a chat of the roles {', '.join(roles) or 'none'}: one user message and one answer "
-            "can be read, so delete that row or write its texts out"
+            f"a chat of the roles {', '.join(roles) or 'none'}: it may hold one message each of "
+            f"{', '.join(allowed)}, so delete that row or write its texts out"
         )
-    return turns
+    return dict(turns)
 
 
 def _parsed(value: str) -> Any:
     """The chat that a CSV's cell holds as JSON or as Python writes it; else the text itself."""
     for parse in (json.loads, ast.literal_eval):
-        try:
-            parsed = parse(value)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-        if isinstance(parsed, list) and all(isinstance(part, dict) for part in parsed):
-            keys = [part.keys() & {"role", "from"} for part in parsed]
-            return parsed if all(keys) else value
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError, AttributeError):
+            messages = parse(value)
+            if all(message.keys() & {"role", "from"} for message in messages):
+                return messages
     return value
-
-
-def _content(content: Any) -> str:
-    """The text of a message, whose content may be a list of parts."""
-    texts = content if isinstance(content, list) else [content]
-    if texts and all(isinstance(part, dict) for part in texts):
-        texts = [part.get("text") for part in texts]
-    if not texts or not all(isinstance(text, str) for text in texts):
-        raise ValueError("a message that is no text: delete that row or write its text out")
-    return "".join(texts)
 
 
 def responses_of_pairs(frame: pd.DataFrame, counted: Counted) -> pd.DataFrame:

@@ -125,19 +125,18 @@ def read_stories(
     frame = read_chats(frame, name, reading.left_out)
     frame = frame.assign(_row=np.arange(1, len(frame) + 1))
     if {"chosen", "rejected"} <= set(frame.columns) and "text" not in frame:
-        frame = responses_of_pairs(_with_texts(frame, ["prompt"], reading), reading.left_out)
+        frame = responses_of_pairs(_with_texts(frame, "prompt", reading), reading.left_out)
         if frame.empty:
             raise CourseError(f"{name} holds no pair of two texts, one chosen over the other.")
         reading.remarks.append("pairs were read as responses, scored by what they were chosen over")
-    frame = _with_texts(frame, ["prompt", "text"], reading)
-    _set_scores(frame, name)
-    _set_splits(frame, reading)
+    frame = _with_texts(frame, "prompt", reading)
+    frame = _with_texts(frame, "text", reading)
+    frame["score"] = _scores(frame, name)
+    frame["split"] = _splits(frame, reading)
     for column, default in DEFAULTS.items():
         values = frame[column] if column in frame else pd.Series(None, frame.index, object)
         frame[column] = values.where(values.notna(), default).astype(str)
-    _set_prompt_ids(frame, name)
-    frame = _without_copies(frame, reading)
-    frame = _without_unscored(frame, reading)
+    frame = _without_copies(_with_prompt_ids(frame, name), reading)
     if remark:
         reading.remarks.append(remark)
     _remark_on_sizes(frame, reading)
@@ -149,57 +148,47 @@ def _leave_out(frame: pd.DataFrame, faulty: Any, fault: str, reading: Reading) -
     """The frame without the faulty rows, which are counted; CourseError where they are too many."""
     faulty = np.asarray(faulty, dtype=bool)
     number = int(faulty.sum())
-    if not number:
-        return frame
     if number > MOST_LEFT_OUT * len(frame):
-        row = frame["_row"].iloc[int(np.argmax(faulty))]
-        if number == 1:
-            raise CourseError(
-                f"Row {row} of {reading.name} has {fault}: correct or delete that row."
-            )
-        raise CourseError(
-            f"{number} of {len(frame)} rows of {reading.name} have {fault}: correct or delete "
-            f"them; the first is row {row}."
-        )
+        _refuse(frame, faulty, fault, reading.name)
     count(reading.left_out, f"with {fault}", number)
     return frame[~faulty]
 
 
-def _with_texts(frame: pd.DataFrame, columns: list[str], reading: Reading) -> pd.DataFrame:
+def _refuse(frame: pd.DataFrame, faulty: Any, fault: str, name: str) -> None:
+    """CourseError where a row is faulty."""
+    rows = frame.loc[np.asarray(faulty, dtype=bool), "_row"].tolist()
+    if len(rows) == 1:
+        raise CourseError(f"Row {rows[0]} of {name} has {fault}: correct or delete that row.")
+    if rows:
+        raise CourseError(
+            f"{len(rows)} of {len(frame)} rows of {name} have {fault}: correct or delete them; the "
+            f"first is row {rows[0]}."
+        )
+
+
+def _with_texts(frame: pd.DataFrame, column: str, reading: Reading) -> pd.DataFrame:
     """The frame with whole, composed and stripped texts; rows without one are left out."""
-    for column in columns:
-        known = frame[column].notna().to_numpy()
-        texts = frame[column].map(lambda value: isinstance(value, str)).to_numpy()
-        if (known & ~texts).any():
-            row = frame["_row"].iloc[int(np.argmax(known & ~texts))]
-            raise CourseError(
-                f"Row {row} of {reading.name} has a {column} that is no text: put it into quotes."
-            )
-        frame = frame.assign(**{column: frame[column].map(_clean, na_action="ignore")})
-        frame = _leave_out(frame, ~frame[column].fillna("").astype(bool), f"no {column}", reading)
-    return frame
+    texts = frame[column].map(lambda value: isinstance(value, str))
+    _refuse(frame, frame[column].notna() & ~texts, f"a {column} that is no text", reading.name)
+    frame = frame.assign(**{column: frame[column].map(_clean, na_action="ignore")})
+    return _leave_out(frame, frame[column].fillna("") == "", f"no {column}", reading)
 
 
 def _clean(text: str) -> str:
     return unicodedata.normalize("NFC", plain_text(whole_text(text)))
 
 
-def _set_scores(frame: pd.DataFrame, name: str) -> None:
-    """Makes `score` a column of floats, from `judge_scores` where the frame has no score."""
-    values = [math.nan] * len(frame)
-    if "score" in frame:
-        values = frame["score"].tolist()
-    elif "judge_scores" in frame:
-        values = [_mean(scores) for scores in frame["judge_scores"]]
-    scores = []
-    for row, value in zip(frame["_row"], values, strict=True):
-        score = _score(value)
-        if score is None:
-            raise CourseError(
-                f"Row {row} of {name} has a score that is no number: correct or delete that row."
-            )
-        scores.append(score)
-    frame["score"] = np.array(scores, dtype=float)
+def _scores(frame: pd.DataFrame, name: str) -> pd.Series:
+    """The scores as floats, NaN where there is none; the mean of `judge_scores` if they are all."""
+    import pandas as pd
+
+    given = frame.get("score")
+    if given is None:
+        given = frame.get("judge_scores", pd.Series(None, frame.index, object)).map(_mean)
+    texts = given.map(lambda value: value.strip().lower() if isinstance(value, str) else value)
+    scores = texts.mask(texts.isin(NO_SCORE)).map(_number, na_action="ignore")
+    _refuse(frame, np.isinf(scores.astype(float)), "a score that is no number", name)
+    return scores.astype(float)
 
 
 def _mean(scores: Any) -> Any:
@@ -209,29 +198,21 @@ def _mean(scores: Any) -> Any:
         return scores
 
 
-def _score(value: Any) -> float | None:
-    """The score as a float, NaN where it is missing; None where it is no finite number."""
-    import pandas as pd
-
-    if value is None or value is pd.NA or value is pd.NaT:
-        return math.nan
-    if isinstance(value, str) and value.strip().lower() in NO_SCORE:
-        return math.nan
+def _number(value: Any) -> float:
+    """The value as a float; infinity where it is no number."""
     try:
-        score = math.inf if "_" in str(value) else float(value)  # Python reads 1_0 as 10
+        return math.inf if "_" in str(value) else float(value)  # Python reads 1_0 as 10
     except (OverflowError, TypeError, ValueError):
-        return None
-    return None if math.isinf(score) else score
+        return math.inf
 
 
-def _set_splits(frame: pd.DataFrame, reading: Reading) -> None:
-    """Makes `split` a column of train and test; an empty cell is train."""
-    if "split" not in frame:
-        frame["split"] = "train"
-        return
-    given = frame["split"].where(frame["split"].notna(), "")
+def _splits(frame: pd.DataFrame, reading: Reading) -> list[str]:
+    """Each row's split, train or test; an empty cell is train."""
+    given = frame.get("split")
+    if given is None:
+        return ["train"] * len(frame)
     names = given.map(lambda value: value.strip().lower() if isinstance(value, str) else value)
-    names = names.tolist()
+    names = names.where(names.notna(), "").tolist()
     wrong = dict.fromkeys(repr(value) for value in names if value not in ("train", "test", ""))
     if wrong:
         listed = ", ".join(list(wrong)[:9])
@@ -242,40 +223,38 @@ def _set_splits(frame: pd.DataFrame, reading: Reading) -> None:
     empty = names.count("")
     if 0 < empty < len(names):
         reading.remarks.append(f"{empty} rows without a split are taken for training")
-    frame["split"] = [value or "train" for value in names]
+    return [value or "train" for value in names]
 
 
-def _set_prompt_ids(frame: pd.DataFrame, name: str) -> None:
-    """Makes one prompt_id and one spelling of each prompt; adds `_key`, which tells them.
+def _with_prompt_ids(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The frame with one prompt_id and one spelling of each prompt, and with `_key`, its mark.
 
     Prompts that differ by spacing or Unicode form alone are one, under the first's id and spelling.
     """
-    frame["_key"] = frame["prompt"].map(same_text)
-    by_prompt = frame.groupby("_key", sort=False)
-    frame["prompt"] = by_prompt["prompt"].transform("first")
+    frame = frame.assign(_key=frame["prompt"].map(same_text))
+    frame["prompt"] = frame.groupby("_key")["prompt"].transform("first")
     if "prompt_id" not in frame:
-        frame["prompt_id"] = frame["prompt"]
-        return
+        return frame.assign(prompt_id=frame["prompt"])
     ids = frame["prompt_id"]
-    faulty = [isinstance(value, (list, dict, np.ndarray)) for value in ids]
-    if any(faulty):
-        row = frame["_row"].iloc[faulty.index(True)]
-        raise CourseError(f"Row {row} of {name} has a prompt_id that is no text or number.")
+    faulty = ids.map(lambda value: isinstance(value, (list, dict, np.ndarray)))
+    _refuse(frame, faulty, "a prompt_id that is no text or number", name)
     empty = ids.isna() | (ids.astype(str).str.strip() == "")
-    ids = ids.mask(empty)
-    if len({type(value) for value in ids.dropna()}) > 1:
-        ids = ids.astype(str).mask(empty)  # 7 and "7" could not be sorted
-    shared = frame.assign(prompt_id=ids)[~empty].groupby("prompt_id")["_key"].nunique()
+    if ids[~empty].map(type).nunique() > 1:
+        ids = ids.astype(str)  # 7 and "7" could not be sorted
+    shared = frame["_key"][~empty].groupby(ids[~empty]).nunique()
     if (shared > 1).any():
         raise CourseError(
             f"{name} has two different prompts with prompt_id {shared.idxmax()}: give each its own."
         )
-    first = ids.groupby(frame["_key"]).transform("first")
-    frame["prompt_id"] = first.where(first.notna(), frame["prompt"])
+    first = ids.mask(empty).groupby(frame["_key"]).transform("first")
+    return frame.assign(prompt_id=first.where(first.notna(), frame["prompt"]))
 
 
 def _without_copies(frame: pd.DataFrame, reading: Reading) -> pd.DataFrame:
-    """The frame without training rows of test prompts, and with one copy of a prompt's response."""
+    """The frame without training rows that a test prompt, a copy or a lacking score spoils.
+
+    Rows without a score stay where no training row has one.
+    """
     in_test = frame["_key"].isin(frame.loc[frame["split"] == "test", "_key"])
     leaked = in_test & (frame["split"] == "train")
     frame = _leave_out(frame, leaked, "a test prompt in training", reading)
@@ -283,16 +262,13 @@ def _without_copies(frame: pd.DataFrame, reading: Reading) -> pd.DataFrame:
     ranked = frame.assign(_text=texts).sort_values("score", ascending=False, kind="stable")
     copy = ranked.duplicated(["_key", "_text"]).reindex(frame.index)
     count(reading.left_out, "copies of a response (the best score stays)", int(copy.sum()))
-    return frame[~copy]
-
-
-def _without_unscored(frame: pd.DataFrame, reading: Reading) -> pd.DataFrame:
-    """The frame without training rows that have no score, where others have one."""
-    unscored = frame["score"].isna() & (frame["split"] == "train")
-    if frame.loc[frame["split"] == "train", "score"].isna().all():
-        return frame
-    count(reading.left_out, "without a score", int(unscored.sum()))
-    return frame[~unscored]
+    frame = frame[~copy]
+    train = frame["split"] == "train"
+    unscored = frame["score"].isna() & train
+    if unscored.sum() < train.sum():
+        count(reading.left_out, "without a score", int(unscored.sum()))
+        frame = frame[~unscored]
+    return frame
 
 
 def _remark_on_sizes(frame: pd.DataFrame, reading: Reading) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-import json
 import re
 from collections.abc import Iterator
 from itertools import islice
@@ -16,19 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from ..settings import CourseError
-from ..storage.files import whole_text
+from ..storage.files import NO_JSON, parse_json, parse_jsonl, whole_text
 
 __all__ = ["Rows", "parquet_columns", "read_rows"]
 
 Rows = list[dict[str, Any]]
 
-ENCODINGS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it starts with
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
-TABLES = (".csv", ".tsv", ".tab")
+ENCODINGS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 LOOKED_AT = 2**16  # characters that tell the separator
 LARGEST_CELL = 2**31 - 1  # characters; the csv module's own limit is 131,072
 
@@ -46,42 +43,44 @@ def read_rows(path: Path, names: frozenset[str] = frozenset()) -> Rows:
     if not (path.is_file() or path.is_dir()):  # a device has no end
         raise CourseError(f"There is no file {path}: check the path, or make it first.")
     if path.is_dir() or path.suffix.lower() == ".parquet":
-        rows = _parquet_rows(path)
-    else:
-        text = _decoded(path)
-        table = not text.lstrip().startswith(("{", "[")) and "json" not in path.suffix
-        if table or path.suffix.lower() in TABLES:
-            rows = _table_rows(text, path.name, names)
-        else:
-            rows = _json_rows(text, path.name, names)
-    return [
-        dict(zip(map(whole_text, row), map(whole_text, row.values()), strict=True)) for row in rows
-    ]
+        return _parquet_rows(path)
+    text = _decoded(path)
+    table = not text.lstrip().startswith(("{", "[")) and "json" not in path.suffix
+    if table or path.suffix.lower() in (".csv", ".tsv", ".tab"):
+        return _table_rows(text.lstrip("\ufeff\r\n"), path.name, names)
+    return _json_rows(text, path.name, names)
 
 
 def _decoded(path: Path) -> str:
-    """The file's text, in UTF-8, UTF-16 or UTF-32; a byte-order mark is no part of it."""
+    """The file's text, in UTF-8 or UTF-16; a byte-order mark is no part of it."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise CourseError(f"{path} cannot be read ({error.strerror}).") from None
-    encoding = next((name for mark, name in ENCODINGS if content.startswith(mark)), "utf-8")
+    encoding = next((name for mark, name in ENCODINGS.items() if content.startswith(mark)), "utf-8")
     if encoding == "utf-8" and b"\0" in content[:2]:  # UTF-16 without a mark
         encoding = "utf-16-be" if content[0] == 0 else "utf-16-le"
     try:
-        return content.decode(encoding, "surrogatepass")
+        text = content.decode(encoding, "surrogatepass")
+        fault = text.find("\0")  # such as UTF-32
     except UnicodeDecodeError as error:
+        fault = error.start
+    if fault >= 0:
         raise CourseError(
-            f"{path} is no UTF-8 or UTF-16 text (byte {error.start}): save it as UTF-8, or a "
-            "spreadsheet as CSV."
-        ) from None
+            f"{path} is no UTF-8 or UTF-16 text (byte {fault}): save it as UTF-8, or a spreadsheet "
+            "as CSV."
+        )
+    return whole_text(text)
 
 
 def _json_rows(text: str, name: str, names: frozenset[str]) -> Rows:
     """The rows of JSON (a list of them, lists by split, or columns) or of JSONL."""
-    value = _parsed(text)
+    try:
+        value = parse_json(text)
+    except NO_JSON:
+        value = None
     if value is None:
-        return _jsonl_rows(text, name)
+        return parse_jsonl(text, name)
     rows = _rows_of_object(value, names) if isinstance(value, dict) else value
     if not isinstance(rows, list):
         raise CourseError(f"{name} holds no list of rows: give one JSON object a response.")
@@ -91,87 +90,61 @@ def _json_rows(text: str, name: str, names: frozenset[str]) -> Rows:
     return rows
 
 
-def _parsed(text: str) -> Any:
-    """The value of a JSON text; None where it is no JSON or too deeply nested."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
 def _rows_of_object(value: dict[str, Any], names: frozenset[str]) -> Rows:
     """The rows of one JSON object: lists of rows (by split), columns, or itself a row."""
-    lists = {key: rows for key, rows in value.items() if _is_list_of(rows, dict)}
+    import pandas as pd
+
+    lists = {}
+    for key, rows in value.items():
+        if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows):
+            lists[key] = rows
     if lists and not names & value.keys():
         found = []
         for key, rows in lists.items():
             split = {"split": key} if key in ("train", "test") or len(lists) > 1 else {}
             found += [split | row for row in rows]
         return found
-    for kind in (list, dict):  # dict: as pandas writes columns
-        columns = [cells for cells in value.values() if isinstance(cells, kind)]
-        if lists or len(columns) < len(value) or len(set(map(len, columns))) > 1:
-            continue
-        if kind is dict:
-            columns = [part.values() for part in columns]
-        rows_of_cells = zip(*columns, strict=True)
-        return [dict(zip(value, cells, strict=True)) for cells in rows_of_cells]
+    kinds = {type(cells) for cells in value.values()}
+    if kinds in ({list}, {dict}) and not lists and len(set(map(len, value.values()))) == 1:
+        return pd.DataFrame(value, dtype=object).to_dict("records")
     return [value]
-
-
-def _is_list_of(value: Any, kind: type) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(x, kind) for x in value)
-
-
-def _jsonl_rows(text: str, name: str) -> Rows:
-    rows = []
-    for number, line in enumerate(text.split("\n"), 1):  # texts hold other line ends
-        if not line.strip():
-            continue
-        row = _parsed(line)
-        if not isinstance(row, dict):
-            fault = "is no JSON object: correct or delete that line"
-            raise CourseError(f"Line {number} of {name} {fault}.")
-        rows.append(row)
-    return rows
 
 
 def _table_rows(text: str, name: str, names: frozenset[str]) -> Rows:
     """The rows of a CSV or TSV; each must have as many cells as the header."""
-    text = text.lstrip("\ufeff\r\n")
-    if not text.strip():
-        return []
     told = re.match(r"sep=(.)\r?\n", text)  # Excel's first line
     if told:
         text = text[told.end() :]
     separator = told[1] if told else _separator(text, names)
+    advice = f"put a text that holds {separator!r}, a quote or a line end into double quotes"
+    csv.field_size_limit(LARGEST_CELL)
     try:
-        lines = list(_cells(text, separator))
+        lines = list(_lines(text, separator, strict=True))
     except csv.Error as error:
         if separator != "\t":
             raise CourseError(
-                f"{name} cannot be read as CSV ({error}): put a text that holds {separator!r}, a "
-                "quote or a line end into double quotes, and double the quotes in it."
+                f"{name} cannot be read as CSV ({error}): {advice}, and double the quotes in it."
             ) from None
-        lines = list(_cells(text, separator, quoting=csv.QUOTE_NONE))  # a TSV may have bare quotes
-    header = [cell.strip() for cell in lines[0]]
-    named = [column for column in header if column]
-    if len(set(named)) < len(named):
-        twice = next(column for column in named if named.count(column) > 1)
-        raise CourseError(f"{name} has two columns {twice!r}: rename or delete one.")
+        lines = list(_lines(text, separator, quoting=csv.QUOTE_NONE))  # a TSV may have bare quotes
+    header = [cell.strip() for cell in lines[0]] if lines else []
+    twice = [column for column in header if column and header.count(column) > 1]
+    if twice:
+        raise CourseError(f"{name} has two columns {twice[0]!r}: rename or delete one.")
     rows = []
     for number, cells in enumerate(lines[1:], 1):
         if not any(cell.strip() for cell in cells):
             continue
         if len(cells) != len(header):
-            raise CourseError(
-                f"Row {number} of {name} has {len(cells)} cells, the header {len(header)}: put a "
-                f"text that holds {separator!r}, a quote or a line end into double quotes."
-            )
+            counts = f"{len(cells)} cells, the header {len(header)}"
+            raise CourseError(f"Row {number} of {name} has {counts}: {advice}.")
         row = dict(zip(header, cells, strict=True))
         row.pop("", None)  # row numbers, as pandas writes them
         rows.append(row)
     return rows
+
+
+def _lines(text: str, separator: str, **options: Any) -> Iterator[list[str]]:
+    return csv.reader(io.StringIO(text, newline=""), delimiter=separator, **options)
 
 
 def _separator(text: str, names: frozenset[str]) -> str:
@@ -180,23 +153,13 @@ def _separator(text: str, names: frozenset[str]) -> str:
     found = [c for c in head.partition("\n")[0] if not c.isalnum() and c not in "_-.\"'()\r "]
 
     def rank(separator: str) -> tuple[int, int, int]:
-        lines = list(islice(csv.reader(io.StringIO(head, newline=""), delimiter=separator), 50))
-        columns = lines[0]
+        lines = _lines(head, separator)
+        columns = next(lines, [])
         known = sum(column.strip().lower() in names for column in columns)
-        alike = sum(len(line) == len(columns) for line in lines)
+        alike = sum(len(line) == len(columns) for line in islice(lines, 50))
         return known, min(len(columns), 2), alike
 
     return max(dict.fromkeys([",", ";", "\t", "|", *found, " "]), key=rank)
-
-
-def _cells(text: str, separator: str, **options: Any) -> Iterator[list[str]]:
-    """The lines of a table as lists of cells; csv.Error where quotes are not closed."""
-    limit = csv.field_size_limit(LARGEST_CELL)
-    try:
-        file = io.StringIO(text, newline="")
-        yield from csv.reader(file, delimiter=separator, strict=True, **options)
-    finally:
-        csv.field_size_limit(limit)
 
 
 def parquet_columns(path: Path) -> list[str]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import re
-import sys
 import unicodedata
-from functools import cache
+from typing import Any
+
+import regex  # like `re`, with classes of letters and marks
+
+from ..storage.files import whole_text
 
 __all__ = [
     "as_messages",
     "first_words",
     "plain_text",
     "prompt_overlap",
+    "read_messages",
     "repeat_share",
     "same_text",
     "words",
@@ -22,42 +25,25 @@ _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff"
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
 )
-_UNSPACED_START = re.compile(f"[{_UNSPACED}]")
-_INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"
-_FORMAT = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")  # direction, joiners
-_BLANK = re.compile(rf"(?:&#x200b;|&nbsp;|[\s{_INVISIBLE}])*", re.IGNORECASE)
-
-
-# Where none of these occurs, as in nearly every English text, a short pattern finds the same words.
-_MARKED = re.compile("[\u00ad\u0300-\u036f\u0483-\u1fff\u200c\u200d\u20d0-\u20ff\u2c00-\U0010ffff]")
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
-
-
-@cache
-def _marked_word() -> re.Pattern[str]:
-    """A word in any script: letters, digits and the marks on them; or one unspaced character.
-
-    `re` counts marks (vowel signs, decomposed accents) to no word, so they are listed here.
-    """
-    characters = map(chr, range(sys.maxunicode + 1))
-    marks = "".join(filter(lambda c: unicodedata.category(c).startswith("M"), characters))
-    letters = f"(?:[^\\W_{_UNSPACED}][{marks}\u200c\u200d\u00ad]*)+"
-    return re.compile(f"[{_UNSPACED}][{marks}]*|{letters}(?:['’]{letters})*")
-
-
-def _word_pattern(text: str) -> re.Pattern[str]:
-    return _marked_word() if _MARKED.search(text) else _WORD
+# Letters and digits with the marks on them (vowel signs, accents), also inside don't; or one
+# character of an unspaced script.
+_LETTERS = rf"(?:[\p{{L}}\p{{N}}--[{_UNSPACED}]][\p{{M}}\u200c\u200d\u00ad]*)+"
+_WORD = regex.compile(rf"[{_UNSPACED}]\p{{M}}*|{_LETTERS}(?:['’]{_LETTERS})*", regex.V1)
+_UNSPACED_START = regex.compile(f"[{_UNSPACED}]")
+_FORMAT = regex.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")  # joiners and such
+_BLANK = regex.compile(r"(?:&#x200b;|&nbsp;|[\s\u200b-\u200d\u2060\ufeff])*", regex.IGNORECASE)
+ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant"}
 
 
 def words(text: str) -> list[str]:
     """The text's words in lower case; in scripts without spaces, its characters."""
     text = unicodedata.normalize("NFC", text).lower()
-    return _word_pattern(text).findall(text)
+    return _WORD.findall(text)
 
 
 def first_words(text: str, n: int = 25) -> str:
     """The text up to its n-th word, to compare texts at a common length."""
-    ends = [match.end() for match in _word_pattern(text).finditer(text)]
+    ends = [match.end() for match in _WORD.finditer(text)]
     return text if len(ends) <= n else text[: ends[n - 1]]
 
 
@@ -103,3 +89,23 @@ def prompt_overlap(text: str, prompt: str) -> float:
 def as_messages(role: str, text: str) -> list[dict[str, str]]:
     """One message in the conversational form that chat templates and TRL read."""
     return [{"role": role, "content": text}]
+
+
+def read_messages(value: Any) -> list[tuple[str, str]]:
+    """(role, text) of each message of a chat; a text is one message without a role.
+
+    Raises ValueError for what is neither, and for a message with a part that is no text.
+    """
+    if isinstance(value, str):
+        return [("", value)]
+    found = []
+    try:
+        for message in value:
+            role = str(message.get("role", message.get("from", "")))
+            content = message.get("content", message.get("value"))
+            if not isinstance(content, str):
+                content = "".join([part["text"] for part in content])
+            found.append((ROLES.get(role, role), whole_text(content)))
+    except (AttributeError, KeyError, TypeError):
+        raise ValueError("neither a text nor a list of messages with texts") from None
+    return found

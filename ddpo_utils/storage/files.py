@@ -167,32 +167,40 @@ def whole_text(value: Any) -> Any:
     return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
-    """The records of a JSONL file, in order; empty lines are skipped.
+def parse_json(text: str) -> Any:
+    """The value of a JSON text; half a surrogate pair, which no encoder takes, becomes U+FFFD."""
+    value = json.loads(text)
+    if "\\ud" in text.lower():
+        value = json.loads(whole_text(json.dumps(value, ensure_ascii=False)))
+    return value
 
-    Half a surrogate pair, which neither pandas nor tokenizers hold, becomes U+FFFD.
 
-    Raises:
-        CourseError: there is no such file, or a line is no JSON object; names file and line.
+def parse_jsonl(text: str, name: str | Path) -> list[dict[str, Any]]:
+    """The records of JSON, one a line, in order; empty lines are skipped.
+
+    CourseError, with name and line, where a line is no JSON object.
     """
-    lines = _read_text(Path(path)).split("\n")  # stories contain other line ends, such as U+2028
+    lines = text.split("\n")  # stories contain other line ends, such as U+2028
     records = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-            if "\\ud" in line.lower():
-                record = json.loads(whole_text(json.dumps(record, ensure_ascii=False)))
+            record = parse_json(line)
         except NO_JSON:
             record = None
         if not isinstance(record, dict):
             fault = "is no JSON object: correct or delete that line"
             if number == len(lines) and line.startswith("{"):
-                fault = "is cut off: run the command that writes the file again"
-            raise CourseError(f"Line {number} of {path} {fault}.")
+                fault = "is cut off: make the file again"
+            raise CourseError(f"Line {number} of {name} {fault}.")
         records.append(record)
     return records
+
+
+def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
+    """The records of a JSONL file, as by `parse_jsonl`; CourseError where there is no such file."""
+    return parse_jsonl(_read_text(Path(path)), path)
 
 
 def seal(folder: str | Path) -> None:
