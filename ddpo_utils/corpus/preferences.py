@@ -13,7 +13,7 @@ import numpy as np
 from ..deviation import deviation_weights, diversity
 from ..extras import needs
 from ..settings import CourseError, course_errors, progress_bar
-from .text import same_text
+from .text import read_messages, same_text
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -59,26 +59,35 @@ def add_weights(
 
     Source: Chung et al., arXiv 2503.17126, sections 3 and 4.
     """
+    import pandas as pd
+
     _check(dataset, embedders)
     columns = dataset.select_columns(COLUMNS)
-    responses = _Responses()
+    found = []  # of each side of each row, where it is, not its text: that would fill the memory
     for start in progress_bar(range(0, len(columns), READ_AT_ONCE), desc="pairs"):
         batch = columns[start : start + READ_AT_ONCE]
-        for i, row in enumerate(zip(*batch.values(), strict=True)):
-            responses.add(start + i, *row)
-    rows = np.array(responses.rows)  # (N, 2) response numbers of chosen and rejected
-    prompt_of = np.array(responses.prompts)
+        for row, (prompt, *pair) in enumerate(zip(*batch.values(), strict=True), start):
+            asked = _digest(prompt, f"prompt of row {row}")
+            for column, response in zip(COLUMNS[1:], pair, strict=True):
+                digest = _digest(response, f"{column} of row {row}")
+                found.append((asked, digest, row, column, len(_text(response))))
+    sides = pd.DataFrame(found, columns=["prompt", "digest", "row", "column", "characters"])
+    by_text = sides.groupby(["prompt", "digest"], sort=False)
+    rows = by_text.ngroup().to_numpy().reshape(-1, 2)  # numbers of chosen and rejected
+    responses = sides[~sides.duplicated(["prompt", "digest"])]
+    prompt_of, _ = responses["prompt"].factorize()
+    lengths = responses["characters"].to_numpy()
     _report(prompt_of, rows)
 
     def texts(numbers: np.ndarray) -> list[str]:
-        places = [responses.places[number] for number in numbers]
-        found = columns.select([row for row, _ in places])[:]
-        return [message_text(found[column][i]) for i, (_, column) in enumerate(places)]
+        part = responses.iloc[numbers]
+        read = columns.select(part["row"])[:]
+        return [_text(read[column][i]) for i, column in enumerate(part["column"])]
 
-    longest = int(np.argmax(responses.lengths))
+    (longest,) = texts(np.array([lengths.argmax()]))
     for number, embedder in enumerate(embedders, start=1):
-        _report_limit(embedder, number, texts(np.array([longest]))[0], responses.lengths)
-    weights = np.ones(len(prompt_of))
+        _report_limit(embedder, number, longest, lengths)
+    weights = np.ones(len(responses))
     for block in progress_bar(_blocks(prompt_of), desc="responses"):
         block_texts = texts(block)
         with course_errors():
@@ -91,68 +100,20 @@ def add_weights(
     return dataset.add_column("weight", weight)
 
 
-class _Responses:
-    """Numbers the distinct responses of each prompt; keeps where a text is, not the text."""
-
-    def __init__(self) -> None:
-        self.rows: list[tuple[int, int]] = []
-        self.prompts: list[int] = []  # of each response
-        self.places: list[tuple[int, str]] = []  # row and column of each response
-        self.lengths: list[int] = []  # characters of each response
-        self._prompt_numbers: dict[bytes, int] = {}
-        self._numbers: dict[tuple[int, bytes], int] = {}
-
-    def add(self, row: int, prompt: Any, chosen: Any, rejected: Any) -> None:
-        key = _digest(_turns(prompt, f"prompt of row {row}"))
-        prompt_number = self._prompt_numbers.setdefault(key, len(self._prompt_numbers))
-        pair = []
-        for column, response in (("chosen", chosen), ("rejected", rejected)):
-            digest = _digest(_turns(response, f"{column} of row {row}"))
-            number = self._numbers.setdefault((prompt_number, digest), len(self.prompts))
-            if number == len(self.prompts):
-                self.prompts.append(prompt_number)
-                self.places.append((row, column))
-                self.lengths.append(len(message_text(response)))
-            pair.append(number)
-        self.rows.append((pair[0], pair[1]))
-
-
-def message_text(value: Any) -> str:
+def _text(value: Any) -> str:
     """The text of a prompt or response: as it is, or its messages' contents, a line apart."""
-    if isinstance(value, str):
-        return value
-    return "\n".join(text for _, text in _messages(value))
+    return "\n".join(text for _, text in read_messages(value))
 
 
-def _messages(value: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
-    """(role, text) of each message; parts that are no text are left out."""
-    turns = []
-    for message in value:
-        content = message["content"]
-        if not isinstance(content, str):
-            content = "\n".join(part["text"] for part in content if part.get("text"))
-        turns.append((message["role"], content))
-    return turns
-
-
-def _turns(value: Any, name: str) -> list[tuple[str, str]]:
-    """The messages of a cell, a plain text as one; CourseError where there is no text."""
-    turns = []
-    if isinstance(value, str):
-        turns = [("", value)]
-    elif isinstance(value, list):
-        try:
-            turns = _messages(value)
-        except (AttributeError, KeyError, TypeError):
-            raise CourseError(f"The {name} is no text and no list of messages.") from None
-    if not any(text.strip() for _, text in turns):
-        raise CourseError(f"The {name} holds no text: leave that row out.")
-    return turns
-
-
-def _digest(turns: list[tuple[str, str]]) -> bytes:
-    """Equal for messages that differ in white space or Unicode form only."""
+def _digest(value: Any, name: str) -> bytes:
+    """Equal for texts or messages that differ in white space or Unicode form only."""
+    try:
+        turns = read_messages(value)
+    except ValueError as error:
+        raise CourseError(f"The {name} is {error}.") from None
     same = [(role, same_text(text)) for role, text in turns]
+    if not any(text for _, text in same):
+        raise CourseError(f"The {name} holds no text: leave that row out.")
     return blake2b(json.dumps(same).encode(), digest_size=16).digest()
 
 
@@ -179,10 +140,8 @@ def _check(dataset: Any, embedders: Sequence[Any]) -> None:
 def _blocks(prompt_of: np.ndarray) -> list[np.ndarray]:
     """Response numbers by prompt, cut into blocks that hold whole prompts."""
     order = np.argsort(prompt_of, kind="stable")
-    starts = np.flatnonzero(np.diff(prompt_of[order], prepend=-1))
-    after = np.searchsorted(starts, np.arange(BLOCK, len(order), BLOCK))
-    cuts = np.unique(starts[after[after < len(starts)]])
-    return np.split(order, cuts)
+    starts = np.searchsorted(prompt_of[order], prompt_of[order])  # of each response's prompt
+    return np.split(order, np.flatnonzero(np.diff(starts // BLOCK)) + 1)
 
 
 def _report(prompt_of: np.ndarray, rows: np.ndarray) -> None:
@@ -204,7 +163,7 @@ def _report(prompt_of: np.ndarray, rows: np.ndarray) -> None:
         )
 
 
-def _report_limit(embedder: Encoder, number: int, longest: str, lengths: list[int]) -> None:
+def _report_limit(embedder: Encoder, number: int, longest: str, lengths: np.ndarray) -> None:
     """Print how many texts the encoder cuts: beyond its limit, more text changes no row."""
     sizes = np.linspace(len(longest) / TRIED_LENGTHS, len(longest), TRIED_LENGTHS).astype(int)
     with course_errors():
@@ -214,7 +173,7 @@ def _report_limit(embedder: Encoder, number: int, longest: str, lengths: list[in
     read_more = distances > SAME_ROW
     limit = sizes[np.flatnonzero(read_more)[-1] + 1] if read_more.any() else sizes[0]
     if limit < len(longest):
-        cut = int((np.array(lengths) > limit).sum())
+        cut = int((lengths > limit).sum())
         print(
             f"encoder {number} reads about the first {limit:,} characters: it cuts {cut:,} of "
             f"{len(lengths):,} responses (its max_seq_length may be raised)"
