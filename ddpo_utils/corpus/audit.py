@@ -65,16 +65,15 @@ def audit_prompts(stories: pd.DataFrame) -> pd.DataFrame:
 
 def _share(weights: np.ndarray, values: np.ndarray) -> float:
     """Share of the variance that group means explain; for numbers the squared correlation."""
+    import pandas as pd
+
     numbers = values.dtype.kind in "biuf"
     if not weights.std() or (numbers and not values.std()):
         return 0.0
     if numbers:
-        correlation = np.corrcoef(weights, values)[0, 1]
-        return float(correlation**2)
-    _, group = np.unique(values.astype(str), return_inverse=True)
-    sizes = np.bincount(group)
-    means = np.bincount(group, weights) / sizes
-    return float(means[group].var() / weights.var())
+        return float(np.corrcoef(weights, values)[0, 1] ** 2)
+    means = pd.Series(weights).groupby(values.astype(str)).transform("mean")
+    return float(means.var() / weights.var(ddof=1))
 
 
 def explained(
@@ -91,10 +90,9 @@ def explained(
     if not len(weight) == len(by) == len(groups):
         sizes = f"{len(weight)} weights, {len(by)} values and {len(groups)} groups"
         raise ValueError(f"There are {sizes}: give one each.")
-    known = ~np.isnan(np.asarray(weight, dtype=float))
-    weights = np.asarray(weight, dtype=float)[known]
-    values = np.asarray(by)[known]
-    prompts = np.asarray(groups)[known]
+    weights = np.asarray(weight, dtype=float)
+    known = ~np.isnan(weights)
+    weights, values, prompts = weights[known], np.asarray(by)[known], np.asarray(groups)[known]
     rng = np.random.default_rng(seed)
     rows_of = [np.flatnonzero(prompts == prompt) for prompt in np.unique(prompts)]
     shares = []

@@ -9,6 +9,7 @@ import ast
 import json
 from collections.abc import Mapping
 from contextlib import suppress
+from graphlib import CycleError, TopologicalSorter
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -214,15 +215,15 @@ def responses_of_pairs(frame: pd.DataFrame, counted: Counted) -> pd.DataFrame:
 
 def _levels(below: dict[str, set[str]]) -> dict[str, int]:
     """Each item's level above those below it; items on a circle, or above one, have none."""
+    sorter = TopologicalSorter(below)
+    with suppress(CycleError):  # what is below every circle is sorted nevertheless
+        sorter.prepare()
     levels: dict[str, int] = {}
-    waiting = list(below)
-    while waiting:
-        ready = [item for item in waiting if below[item] <= levels.keys()]
-        if not ready:
-            break
-        for item in ready:
-            levels[item] = 1 + max((levels[other] for other in below[item]), default=-1)
-        waiting = [item for item in waiting if item not in levels]
+    level = 0
+    while ready := sorter.get_ready():
+        levels |= dict.fromkeys(ready, level)
+        sorter.done(*ready)
+        level += 1
     return {item: levels[item] for item in below if item in levels}
 
 

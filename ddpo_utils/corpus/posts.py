@@ -87,8 +87,8 @@ def _read_batches(source: str | Path) -> Iterator[list[dict[str, Any]]]:
         raise CourseError(f"{name} cannot be read ({type(error).__name__}): {advice}.") from None
 
 
-def _comment_rule(text: str, score: Any, kept: dict[str, float]) -> str | None:
-    """The rule that removes a comment; None for a response."""
+def _comment_rule(text: str, score: Any, kept: dict[str, float]) -> str:
+    """The rule that removes a comment; empty for a response."""
     if MODERATORS.search(text):
         return "comment by moderators"
     if REMOVED.fullmatch(text):
@@ -97,19 +97,7 @@ def _comment_rule(text: str, score: Any, kept: dict[str, float]) -> str | None:
         return "comment empty"
     if score is None or not math.isfinite(score):
         return "comment without votes"
-    return TWICE if text in kept else None  # two copies have distance 0, and could become a pair
-
-
-def _clean_comments(texts: list[Any], scores: list[Any], counts: Counts) -> dict[str, float]:
-    """The comments of one post that are responses, in order, with their votes."""
-    kept: dict[str, float] = {}
-    for text, score in zip(map(plain_text, texts), scores, strict=True):
-        rule = _comment_rule(text, score, kept)
-        if rule:
-            counts[rule] += (0, 1)
-        if rule in (None, TWICE):
-            kept[text] = max(float(score), kept.get(text, -math.inf))
-    return kept
+    return TWICE if text in kept else ""  # two copies have distance 0, and could become a pair
 
 
 def _clean_post(row: dict[str, Any], counts: Counts) -> list[tuple[str, str, str, float]]:
@@ -122,18 +110,25 @@ def _clean_post(row: dict[str, Any], counts: Counts) -> list[tuple[str, str, str
     counts["read"] += size
     tagged, body = plain_text(row["post_title"]), plain_text(row["post_text"])
     title = TAG.sub("", tagged)
+    rule = ""
     if None in (row["post_title"], texts, scores) or len(texts) != len(scores):
-        counts["faulty row (no title, lists missing or unequal)"] += size
+        rule = "faulty row (no title, lists missing or unequal)"
     elif any(REMOVED.fullmatch(part) for part in (tagged, title, body)):
-        counts["post removed or deleted"] += size
+        rule = "post removed or deleted"
     elif not title and not body:
-        counts["post without title and text"] += size
-    else:
-        responses = _clean_comments(texts, scores, counts)
-        counts["post without response left"] += (not responses, 0)
-        prompt = f"{title}\n{body}".strip()
-        return [(title, prompt, text, votes) for text, votes in responses.items()]
-    return []
+        rule = "post without title and text"
+    if rule:
+        counts[rule] += size
+        return []
+    kept: dict[str, float] = {}
+    for text, score in zip(map(plain_text, texts), scores, strict=True):
+        rule = _comment_rule(text, score, kept)
+        if rule:
+            counts[rule] += (0, 1)
+        if rule in ("", TWICE):
+            kept[text] = max(float(score), kept.get(text, -math.inf))
+    counts["post without response left"] += (not kept, 0)
+    return [(title, f"{title}\n{body}".strip(), text, votes) for text, votes in kept.items()]
 
 
 def clean_posts(source: str | Path, counts: Counts) -> pd.DataFrame:

@@ -9,7 +9,6 @@ import hashlib
 import os
 import re
 import unicodedata
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +16,10 @@ import numpy as np
 
 from ..settings import CourseError, Profile, progress_bar
 from ..storage.files import (
-    file_digest,
+    check_seal,
     read_json,
     replacing,
+    seal,
     short_digest,
     write_json,
 )
@@ -62,19 +62,14 @@ def _draw(
         turn = np.random.default_rng(seed).permutation(len(ids))[turn]
     rows = turn.argsort(kind="stable")
     fits = np.zeros(len(rows), dtype=bool)
-    drawn = np.ones(len(rows), dtype=bool)
     starts = range(0, len(rows), BATCH)
     for start in progress_bar(starts, desc="lengths", unit=" stories", unit_scale=BATCH):
-        part = slice(start, start + BATCH)  # a slice copies nothing
-        if prompts:
-            part = rows[part]
+        part = rows[start : start + BATCH]
         fits[part] = token_counts(stories.iloc[part], tokenizer) <= max_length
-        if prompts:
-            usable = np.unique(turn[fits])
-            if len(usable) > prompts:  # one more than asked for: a batch may end within a post
-                drawn = turn < usable[prompts]
-                break
-    return drawn, fits
+        usable = np.unique(turn[fits]) if prompts else ()
+        if len(usable) > prompts:  # one more than asked for: a batch may end within a post
+            return turn < usable[prompts], fits
+    return np.ones(len(rows), dtype=bool), fits
 
 
 def _key(text: str) -> str:
@@ -96,26 +91,21 @@ def split_posts(titles: list[str], prompts: list[str], seed: int) -> tuple[np.nd
     from scipy.sparse.csgraph import connected_components
 
     n = len(prompts)
-    hashes = []
-    first: dict[tuple[str, Any], int] = {}  # the first post that has a prompt or title
-    same_prompt, same_title = np.arange(n), np.arange(n)
-    for post, (title, prompt) in enumerate(zip(titles, prompts, strict=True)):
-        key = _key(prompt)
-        same_prompt[post] = first.setdefault(("prompt", key), post)
-        same_title[post] = first.setdefault(("title", _key(title) or post), post)
-        seeded = f"{seed}:{key}".encode()
-        hashes.append(hashlib.blake2b(seeded, digest_size=8).hexdigest())
+    keys = [_key(prompt) for prompt in prompts]
+    titles_or_own = [_key(title) or post for post, title in enumerate(titles)]
+    prompt_of, _ = pd.factorize(np.array(keys, dtype=object))
+    title_of, _ = pd.factorize(np.array(titles_or_own, dtype=object))
     posts = np.tile(np.arange(n), 2)
-    linked = np.concatenate([same_prompt, same_title])
-    edges = np.ones(2 * n)
-    graph = coo_matrix((edges, (posts, linked)), shape=(n, n))
-    _, family = connected_components(graph, directed=False)
+    linked = np.concatenate([n + prompt_of, 2 * n + title_of])  # a node each prompt and title
+    graph = coo_matrix((np.ones(2 * n), (posts, linked)), shape=(3 * n, 3 * n))
+    family = connected_components(graph, directed=False)[1][:n]
+    seeded = [hashlib.blake2b(f"{seed}:{key}".encode(), digest_size=8).hexdigest() for key in keys]
 
     sizes = np.bincount(family)
     room = max(1, round(n / 10))
     test: list[int] = []
     if len(sizes) > 1:
-        order = pd.Series(hashes).groupby(family).min().sort_values()
+        order = pd.Series(seeded).groupby(family).min().sort_values()
         for label in order.index:
             if sizes[label] <= room:
                 test.append(label)
@@ -185,16 +175,13 @@ def load_writing_prompts(
 
 def print_report(report: dict[str, Any]) -> None:
     """Prints what was read, what each rule removed, and what is left beside the paper's counts."""
-    rows = {"read": report["read"], **report["removed"]}
-    for side in PAPER:
-        rows[side] = report[side]
-    source = report["source"]
-    width = max(map(len, (source, *rows)))
-    print(f"{source:{width}}     posts   responses     paper")
-    for name, (posts, responses) in rows.items():
-        paper = f"{PAPER[name]:9,}" if name in PAPER else ""
-        print(f"{name:{width}} {posts:9,} {responses:11,} {paper}".rstrip())
+    import pandas as pd
+
+    rows = {"read": report["read"], **report["removed"], **{side: report[side] for side in PAPER}}
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["posts", "responses"])
+    table = table.assign(paper=pd.Series(PAPER)).map("{:,.0f}".format).replace("nan", "")
     print(
+        f"{report['source']}\n{table.to_string()}\n"
         f"Posts with a single response: {report['single']:,}; "
         f"that share title or prompt: {report['reposts']:,}.\n"
         "paper: its prompt-response pairs from the whole data set, no target for a part of it."
@@ -219,19 +206,13 @@ def _fingerprint(profile: Profile, tokenizer: Any) -> str:
     )
 
 
-def _is_whole(table: Path, account: Path) -> bool:
-    """Whether both files are as they were written."""
-    with suppress(CourseError, OSError, LookupError, TypeError):
-        return read_json(account)["digest"] == file_digest(table)
-    return False
-
-
 def stories_of(profile: Profile, tokenizer: Any, folder: Path) -> pd.DataFrame:
     """The profile's stories, by `read_stories` or, for r/writingPrompts, by `load_writing_prompts`.
 
     r/writingPrompts is prepared once for a source, settings and tokenizer, then read from `folder`;
     of several processes one works and the others wait. The first process of a launch prints what
-    was left out. Raises CourseError as those two, or where the folder cannot be written.
+    was left out. Raises CourseError as those two, or where what was prepared is damaged or cannot
+    be written.
     """
     import pandas as pd
 
@@ -241,16 +222,18 @@ def stories_of(profile: Profile, tokenizer: Any, folder: Path) -> pd.DataFrame:
         if first and profile.data != "bundled":
             print(reading)
         return frame
-    table = folder / f"writing_prompts-{_fingerprint(profile, tokenizer)}.parquet"
-    account = table.with_suffix(".json")
-    with locked(table, wait=True):
-        if not _is_whole(table, account):
+    prepared = folder / f"writing_prompts-{_fingerprint(profile, tokenizer)}"
+    with locked(prepared, wait=True):
+        if not prepared.exists():
             frame, report = load_writing_prompts(
                 profile.data, tokenizer, profile.max_length, profile.prompts, profile.seed
             )
-            with replacing(table) as part:
-                frame.to_parquet(part, index=False)
-            write_json(account, report | {"digest": file_digest(table)})
+            with replacing(prepared) as part:
+                part.mkdir()
+                frame.to_parquet(part / "stories.parquet", index=False)
+                write_json(part / "report.json", report)
+                seal(part)
+        check_seal(prepared)
     if first:
-        print_report(read_json(account))
-    return pd.read_parquet(table)
+        print_report(read_json(prepared / "report.json"))
+    return pd.read_parquet(prepared / "stories.parquet")

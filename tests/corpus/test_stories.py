@@ -27,14 +27,22 @@ ONE = {"prompt": "A", "text": "one", "score": 3}
 TWO = {"prompt": "A", "text": "two 🙂\u2028with a separator", "score": 5}
 THREE = {"prompt": "B", "text": 'Élodie said: "no,"\nand left.', "score": 1.5}
 ROWS = [ONE, TWO, THREE]
-
-
 OWN = [{"prompt": "A", "text": f"text {n}", "score": n} for n in range(6)]
 FRAME = pd.DataFrame(OWN)
 USER, ANSWER = {"role": "user", "content": "A"}, {"role": "assistant", "content": "one"}
 SYSTEM = {"role": "system", "content": "You are."}
-PARTS = [{"type": "text", "text": "A"}, {"type": "text", "text": " door"}]
-TWICE = [{"text": "one", "score": 1}, {"text": " one", "score": 5}, {"text": "two", "score": 3}]
+HALF = USER | {"content": "half \ud83d"}
+PARTS = [USER | {"content": [{"type": "text", "text": "A"}, {"type": "text", "text": " door"}]}]
+IMAGE = [USER | {"content": [{"type": "image"}]}]
+SHARED = [{"from": "human", "value": "A"}, {"from": "gpt", "value": "one"}]
+
+
+def row(prompt: object, text: object, **more: object) -> dict[str, object]:
+    return {"prompt": prompt, "text": text, **more}
+
+
+def pair(chosen: object, rejected: object, prompt: str = "A") -> dict[str, object]:
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
 
 
 def jsonl(*rows: object) -> str:
@@ -79,7 +87,7 @@ def test_the_further_prompts_and_the_decisions_keep_the_test_prompts_apart():
 
 @pytest.mark.parametrize("start", ["", "\ufeff"], ids=["", "BOM"])
 @pytest.mark.parametrize("newline", ["\n", "\r\n"], ids=["unix", "windows"])
-@pytest.mark.parametrize("name", ["own.jsonl", "own.csv", "OWN.CSV"])
+@pytest.mark.parametrize("name", ["own.jsonl", "OWN.CSV"])
 def test_own_files_are_read_in_every_dialect(tmp_path, name, newline, start):
     content = jsonl(*ROWS, " ", "").replace("\n", newline)
     if name != "own.jsonl":
@@ -93,146 +101,82 @@ def test_own_files_are_read_in_every_dialect(tmp_path, name, newline, start):
     assert not reading.left_out and (reading.responses, reading.prompts) == (3, 2)
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        *(
-            (f"{n}.csv", FRAME.to_csv(index=False, sep=sep))
-            for n, sep in enumerate(",;\t|^~\x1f: ")
-        ),
-        ("numbered.csv", FRAME.to_csv()),
-        ("excel.csv", "sep=;\r\n" + FRAME.to_csv(index=False, sep=";", lineterminator="\r\n")),
-        ("mac.csv", FRAME.to_csv(index=False, lineterminator="\r")),
-        ("capitals.csv", FRAME.to_csv(index=False, header=["Prompt", " TEXT", "Score "]) + ",,\n"),
-        *(
-            (f"{code}.csv", FRAME.to_csv(index=False).encode(code))
-            for code in ("utf-16", "utf-16-le")
-        ),
-        *((f"{code}.jsonl", jsonl(*OWN).encode(code)) for code in ("utf-16-be",)),
-        ("array.json", json.dumps(OWN, indent=1)),
-        ("array.jsonl", json.dumps(OWN)),
-        ("split.json", json.dumps({"train": OWN})),
-        ("data.json", json.dumps({"version": 1, "data": OWN})),
-        ("lists.json", json.dumps(FRAME.to_dict("list"))),
-        ("columns.json", FRAME.to_json()),
-        ("own.parquet", FRAME),
-    ],
-)
-def test_every_format_gives_the_same_stories(tmp_path, name, content):
-    frame = load_stories(own_file(tmp_path, name, content))
+FORMATS = {
+    **{f"{n}.csv": FRAME.to_csv(index=False, sep=sep) for n, sep in enumerate(",;\t|^~\x1f: ")},
+    "numbered.csv": FRAME.to_csv(),
+    "excel.csv": "sep=;\r\n" + FRAME.to_csv(index=False, sep=";", lineterminator="\r\n"),
+    "mac.csv": FRAME.to_csv(index=False, lineterminator="\r"),
+    "capitals.csv": FRAME.to_csv(index=False, header=["Prompt", " TEXT", "Score "]) + ",,\n",
+    "utf-16.csv": FRAME.to_csv(index=False).encode("utf-16"),
+    "utf-16-le.csv": FRAME.to_csv(index=False).encode("utf-16-le"),
+    "utf-16-be.jsonl": jsonl(*OWN).encode("utf-16-be"),
+    "array.json": json.dumps(OWN, indent=1),
+    "array.jsonl": json.dumps(OWN),
+    "split.json": json.dumps({"train": OWN}),
+    "data.json": json.dumps({"version": 1, "data": OWN}),
+    "lists.json": json.dumps(FRAME.to_dict("list")),
+    "columns.json": FRAME.to_json(),
+    "own.parquet": FRAME,
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_gives_the_same_stories(tmp_path, name):
+    frame = load_stories(own_file(tmp_path, name, FORMATS[name]))
     assert frame[["prompt", "text", "score"]].to_dict("records") == OWN
 
 
-@pytest.mark.parametrize(
-    ("content", "columns", "prompts", "texts", "scores"),
-    [
-        ("p,text,score\n007,NA,1\n7,None,NA\n", "prompt=p", ["007"], ["NA"], [1]),
-        ("prompt,text\n1984,0042\nnull,nan\n", "", ["1984", "null"], ["0042", "nan"], None),
-        ('prompt\ttext\nA\t"Go," she said\n', "", ["A"], ['"Go," she said'], None),
-        ("frage;antwort\nA, b;c, d\n", "text=antwort,prompt=frage", ["A, b"], ["c, d"], None),
-        (jsonl({"text": "A", "prompt": "one"}), "text=prompt,prompt=text", ["A"], ["one"], None),
-        (
-            jsonl({"instruction": "A", "input": "b", "output": "one"}),
-            {"prompt": "instruction+input", "text": "output"},
-            ["A\n\nb"],
-            ["one"],
-            None,
-        ),
-        ('{"prompt": "A", "text": "\\ud83d\\ude00 a"}', "", ["A"], ["😀 a"], None),
-        ('{"prompt": "A", "text": "half \\ud83d"}', "", ["A"], ["half \ufffd"], None),
-        (b'{"prompt": "A", "text": "half \xed\xa0\xbd"}', "", ["A"], ["half \ufffd"], None),
-        (jsonl({"prompt": " Cafe\u0301 ", "text": "e\u0301\r\n"}), "", ["Café"], ["é"], None),
-        (jsonl(*({"prompt": "A", **row} for row in TWICE)), "", ["A", "A"], ["one", "two"], [5, 3]),
-        (jsonl({"prompt": [USER], "text": "one"}), "", ["A"], ["one"], None),
-        (
-            jsonl({"prompt": USER | {"content": PARTS}, "text": [ANSWER]}),
-            "",
-            ["A door"],
-            ["one"],
-            None,
-        ),
-        (jsonl({"messages": [SYSTEM, USER, ANSWER]}), "", ["A"], ["one"], None),
-        (
-            jsonl({"conversations": [{"from": "human", "value": "A"}, ANSWER]}),
-            "",
-            ["A"],
-            ["one"],
-            None,
-        ),
-        (f'prompt,text\n"{[USER]}",one\n', "", ["A"], ["one"], None),
-        (
-            "prompt\ttext\n[{'role': 'user', 'content': 'half \\ud83d'}]\tone\n",
-            "",
-            ["half \ufffd"],
-            ["one"],
-            None,
-        ),
-        (jsonl({"prompt": "[{odd", "text": "[{'a': 1}]"}), "", ["[{odd"], ["[{'a': 1}]"], None),
-        (
-            jsonl(
-                {"prompt": "A", "chosen": "x", "rejected": "y"},
-                {"prompt": "A ", "chosen": [USER, ANSWER], "rejected": "x"},
-                {"prompt": "A", "chosen": "z", "rejected": "y"},
-            ),
-            "",
-            ["A"] * 4,
-            ["x", "y", "one", "z"],
-            [1, 0, 2, 1],
-        ),
-    ],
-)
-def test_own_fields_are_brought_into_the_courses(
-    tmp_path, content, columns, prompts, texts, scores
-):
+ALPACA = {"prompt": "instruction+input", "text": "output"}
+PAIRS = [pair("x", "y"), pair([USER, ANSWER], "x", "A "), pair("z", "y")]
+FIELDS = [  # content of a file, its columns, and the prompt, text and score of each response
+    ("p,text,score\n007,NA,1\n7,None,NA\n", "prompt=p", [("007", "NA", 1)]),
+    ("prompt,text\n1984,0042\nnull,nan\n", "", [("1984", "0042"), ("null", "nan")]),
+    ('prompt\ttext\nA\t"Go," she said\n', "", [("A", '"Go," she said')]),
+    ("frage;antwort\nA, b;c, d\n", "text=antwort,prompt=frage", [("A, b", "c, d")]),
+    (jsonl(row("one", "A")), "text=prompt,prompt=text", [("A", "one")]),
+    (jsonl({"instruction": "A", "input": "b", "output": "one"}), ALPACA, [("A\n\nb", "one")]),
+    ('{"prompt": "A", "text": "\\ud83d\\ude00 a"}', "", [("A", "😀 a")]),
+    ('{"prompt": "A", "text": "half \\ud83d"}', "", [("A", "half \ufffd")]),
+    (b'{"prompt": "A", "text": "half \xed\xa0\xbd"}', "", [("A", "half \ufffd")]),
+    (f"prompt\ttext\n{json.dumps([HALF])}\tone\n", "", [("half \ufffd", "one")]),
+    (jsonl(row(" Cafe\u0301 ", "e\u0301\r\n")), "", [("Café", "é")]),
+    (jsonl(row("A", "x", score=1), row("A", " x", score=5)), "", [("A", "x", 5)]),
+    (jsonl(row([USER], "one")), "", [("A", "one")]),
+    (jsonl(row(PARTS[0], [ANSWER])), "", [("A door", "one")]),
+    (jsonl({"messages": [SYSTEM, USER, ANSWER]}), "", [("A", "one")]),
+    (jsonl({"conversations": SHARED}), "", [("A", "one")]),
+    (f'prompt,text\n"{[USER]}",one\n', "", [("A", "one")]),
+    (jsonl(row("[{odd", "[{'a': 1}]")), "", [("[{odd", "[{'a': 1}]")]),
+    (jsonl(*PAIRS), "", [("A", "x", 1), ("A", "y", 0), ("A", "one", 2), ("A", "z", 1)]),
+]
+
+
+@pytest.mark.parametrize(("content", "columns", "expected"), FIELDS)
+def test_own_fields_are_brought_into_the_courses(tmp_path, content, columns, expected):
     name = "own.jsonl" if content[:1] in ("{", b"{") else "own.csv"
     frame, _ = read_stories(own_file(tmp_path, name, content), columns)
-    assert (frame["prompt"].tolist(), frame["text"].tolist()) == (prompts, texts)
-    assert frame["score"].isna().all() if scores is None else frame["score"].tolist() == scores
+    names = ["prompt", "text", "score"][: len(expected[0])]
+    assert [*frame[names].itertuples(index=False, name=None)] == expected
+    assert len(names) == 3 or frame["score"].isna().all()
 
 
-@pytest.mark.parametrize(
-    ("rows", "kept", "said"),
-    [
-        ([*OWN, {"prompt": "A", "text": None}], 6, "1 with no text"),
-        ([*OWN, {"prompt": "\u200b", "text": "x"}], 6, "1 with no prompt"),
-        (
-            [*OWN, *({"prompt": "A", "text": f"{s}x", "score": s} for s in ("", "n/a", None))],
-            6,
-            "3 ",
-        ),
-        ([{"prompt": "A", **row} for row in TWICE], 2, "1 copies"),
-        (
-            [*OWN, {"prompt": " B", "text": "x"}, {"prompt": "B", "text": "y", "split": "test"}],
-            7,
-            "1 ",
-        ),
-        ([{"prompt": [SYSTEM, USER], "text": row["text"]} for row in OWN], 6, "6 system"),
-        (
-            [
-                {"prompt": "A", "chosen": "x", "rejected": "x "},
-                {"prompt": "A", "chosen": "x", "rejected": "y"},
-            ],
-            2,
-            "1 pairs of one text",
-        ),
-        (
-            [{"prompt": "A", "chosen": c, "rejected": r} for c, r in ("xy", "yx", "zw")],
-            2,
-            "2 responses",
-        ),
-        (
-            [
-                *OWN,
-                {"prompt": "A", "text": "x", "score": 9, "split": ""},
-                {"prompt": "B", "text": "x", "split": "test"},
-            ],
-            8,
-            "7 rows without a split",
-        ),
-        ([{"prompt": "A", **row} for row in TWICE[1:]], 2, "two responses"),
-        ([{"prompt": "A", "text": "x", "votes": 3}], 1, "score=votes"),
-    ],
-)
+LEFT_OUT = [  # rows, how many are left, what is said
+    ([*OWN, row("A", None)], 6, "1 with no text"),
+    ([*OWN, row("\u200b", "x")], 6, "1 with no prompt"),
+    ([*OWN, *(row("A", f"{s}x", score=s) for s in ("", "n/a", None))], 6, "3 without a score"),
+    ([row("A", "x", score=1), row("A", " x", score=5), row("A", "y", score=3)], 2, "1 copies"),
+    ([*OWN, row(" B", "x"), row("B", "y", split="test")], 7, "1 with a test prompt"),
+    ([row([SYSTEM, USER], own["text"]) for own in OWN], 6, "6 system"),
+    ([pair("x", "x "), pair("x", "y")], 2, "1 pairs of one text"),
+    ([pair(*"xy"), pair(*"yx"), pair(*"zw")], 2, "2 responses"),
+    ([pair(None, "x"), pair("x", "y")], 2, "1 pairs without a text"),
+    ([*OWN, row("B", "x", split="test")], 7, "6 rows without a split"),
+    ([row("A", "x", score=5), row("A", "y", score=3)], 2, "two responses"),
+    ([row("A", "x", votes=3)], 1, "score=votes"),
+]
+
+
+@pytest.mark.parametrize(("rows", "kept", "said"), LEFT_OUT)
 def test_what_is_left_out_is_counted_and_said(rows, kept, said):
     frame, reading = read_stories(pd.DataFrame(rows, dtype=object))
     assert len(frame) == reading.responses == kept and said in str(reading)
@@ -265,67 +209,58 @@ def test_scores_may_be_missing_or_be_given_by_judges():
     assert load_stories(judged)["score"].tolist() == [1.5, *[4.0] * 5]
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "names"),
-    [
-        ("a.jsonl", jsonl({"prompt": "A"}), "'text'"),
-        ("a.jsonl", jsonl(ONE, {"prompt": "A", "text": " \n"}), "Row 2 .* text"),
-        ("a.jsonl", jsonl(ONE, {"prompt": "A"}, {"prompt": "A"}), "2 of 3 .* row 2"),
-        ("a.jsonl", jsonl(*OWN, {"prompt": "A", "text": 7}), "Row 7 .* text"),
-        ("a.jsonl", jsonl(*OWN, {"prompt": ["A"], "text": "x"}), "Row 7 .* prompt"),
-        *(
-            (
-                "a.jsonl",
-                jsonl(ONE, f'{{"prompt": "A", "text": "x", "score": {score}}}'),
-                "Row 2 .* score",
-            )
-            for score in ('"good"', "Infinity", "9" * 400, "[3]", '"1_0"')
-        ),
-        ("a.csv", "prompt;text;score\nA;x;3,5\n", "Row 1 .* score"),
-        ("a.jsonl", jsonl({**ONE, "prompt_id": 7}, {**THREE, "prompt_id": "7"}), "prompt_id 7"),
-        ("a.jsonl", jsonl({**ONE, "prompt_id": [7]}), "Row 1 .* prompt_id"),
-        (
-            "a.jsonl",
-            jsonl({**ONE, "split": "Test"}, {**TWO, "split": "dev"}, {**THREE, "split": 3}),
-            "'dev', 3",
-        ),
-        ("a.jsonl", jsonl({**ONE, "split": "test"}, TWO), "Row 2 .* test prompt"),
-        (
-            "a.jsonl",
-            jsonl({"prompt": [USER, ANSWER, USER], "text": "x"}),
-            "Row 1 .* user, assistant, user",
-        ),
-        (
-            "a.jsonl",
-            jsonl({"prompt": [USER | {"content": [{"type": "image"}]}], "text": "x"}),
-            "Row 1 ",
-        ),
-        ("a.jsonl", jsonl({"prompt": [USER, ANSWER], "text": "x"}), "Row 1 .* assistant"),
-        ("a.jsonl", jsonl({"prompt": "A", "chosen": "x", "rejected": "x"}), "no pair"),
-        ("a.csv", "instruction,output\nA,x\n", "prompt=instruction,text=output"),
-        ("a.csv", "instruction,input,answer\nA,b,x\n", r"prompt=instruction\+input,text=answer"),
-        ("a.csv", "\ufeff\ufeffUSER,Generated Text\nA,x\n", "prompt=USER,text=Generated Text"),
-        ("a.csv", "frage,antwort\nA,x\n", "frage, antwort"),
-        ("a.csv", "prompt,text,score\nA,hello, you,3\nB,x,1\n", "Row 1 .* 4 cells"),
-        ("a.csv", "prompt,text,split\nA,x,\nA,y\n", "Row 2 .* 2 cells"),
-        ("a.csv", 'prompt,text\nA,"x\nB,y\n', "CSV"),
-        ("a.csv", "prompt,text,text\nA,x,y\n", "'text'"),
-        ("a.csv", "prompt,text\nA,Élodie\n".encode("latin-1"), "byte 14"),
-        ("a.csv", "prompt,text\nA,x\n".encode("utf-32"), "UTF-8"),
-        ("a.csv", "prompt,text\n", "no story"),
-        ("a.csv", "", "no story"),
-        ("a.jsonl", jsonl(ONE, "", '{"prompt": "A", "te'), "Line 3"),
-        ("a.jsonl", jsonl(ONE, '{"prompt": ' + "[" * 100_000), "Line 2"),
-        ("a.json", "[" * 100_000 + "]" * 100_000, "Line 1"),
-        ("a.json", "[[1, 2]]", "Row 1"),
-        ("a.json", "7", "a.json"),
-        ("a.parquet", "no parquet", "a.parquet"),
-        ("", None, "folder"),
-        ("none.csv", None, "none.csv"),
-        ("/dev/null", None, "/dev/null"),
-    ],
-)
-def test_a_fault_names_its_place(tmp_path, name, content, names):
+SCORES = ('"good"', "Infinity", "9" * 400, "[3]", '"1_0"')
+ROW_FAULTS = [  # rows, and what the refusal names
+    ([{"prompt": "A"}], "'text'"),
+    ([ONE, row("A", " \n")], "Row 2 .* text"),
+    ([ONE, {"prompt": "A"}, {"prompt": "A"}], "2 of 3 .* row 2"),
+    ([*OWN, row("A", 7)], "Row 7 .* text"),
+    ([*OWN, row(["A"], "x")], "Row 7 .* prompt"),
+    *(([ONE, f'{{"prompt": "A", "text": "x", "score": {s}}}'], "Row 2 .* score") for s in SCORES),
+    ([{**ONE, "prompt_id": 7}, {**THREE, "prompt_id": "7"}], "prompt_id 7"),
+    ([{**ONE, "prompt_id": [7]}], "Row 1 .* prompt_id"),
+    ([{**row, "split": s} for row, s in zip(ROWS, ("Test", "dev", 3), strict=True)], "'dev', 3"),
+    ([{**ONE, "split": "test"}, TWO], "Row 2 .* test prompt"),
+    ([row([USER, ANSWER, USER], "x")], "Row 1 .* user, assistant, user"),
+    ([row([USER, ANSWER], "x")], "Row 1 .* user, assistant"),
+    ([row(IMAGE, "x")], "Row 1 .* prompt"),
+    ([pair("x", "x")], "no pair"),
+    ([ONE, "", '{"prompt": "A", "te'], "Line 3"),
+    ([ONE, '{"prompt": ' + "[" * 100_000], "Line 2"),
+]
+
+
+@pytest.mark.parametrize(("rows", "names"), ROW_FAULTS)
+def test_a_faulty_row_is_named(tmp_path, rows, names):
+    assert re.search(names, refusal(load_stories, own_file(tmp_path, "a.jsonl", jsonl(*rows))))
+
+
+FILE_FAULTS = [
+    ("a.csv", "prompt;text;score\nA;x;3,5\n", "Row 1 .* score"),
+    ("a.csv", "instruction,output\nA,x\n", "prompt=instruction,text=output"),
+    ("a.csv", "instruction,input,answer\nA,b,x\n", r"prompt=instruction\+input,text=answer"),
+    ("a.csv", "\ufeff\ufeffUSER,Generated Text\nA,x\n", "prompt=USER,text=Generated Text"),
+    ("a.csv", "frage,antwort\nA,x\n", "frage, antwort"),
+    ("a.csv", "prompt,text,score\nA,hello, you,3\nB,x,1\n", "Row 1 .* 4 cells"),
+    ("a.csv", "prompt,text,split\nA,x,\nA,y\n", "Row 2 .* 2 cells"),
+    ("a.csv", 'prompt,text\nA,"x\nB,y\n', "CSV"),
+    ("a.csv", "prompt,text,text\nA,x,y\n", "'text'"),
+    ("a.csv", "prompt,text\nA,Élodie\n".encode("latin-1"), "byte 14"),
+    ("a.csv", "prompt,text\nA,x\n".encode("utf-32"), "UTF-8"),
+    ("a.csv", "prompt,text\n", "no story"),
+    ("a.csv", "", "no story"),
+    ("a.json", "[" * 100_000 + "]" * 100_000, "Line 1"),
+    ("a.json", "[[1, 2]]", "Row 1"),
+    ("a.json", "7", "a.json"),
+    ("a.parquet", "no parquet", "a.parquet"),
+    ("", None, "folder"),
+    ("none.csv", None, "none.csv"),
+    ("/dev/null", None, "/dev/null"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "names"), FILE_FAULTS)
+def test_a_faulty_file_names_the_place(tmp_path, name, content, names):
     assert re.search(names, refusal(load_stories, own_file(tmp_path, name, content)))
 
 
