@@ -77,7 +77,9 @@ def name_columns(
                 f"columns cannot map {field!r} to {source!r} for {name}: write field=column, such "
                 f"as text=output, where a field is one of {known}."
             )
-        joined = [source] if source in frame else [part.strip() for part in source.split("+")]
+        joined = [source]
+        if source not in frame:
+            joined = [part.strip() for part in source.split("+")]
         missing = [column for column in joined if column not in frame]
         if missing:
             known = ", ".join(map(str, frame.columns))

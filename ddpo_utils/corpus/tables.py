@@ -126,7 +126,9 @@ def _table_rows(text: str, name: str, names: frozenset[str]) -> Rows:
                 f"{name} cannot be read as CSV ({error}): {advice}, and double the quotes in it."
             ) from None
         lines = list(_lines(text, separator, quoting=csv.QUOTE_NONE))  # a TSV may have bare quotes
-    header = [cell.strip() for cell in lines[0]] if lines else []
+    if not lines:
+        return []
+    header = [cell.strip() for cell in lines[0]]
     twice = [column for column in header if column and header.count(column) > 1]
     if twice:
         raise CourseError(f"{name} has two columns {twice[0]!r}: rename or delete one.")
