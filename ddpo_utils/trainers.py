@@ -114,7 +114,8 @@ class DDPOTrainer(_WeightedTrainer, DPOTrainer):
     finite and at least 0; with weights of 1, as all are where prompts have two responses, loss and
     gradients are TRL's. DPO_i is TRL's loss of pair i, for every `loss_type` that is a mean over
     pairs, and with every f-divergence, `ld_alpha` and `use_weighting`. The NLL of "sft" is a mean
-    over tokens: sum_i w_i NLL_i / sum_i T_i. A router's loss has no weight.
+    over tokens: sum_i w_i NLL_i / sum_i T_i. A router's loss has no weight. Reference log-probs in
+    columns of the data are used where TRL computed them, or after `precompute_ref_logps = True`.
 
     Set `starts_at_reference = True` where the policy starts as the reference: the reward margins of
     the first step must then be 0, and so the sigmoid loss ln 2 times the mean weight.
