@@ -171,8 +171,6 @@ FREED = "# NBVAL_IGNORE_OUTPUT\nprint(1)"
     [
         (2, "execution_count", None, "in order"),
         (1, "outputs", [new_output("error", ename="ValueError", traceback=[])], "ValueError"),
-        (1, "source", "\n".join(["x = 1"] * 46), "46 lines"),
-        (1, "source", FREED, "without a reason"),
         (1, "source", FREED, "0 of 1 printing"),
         (2, "outputs", [], "no picture"),
         (2, "outputs", [PICTURE], "alternative text"),
@@ -220,9 +218,7 @@ READERS = "load_world read_labels trust_table"
         ("README.md", b"{}", False, False),
         (".DS_Store", b"{}", False, False),
         ("results/training.json", b"{}", False, False),
-        ("make/recorded_runs.py", b"{}", False, False),
         ("results/world/1.json", b"{}", True, False),
-        ("ratings/a/key.json", b"{}", True, False),
         ("contrasts.jsonl", b"{}", True, False),
     ],
 )
@@ -286,9 +282,9 @@ def test_a_kernel_is_quiet(tmp_path: Path) -> None:
     assert [cell.outputs for cell in executed.cells] == [[]] * 3
 
 
-@pytest.mark.parametrize("given", ["overrides", "the cell", ""])
+@pytest.mark.parametrize("given", [True, False])
 def test_notebook_09_takes_the_file_that_it_is_given(
-    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    given: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "mine.jsonl"
     rows = [{"prompt": "Write one.", "text": f"Text {i}.", "score": i} for i in range(3)]
@@ -297,14 +293,9 @@ def test_notebook_09_takes_the_file_that_it_is_given(
     cells = {cell.id: cell.source for cell in nbformat.read(NOTEBOOKS[8], as_version=4).cells}
     names: dict[str, Any] = {"display": print}
     exec(cells["params"], names)
-    names["profile"] = "smoke"
-    if given == "overrides":
-        names["overrides"] = {"data": str(file)}
+    names |= {"profile": "smoke", "overrides": {"data": str(file)} if given else {}}
     exec(cells["imports"], names)
-    source = cells["a2"]
-    if given == "the cell":
-        source = source.replace('data = overrides.get("data", "")', f"data = {str(file)!r}")
-    exec(source, names)
+    exec(cells["a2"], names)
     assert len(names["everything"]) == (3 if given else 60)
     assert names["file"].name == ("mine.jsonl" if given else "example.jsonl")
     assert names["settings"].data == str(names["file"])
