@@ -83,5 +83,5 @@ def _write_readme_line(path: Path, line: str) -> None:
 if __name__ == "__main__":
     try:
         print(f"The notebooks' Colab cells now name {write_address(course_root())}.")
-    except CourseError as fault:
+    except (CourseError, OSError) as fault:
         sys.exit(f"error: {fault}")

@@ -149,5 +149,5 @@ def main() -> bool:
 if __name__ == "__main__":
     try:
         sys.exit(not main())
-    except CourseError as fault:
+    except (CourseError, OSError) as fault:
         sys.exit(f"error: {fault}")
