@@ -33,6 +33,7 @@ with warnings.catch_warnings():  # TRL says that ORPO may change: hence the rang
 
 __all__ = ["DDPOTrainer", "DORPOTrainer", "ORPOConfig", "WeightedCollator"]
 
+VERSIONS = {"trl": ("1.12", "1.17"), "transformers": ("5.10", "6")}  # from, and below
 REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
 PAPER = {
     "title": "Modifying Large Language Model Post-Training for Diverse Creative Writing",
@@ -94,16 +95,16 @@ class _WeightedTrainer:
         return result
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """TRL's model card, and below it the weights that the pairs had."""
+        """Write TRL's model card, and below it the weights that the pairs had."""
         super().create_model_card(*args, **kwargs)
         card = Path(self.args.output_dir, "README.md")
         weights = _known_weights(self.train_dataset)
-        if weights and self.is_world_process_zero() and card.is_file():
-            mean = sum(weights) / len(weights)
+        if weights and self.is_world_process_zero():
             with card.open("a", encoding="utf-8") as file:
                 file.write(
-                    f"\n## Weights of the {len(weights):,} preference pairs\n\nMean {mean:.3f}, "
-                    f"smallest {min(weights):.3f}, largest {max(weights):.3f}.\n"
+                    f"\n## Weights of the {len(weights):,} preference pairs\n\n"
+                    f"Mean {sum(weights) / len(weights):.3f}, smallest {min(weights):.3f}, "
+                    f"largest {max(weights):.3f}.\n"
                 )
 
 
@@ -136,7 +137,7 @@ class DDPOTrainer(_WeightedTrainer, DPOTrainer):
     @wraps(DPOTrainer.__init__)
     def __init__(self, *args: Any, **kwargs: Any):
         given = inspect.signature(DPOTrainer.__init__).bind(self, *args, **kwargs).arguments
-        _check_arguments(given, DPOConfig, oldest_trl="1.12")
+        _check_arguments(given, DPOConfig, VERSIONS)
         config, ref_model = given.get("args"), given.get("ref_model")
         if config is not None:
             _check_losses(config)
@@ -251,7 +252,7 @@ class DORPOTrainer(_WeightedTrainer, ORPOTrainer):
     @wraps(ORPOTrainer.__init__)
     def __init__(self, *args: Any, **kwargs: Any):
         given = inspect.signature(ORPOTrainer.__init__).bind(self, *args, **kwargs).arguments
-        _check_arguments(given, ORPOConfig, oldest_trl="1.15")
+        _check_arguments(given, ORPOConfig, VERSIONS | {"trl": ("1.15", "1.17")})
         from trl.trainer.utils import add_fused_lm_head  # which TRL 1.14 does not have
 
         super().__init__(*args, **kwargs)
@@ -340,24 +341,22 @@ def _split_pairs(batch: Any, n: int) -> list[_OnePair]:
     return pairs
 
 
-def _check_arguments(given: dict[str, Any], config: type, oldest_trl: str) -> None:
+def _check_arguments(
+    given: dict[str, Any], config: type, versions: dict[str, tuple[str, str]]
+) -> None:
     """ValueError unless the versions, the config's class, the model and the datasets are usable."""
-    ranges = {"trl": (oldest_trl, "1.17"), "transformers": ("5.10", "6")}
-    for package, (oldest, above) in ranges.items():
+    for package, (oldest, above) in versions.items():
         found = version(package)
         if not Version(oldest) <= Version(found) < Version(above):
-            raise ValueError(
-                f"{package} {found} is installed, and this trainer is made for {oldest} to below "
-                f"{above}: pip install '{package}>={oldest},<{above}'."
-            )
+            wanted = f"{package}>={oldest},<{above}"
+            raise ValueError(f"{package} {found} is installed: pip install '{wanted}'.")
     args = given.get("args")
     if args is not None and not isinstance(args, config):
         raise ValueError(f"args is a {type(args).__name__}: give a {config.__name__}.")
     model = given.get("model")
     _check_head(model)
-    if config is ORPOConfig and getattr(
-        getattr(model, "config", None), "is_encoder_decoder", False
-    ):
+    decoder = not getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+    if config is ORPOConfig and not decoder:
         raise ValueError("DORPOTrainer weights decoders, and this model is an encoder-decoder.")
     for name in ("train_dataset", "eval_dataset"):
         data = given.get(name)

@@ -19,6 +19,7 @@ from packaging.version import Version
 
 import ddpo_utils
 from ddpo_utils.extras import install_command, needs
+from ddpo_utils.trainers import VERSIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -80,6 +81,12 @@ def test_ranges_hold_the_stacks_in_use_and_never_replace_a_newer_torch() -> None
         assert ranges()[name].specifier.contains(version), name
     assert ranges()["torch"].specifier.contains("99.0")
     assert not ranges()["trl"].specifier.contains("1.17.0")  # the trainers use its inner parts
+
+
+def test_the_trainers_take_what_their_extra_allows() -> None:
+    extra = PROJECT["optional-dependencies"]["trainers"]
+    for package, (oldest, above) in VERSIONS.items():
+        assert f"{package}>={oldest},<{above}" in extra
 
 
 def test_the_policy_wheel_is_in_no_manifest() -> None:
