@@ -62,8 +62,7 @@ def read_ratings(path: str | Path, comparisons: Comparisons) -> dict[str, Any]:
 class Ratings:
     """The answers of one person to some comparisons, on the disk after each answer.
 
-    They are in the file `<rater>.json` of the folder, or in the page's download there. Raises
-    CourseError if the name has no letter or digit, or the file is a model's; as `read_ratings`.
+    They are in the file `<rater>.json` of the folder, or in the page's download there.
     """
 
     def __init__(self, folder: str | Path, comparisons: Comparisons, rater: str):
@@ -99,8 +98,8 @@ class Ratings:
         self, item: str, diverse: str, best: str, comment: str = "", seconds: float | None = None
     ) -> None:
         """Store one answer on the disk; it replaces an earlier one to that item."""
-        answer = {"item": item, "diverse": diverse, "best": best}
-        answer |= {"comment": comment, "seconds": seconds}
+        answer = {"item": item, "diverse": diverse, "best": best, "comment": comment}
+        answer["seconds"] = seconds
         check_as(Answer, answer, self.path, "Correct that value.")
         _check(answer, self.comparisons, "person", self.path)
         with locked(self.path, wait=True):
@@ -131,24 +130,19 @@ def _label(sides: dict[str, Any], answers: list[dict[str, Any]], path: Path) -> 
     """One rater's label of one item: of one answer, or of a judge's answers in both orders."""
     if {answer.get("order") for answer in answers} not in ({None}, {"AB", "BA"}):
         raise CourseError(f"{path} answers {answers[0]['item']} in one order only: judge again.")
-    label = {}
+    label: dict[str, Any] = {}
     for question in QUESTIONS:
-        named = set()
-        places = ""
+        named, places = [], ""
         for answer in answers:
-            side = answer[question][0]  # of "A", "B4", "undecided" or "unreadable"
-            if side in "AB":
-                first_side = answer.get("order", "AB")[0]
-                places += "A" if side == first_side else "B"
-                named.add(sides[side])
-            else:
-                named.add(answer[question])
+            choice, order = answer[question], answer.get("order", "AB")
+            side = choice[0]  # of "A", "B4", "undecided" or "unreadable"
+            if side in order:
+                places += "AB"[order.index(side)]
+                choice = sides[side]
+            named.append(choice)
+        label[question] = named[0] if len(set(named)) == 1 else UNDECIDED
         if UNREADABLE in named:
             label[question] = None
-        elif len(named) == 1:
-            label[question] = named.pop()
-        else:
-            label[question] = UNDECIDED
         label[f"{question}_at"] = places
     return label
 
@@ -175,10 +169,8 @@ def _labels(paths: Iterable[Path], comparisons: Comparisons, key: dict[str, Any]
             by_item[answer["item"]].append(answer)
         for item, answers in by_item.items():
             sides = key["items"][item]
-            label = _label(sides, answers, path)
-            label |= {"item": item, "prompt_id": sides["prompt_id"]}
-            label |= {"rater": rater, "kind": content["kind"]}
-            rows.append(label)
+            who = {"prompt_id": sides["prompt_id"], "rater": rater, "kind": content["kind"]}
+            rows.append({"item": item, **who, **_label(sides, answers, path)})
     columns = ["item", "prompt_id", "rater", "kind", "diverse", "diverse_at", "best", "best_at"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -196,16 +188,11 @@ def read_labels(path: str | Path, comparisons: Comparisons, key: dict[str, Any])
     Returns:
         item, prompt_id, rater, kind ("person" or "model"), diverse and best (a system's name,
         "undecided" or None), diverse_at and best_at (the place taken: "A" or "B", "" if none; of a
-        judge one letter an order, "A" for the place shown first).
-
-    Raises:
-        CourseError: there are no labels, or both people's and language models'; as `read_ratings`.
+        judge one letter an order, "A" for the place shown first). CourseError where there are no
+        labels, or both people's and language models'.
     """
     path = Path(path)
-    paths = [path]
-    if path.is_dir():
-        paths = path.glob("*.json")
-    labels = _labels(paths, comparisons, key)
+    labels = _labels(path.glob("*.json") if path.is_dir() else [path], comparisons, key)
     if labels.empty:
         raise CourseError(f"There are no labels in {path} yet: rate a comparison first.")
     if labels["kind"].nunique() > 1:

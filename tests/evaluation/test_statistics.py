@@ -25,20 +25,19 @@ from ddpo_utils.evaluation.statistics import (
 )
 
 
+def limits(interval: Interval) -> tuple[float, float]:
+    return interval.low, interval.high
+
+
 @pytest.mark.parametrize("n", [2, 24])
 def test_mean_and_difference_intervals_are_scipys(n):
     rng = np.random.default_rng(n)
     a, b = rng.normal(0.6, 0.1, (2, n))
     low, high = scipy_stats.t.interval(0.95, n - 1, loc=a.mean(), scale=scipy_stats.sem(a))
-    got = mean_interval(a)
+    got = mean_interval([*a, np.nan])  # a prompt without a value is left out
     assert (got.mean, got.low, got.high) == pytest.approx((a.mean(), low, high)) and got.n == n
     paired = scipy_stats.ttest_rel(a, b).confidence_interval(0.95)
-    assert (difference(a, b).low, difference(a, b).high) == pytest.approx(tuple(paired))
-
-
-def test_prompts_without_a_value_are_left_out():
-    assert mean_interval([1.0, np.nan, 3.0, 2.0]) == mean_interval([1.0, 3.0, 2.0])
-    assert difference([1.0, 2.0, np.nan, 4.0], [0.0, np.nan, 1.0, 1.0]) == mean_interval([1.0, 3.0])
+    assert limits(difference([*a, 1.0], [*b, np.nan])) == pytest.approx(tuple(paired))
 
 
 def test_a_bootstrap_resamples_whole_clusters():
@@ -88,8 +87,7 @@ def arms(to_shuffled, to_dpo, noise=0.01, n=40):
         ((0.05, 0.05), (0.0, 0.0), 0.001, True),
         ((0.0, 0.05), (0.0, 0.0), 0.001, False),  # shuffled weights do as well
         ((0.05, 0.0), (0.0, 0.0), 0.001, False),  # DPO at the same KL does as well
-        ((0.05, 0.05), (-0.06, 0.0), 0.02, False),  # paid for with failures
-        ((0.05, 0.05), (0.0, -0.06), 0.02, False),
+        ((0.05, 0.05), (0.0, -0.06), 0.02, False),  # paid for with failures
         ((0.05, 0.05), (-0.049, 0.0), 0.02, False),  # within the margin, but not for certain
     ],
 )
@@ -115,10 +113,6 @@ def test_seeds_that_disagree_show_no_effect():
     got = verdict({**steady, "ddpo": unsteady}, usable, 0.05)
     assert got["verdict"].startswith("no effect shown")  # prompts alone would say otherwise
     assert got["to_shuffled"].mean == pytest.approx(0.05)
-
-
-def limits(interval: Interval) -> tuple[float, float]:
-    return interval.low, interval.high
 
 
 def exact(hits: int, trials: int) -> tuple[float, float]:
@@ -223,7 +217,6 @@ def test_rates_at_n_items_are_exact_shares_and_a_score_interval(wins, losses, n)
 def test_intervals_of_a_clean_sweep_have_a_width():
     n = 50
     sweep, z2 = what_rates_mean(1, 0, n), scipy_stats.norm.ppf(0.975) ** 2
-    assert sweep["win"].low == pytest.approx(0.025 ** (1 / n))
     # n^2 (1 - gap)^2 = z^2 n (1 - gap^2)
     assert limits(sweep["difference"]) == pytest.approx(((n - z2) / (n + z2), 1))
     silent = what_rates_mean(0, 0, n)["difference"]
@@ -237,52 +230,34 @@ BY_ARM = {"ddpo": ONE, "shuffled": ONE, "dpo": ONE}
 @pytest.mark.parametrize(
     ("error", "call", "arguments"),
     [
-        (ValueError, mean_interval, [[]]),
         (ValueError, mean_interval, [[1.0, np.nan]]),
         (ValueError, mean_interval, [[1.0, np.inf, 2.0]]),
         (ValueError, mean_interval, [np.ones((3, 4))]),  # seeds are no prompts
-        (ValueError, mean_interval, [0.5]),
         (ValueError, mean_interval, [["many", "few"]]),
-        (ValueError, mean_interval, [[[1.0], [1.0, 2.0]]]),
         (ValueError, crossed_interval, [np.ones((1, 6))]),
         (ValueError, crossed_interval, [np.ones((3, 1))]),
-        (ValueError, crossed_interval, [np.ones(6)]),
         (ValueError, crossed_interval, [[[1.0, -np.inf], ONE]]),
         (ValueError, difference, [ONE, [1.0, 2.0, 3.0]]),
-        (ValueError, difference, [np.ones((4, 3)), np.ones((2, 3))]),
         (ValueError, difference, [np.ones((2, 2)), ONE]),
-        (ValueError, difference, [np.ones((2, 2, 2)), np.ones((2, 2, 2))]),
-        (ValueError, difference, [[np.inf, 1.0], [np.inf, 2.0]]),
         (ValueError, detectable, [Interval(0.1, 0.0, 0.2, 1)]),
         (ValueError, detectable, [Interval(0.1, np.nan, np.nan, 9)]),
         (ValueError, bootstrap_interval, [np.mean, 0]),
-        (ValueError, bootstrap_interval, [np.mean, 5, 0]),
         (ValueError, bootstrap_interval, [lambda drawn: np.nan, 5, 9]),
         (ValueError, verdict, [BY_ARM, BY_ARM, np.nan]),
-        (ValueError, verdict, [BY_ARM, BY_ARM, -0.1]),
         (CourseError, share_interval, [[0, 0], [0, 0]]),
-        (CourseError, share_interval, [[], []]),
         (CourseError, share_interval, [[3, 1], [2, 2]]),  # more hits than labels
         (CourseError, share_interval, [[-1, 1], [2, 2]]),
         (CourseError, share_interval, [[1, np.nan], [2, 2]]),
-        (CourseError, share_interval, [[1, 1], [np.inf, 2]]),
         (CourseError, share_interval, [[1, 1, 1], [2, 2]]),
         (CourseError, sign_test, [-1, 3]),
         (CourseError, sign_test, [3, 2, -1]),
         (CourseError, sign_test, [2.5, 3]),
-        (CourseError, sign_test, [np.nan, 3]),
-        (CourseError, sign_test, ["3", 2]),
         (CourseError, comparisons_needed, [0.5, 0.47]),  # needs too many
-        (CourseError, comparisons_needed, [62, 26]),
         (CourseError, comparisons_needed, [np.nan, 0.2]),
-        (CourseError, sign_power, [10, 0.7, 0.4]),
         (CourseError, sign_power, [-3, 0.6, 0.3]),
         (CourseError, sign_power, [10**12, 0.6, 0.3]),
-        (CourseError, sign_power, [10**400, 0.6, 0.3]),
         (CourseError, what_rates_mean, [-0.1, 0.5, 10]),
         (CourseError, what_rates_mean, [0.6, 0.3, 0]),
-        (CourseError, what_rates_mean, [0.6, np.inf, 10]),
-        (CourseError, what_rates_mean, [0.6, 0.3, np.nan]),
     ],
 )
 def test_faulty_values_shares_and_counts_are_refused(error, call, arguments):

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from ipywidgets import Widget
 from study import stories
 
@@ -71,18 +70,6 @@ def test_a_whole_task_with_a_restart_in_the_middle(tmp_path: Path) -> None:
     assert on_screen(again) == given[-1]
 
 
-@pytest.mark.parametrize(
-    ("diverse", "best", "named"),
-    [(None, None, "1 and 2"), (None, "A1", "question 1"), ("undecided", None, "question 2")],
-)
-def test_what_is_missing_is_named_and_nothing_is_saved(diverse, best, named, tmp_path) -> None:
-    widget = rate(COMPARISONS, tmp_path, "anna")
-    answer(widget, diverse, best)
-    assert named in widget.message.value
-    assert not (tmp_path / "anna.json").exists()
-    assert on_screen(widget) == (diverse, best, "")
-
-
 def test_undo_shows_the_last_answer_and_keeps_what_was_begun(tmp_path: Path) -> None:
     widget = rate(COMPARISONS, tmp_path, "anna")
     assert widget.undo.disabled
@@ -120,13 +107,20 @@ def test_texts_are_shown_as_they_are_and_nothing_tells_the_system(tmp_path: Path
     assert "summary" not in html and "summary" in shown(rate(summaries, tmp_path, "anna"))
 
 
-def test_what_cannot_be_saved_is_named_and_the_answer_stays(tmp_path: Path) -> None:
+def test_what_is_missing_or_cannot_be_saved_is_named_and_the_answer_stays(tmp_path: Path) -> None:
     folder = tmp_path / "ratings" / "all"
     folder.parent.write_text("a file where the folder should be")
     widget = rate(COMPARISONS, folder, "anna")
-    answer(widget, "A", "A1")
-    assert "ratings" in widget.message.value
-    assert widget.item == COMPARISONS.items[0]
+    for diverse, best, named in (
+        (None, None, "1 and 2"),
+        (None, "A1", "question 1"),
+        ("undecided", None, "question 2"),
+        ("A", "A1", "ratings"),
+    ):
+        answer(widget, diverse, best)
+        assert named in widget.message.value
+        assert on_screen(widget) == (diverse, best, "")
+        assert widget.item == COMPARISONS.items[0]
     folder.parent.unlink()
     widget.next.click()
     assert widget.item == COMPARISONS.items[1]
