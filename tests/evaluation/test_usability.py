@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 
 import numpy as np
 import pandas as pd
@@ -55,29 +54,6 @@ def test_a_pool_of_any_size_is_as_strict_as_the_seventy(size):
     assert (checks["off_topic"] == (checks["rank"] > 1 + 19 * (size - 1) / 69)).all()
     right = check_stories(stories, THRESHOLDS, pool, "wordllama")
     assert right["off_topic"].mean() < 0.2 < 0.5 < checks["off_topic"].mean()
-
-
-WRITTEN = {
-    "Hindi": "समुद्र के किनारे एक छोटा सा घर था। उसमें एक बूढ़ी औरत रहती थी जो हर रात दीया जलाती थी।",
-    "Chinese": "灯塔看守人发现，灯光一直在回答海上某个遥远的人。他每天夜里数着闪光，写进旧账本。",
-    "Thai": "ริมทะเลมีบ้านหลังเล็กหลังหนึ่ง หญิงชราคนหนึ่งอาศัยอยู่ที่นั่นและจุดตะเกียงทุกคืน "
-    "วันหนึ่งมีใครบางคนตอบกลับมาจากที่ไกล ชาวบ้านทุกคนจึงเงียบลงและรอคอยจนรุ่งเช้า",
-    "French": unicodedata.normalize(
-        "NFD",
-        "Élodie a rêvé d'un été où la mer, fâchée, prêtait à chacun un peu de sa lumière dorée.",
-    ),
-}
-
-
-@pytest.mark.parametrize("text", WRITTEN.values(), ids=list(WRITTEN))
-def test_stories_in_any_script_are_measured_in_their_words(text):
-    """Scripts without spaces count characters, four of which recur in any text."""
-    loop = f"{text[:40]} " * 8
-    texts = [text, loop, text[:6]]
-    frame = pd.DataFrame({"prompt": "A prompt.", "text": texts})
-    checks = check_stories(frame, THRESHOLDS, [], "wordllama")
-    assert checks["short"].tolist() == [False, False, True]
-    assert checks["repeating"].tolist() == [False, True, False]
 
 
 def test_a_rule_that_does_not_fit_the_data_is_named_with_its_setting():
