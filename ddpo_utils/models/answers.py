@@ -14,7 +14,7 @@ from ..storage.answer_store import AnswerStore, Key, Record
 from ..storage.files import short_digest, text_key
 from .calls import Calls
 from .endpoint import Decoding, Endpoint
-from .prompting import Chat, answer_records, render
+from .prompting import Chat, render, with_counts
 from .sampling import complete, fingerprint
 
 __all__ = ["LocalModel", "get_answers"]
@@ -66,11 +66,11 @@ def get_answers(
     def messages(call: Key, _: str) -> Chat:
         return as_messages("user", texts[call[0]])
 
-    with AnswerStore(path, run, texts, lambda key: [key]) as store:
+    with AnswerStore(path, run, texts, lambda key: [key], model.name) as store:
         missing = {key: text for key, text in texts.items() if (key, 0) not in store.records}
         if missing and isinstance(model, Endpoint):
             chains = [[(key, 0)] for key in missing]
-            Calls(model, model.name, store, settings, messages).make(chains, max_tokens)
+            Calls(model, store, settings, messages).make(chains, max_tokens)
         elif missing:
             _ask_local(model, missing, max_tokens, store)
         return [store.records[key, 0] for key in keys]
@@ -98,8 +98,6 @@ def _ask_local(
         keys = order[start : start + local.batch_size]
         batch = [requests[key] for key in keys]
         answers = complete(local.model, local.tokenizer, batch, max_tokens, **greedy)
-        for key, (text, tokens, finished) in zip(keys, answers, strict=True):
-            answer = {"text": text, "finished": finished, "repeats": 0}
-            answer |= {"prompt_tokens": lengths[key], "completion_tokens": tokens}
-            facts = {"prompt_id": key, "prompt": requests[key], "sample": 0, "source": local.name}
-            store.add(answer_records(answer, facts))
+        for key, answer in zip(keys, answers, strict=True):
+            answer |= {"prompt_tokens": lengths[key], "repeats": 0}
+            store.add((key, 0), with_counts({**answer, "completion_tokens": answer["tokens"]}))

@@ -15,7 +15,7 @@ from ..settings import CourseError, progress_bar
 from ..storage.answer_store import AnswerStore, Key, Record
 from ..storage.files import whole_text
 from ..storage.markdown import printable
-from .prompting import CHARACTERS_A_TOKEN, COUNTS, Chat, answer_records, count_tokens
+from .prompting import CHARACTERS_A_TOKEN, COUNTS, Chat, count_tokens, with_counts
 
 if TYPE_CHECKING:
     from .endpoint import Endpoint
@@ -65,7 +65,6 @@ class Calls:
     """
 
     endpoint: Endpoint
-    source: str
     store: AnswerStore
     settings: Record
     messages: Callable[[Key, str], Chat]
@@ -95,12 +94,12 @@ class Calls:
         prompt_tokens = sum(count_tokens(self.messages(call, longest)) for call in calls)
         use = self._use(prompt_tokens, len(calls) * limit)
         estimate = f"{len(calls)} calls to make; estimate: at most about {use}"
-        print(f"{self.source}: {estimate}; repeats after errors are extra.", flush=True)
+        print(f"{self.store.source}: {estimate}; repeats after errors are extra.", flush=True)
         if self.endpoint.confirm is not None and not self.endpoint.confirm(estimate):
             raise CourseError("Nothing was sent: the estimate was not agreed to.")
         answered = any(record["text"] for record in self.store.records.values())
         client = _make_client(self.endpoint, key)
-        bar = progress_bar(total=len(calls), desc=self.source, leave=False)
+        bar = progress_bar(total=len(calls), desc=self.store.source, leave=False)
         try:
             with client, bar, ThreadPoolExecutor(self.endpoint.concurrency) as pool:
                 running = [pool.submit(self._follow, client, chain, bar) for chain in chains]
@@ -137,10 +136,7 @@ class Calls:
             raise CourseError(answer["refusal"])
 
     def _keep(self, call: Key, answer: Record) -> None:
-        prompt_id, number = call
-        facts = {"prompt_id": prompt_id, "prompt": self.store.prompts[prompt_id]}
-        facts |= {"sample": number, "source": self.source}
-        self.store.add(answer_records(answer, facts, self.condition, self.k))
+        self.store.add(call, with_counts(answer, self.condition, self.k))
 
     def _keep_refused(self, answered: bool) -> None:
         for call, answer in self._refused.items():
@@ -196,7 +192,7 @@ class Calls:
         repeats = sum(answer["repeats"] for answer in answers)
         uncounted = sum(None in answer.values() for answer in answers)
         use = self._use(prompt_tokens, completion_tokens)
-        print(f"{self.source}: {len(answers)} calls used {use}.")
+        print(f"{self.store.source}: {len(answers)} calls used {use}.")
         if uncounted or repeats:
             print(f"{uncounted} calls came without a count; {repeats} repeats after errors.")
 

@@ -226,7 +226,7 @@ def sample_endpoint(
         text = request(texts[prompt_id], condition, k, [story for story in earlier if story])
         return chat(text, condition, endpoint.system)
 
-    with AnswerStore(path, run, texts, call_of) as store:
+    with AnswerStore(path, run, texts, call_of, source) as store:
         chains = []
         for prompt_id in texts:
             firsts = [(prompt_id, n) for n in range(0, samples, k)]
@@ -236,7 +236,6 @@ def sample_endpoint(
             else:
                 chains += [[key] for key in missing]
         if any(chains):
-            calls = Calls(endpoint, source, store, settings, messages, condition, k)
-            calls.make(chains, limit)
+            Calls(endpoint, store, settings, messages, condition, k).make(chains, limit)
         keys = [(prompt_id, n) for prompt_id in texts for n in range(samples)]
         return pd.DataFrame([store.records[key] for key in keys])

@@ -254,31 +254,22 @@ def stories(answer: str, finished: bool, condition: str, k: int = 4) -> list[dic
         }
         found.append(story)
     missing = {"text": "", "finished": finished, "probability": None, "unreadable": True}
-    return (found + [missing] * k)[:k]
+    while len(found) < k:
+        found.append(dict(missing))
+    return found[:k]
 
 
-def answer_records(
-    answer: dict[str, Any], facts: dict[str, Any], condition: str = "plain", k: int = 1
-) -> list[dict[str, Any]]:
-    """The records of one answer's stories; only the first carries what the call used.
-
-    Args:
-        answer: text, finished and COUNTS.
-        facts: prompt_id, prompt, sample (number of the first story) and source.
-    """
-    used = {name: answer[name] for name in COUNTS}
-    records = []
-    for n, story in enumerate(stories(answer["text"], answer["finished"], condition, k)):
-        record = {**facts, **story, "tokens": None, "calls": 1, **used}
-        record["sample"] += n
-        if condition != "verbalised":
-            record["tokens"] = answer["completion_tokens"]
-        if n:
-            record |= dict.fromkeys(("calls", *COUNTS), 0)
-        records.append(record)
+def with_counts(answer: dict[str, Any], condition: str = "plain", k: int = 1) -> list[Any]:
+    """The `stories` of an answer (text, finished and COUNTS); the first carries what it used."""
+    found = stories(answer["text"], answer["finished"], condition, k)
+    for story in found:
+        story |= {"tokens": None, **dict.fromkeys(("calls", *COUNTS), 0)}
+    found[0] |= {"calls": 1, **{name: answer[name] for name in COUNTS}}
     if condition == "verbalised":
-        records[0]["raw"] = answer["text"]
-    return records
+        found[0]["raw"] = answer["text"]
+    else:
+        found[0]["tokens"] = answer["completion_tokens"]
+    return found
 
 
 def _probability(block: str) -> float | None:

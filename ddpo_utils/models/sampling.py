@@ -59,8 +59,8 @@ def fingerprint(model: Any, plan: list[Any]) -> str:
 
 def complete(
     model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int, **settings: Any
-) -> list[tuple[str, int, bool]]:
-    """The model's answer to each prompt: text, number of tokens, whether the model ended it.
+) -> list[Record]:
+    """The model's answer to each prompt: text, tokens (number), finished (by the model itself).
 
     All prompts are one batch with left padding and go through the chat template; `settings` are
     those of `generate`. CourseError: the batch does not fit the GPU's memory.
@@ -86,7 +86,7 @@ def complete(
         ends = [position for position, token in enumerate(tokens) if token in stops]
         length = ends[0] if ends else len(tokens)
         text = tokenizer.decode(tokens[:length], skip_special_tokens=True)
-        answers.append((text.strip(), length, bool(ends)))
+        answers.append({"text": text.strip(), "tokens": length, "finished": bool(ends)})
     return answers
 
 
@@ -139,7 +139,7 @@ def sample_stories(
     run = fingerprint(model, [work, settings, max_new_tokens, size, seed])
     was_training = model.training
     model.eval()
-    with AnswerStore(path, run, texts, batch_of.__getitem__, rank) as store:
+    with AnswerStore(path, run, texts, batch_of.__getitem__, source, rank) as store:
         share = range(rank, len(batches), ranks)
         missing = [number for number in share if batches[number][0] not in store.records]
         for number in progress_bar(missing, rank == 0, desc=f"sampling {source}", leave=False):
@@ -149,19 +149,7 @@ def sample_stories(
             answers = complete(
                 model, tokenizer, batch_prompts, max_new_tokens, do_sample=True, **settings
             )
-            records = []
-            for (prompt_id, sample), (text, tokens, finished) in zip(batch, answers, strict=True):
-                record = {
-                    "prompt_id": prompt_id,
-                    "prompt": texts[prompt_id],
-                    "sample": sample,
-                    "source": source,
-                    "text": text,
-                    "tokens": tokens,
-                    "finished": finished,
-                }
-                records.append(record)
-            store.add(records)
+            store.add(batch[0], answers)
         found = store.join(keys)
     model.train(was_training)
     return pd.DataFrame(found)

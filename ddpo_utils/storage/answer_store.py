@@ -33,6 +33,7 @@ class AnswerStore:
         run: digest of all that an answer depends on besides its prompt; every record carries it.
         prompts: prompt_id -> prompt.
         call_of: gives the keys of all answers that are made in one call with that of a key.
+        source: name of the model in the records.
         rank: number of this process, from 0.
 
     Attributes:
@@ -48,10 +49,11 @@ class AnswerStore:
         run: str,
         prompts: Mapping[Any, str],
         call_of: Callable[[Key], Sequence[Key]],
+        source: str,
         rank: int = 0,
     ):
         self.path = Path(path)
-        self.run, self.prompts, self.call_of = run, prompts, call_of
+        self.run, self.prompts, self.call_of, self.source = run, prompts, call_of, source
         self.part = self.path  # the file that this process writes
         if rank:
             self.part = self.path.with_name(f"{self.path.name}.{rank + 1}")
@@ -76,9 +78,16 @@ class AnswerStore:
         if self.part.exists() and not self.part.stat().st_size:
             self.part.unlink()
 
-    def add(self, records: Sequence[Record]) -> None:
-        """Append one call's records; returns when they are on the disk. Threads may call it."""
-        added = [{**record, "run": self.run} for record in records]
+    def add(self, key: Key, answers: Sequence[Record]) -> None:
+        """Append the answers of the call of `key`; returns when they are on the disk.
+
+        Threads may call it. An answer has a text and what else is to be kept.
+        """
+        added = []
+        for (prompt_id, sample), answer in zip(self.call_of(key), answers, strict=True):
+            prompt = self.prompts[prompt_id]
+            record = {"prompt_id": prompt_id, "prompt": prompt, "sample": sample}
+            added.append({**record, "source": self.source, **answer, "run": self.run})
         data = to_jsonl(added).encode()
         with self._adding:
             size = os.fstat(self._file.fileno()).st_size

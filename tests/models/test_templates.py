@@ -117,7 +117,8 @@ def test_an_answer_stops_at_the_templates_end_and_at_the_models(folder, monkeypa
         monkeypatch.setattr(
             model, "generate", lambda input_ids, new=new, **kw: torch.cat([input_ids, new], dim=1)
         )
-        assert complete(model, tokenizer, ["Sea."], 9) == [("light out", len(words), True)]
+        (answer,) = complete(model, tokenizer, ["Sea."], 9)
+        assert answer == {"text": "light out", "tokens": len(words), "finished": True}
 
 
 def test_a_template_that_cannot_be_used_is_named(tiny):

@@ -22,14 +22,11 @@ def store(
     path: Path, run: str = "r", prompts: dict[str, str] = PROMPTS, rank: int = 0
 ) -> AnswerStore:
     calls = {key: call for call in CALLS for key in call}
-    return AnswerStore(path, run, prompts, calls.__getitem__, rank)
+    return AnswerStore(path, run, prompts, calls.__getitem__, "m", rank)
 
 
 def answers(call: list[Key]) -> list[dict[str, object]]:
-    records = []
-    for p, n in call:
-        records.append({"prompt_id": p, "prompt": PROMPTS[p], "sample": n, "text": f"{p}{n} 🙂"})
-    return records
+    return [{"text": f"{prompt_id}{number} 🙂"} for prompt_id, number in call]
 
 
 def fill(path: Path, rank: int = 0, ranks: int = 1) -> tuple[int, list[dict[str, object]]]:
@@ -38,7 +35,7 @@ def fill(path: Path, rank: int = 0, ranks: int = 1) -> tuple[int, list[dict[str,
     with store(path, rank=rank) as opened:
         for call in CALLS[rank::ranks]:
             if call[0] not in opened.records:
-                opened.add(answers(call))
+                opened.add(call[0], answers(call))
                 made += 1
         return made, opened.join(KEYS)
 
@@ -83,7 +80,7 @@ def test_a_call_that_is_there_twice_is_dropped_and_half_a_surrogate_pair_is_kept
     (tmp_path / "s").write_bytes(data + second)
     assert fill(tmp_path / "s")[0] == 0 and (tmp_path / "s").read_bytes() == data
     with store(tmp_path / "t") as opened:
-        opened.add([{**answers(CALLS[2])[0], "text": "half \ud83d"}])
+        opened.add(("b", 1), [{"text": "half \ud83d"}])
     with store(tmp_path / "t") as opened:
         assert opened.records["b", 1]["text"] == "half \ud83d"
 
@@ -134,9 +131,9 @@ def test_threads_add_whole_calls_and_a_full_disk_takes_a_call_back(tmp_path) -> 
     path = tmp_path / "s"
     with store(path) as opened:
         with ThreadPoolExecutor(2) as pool:
-            list(pool.map(opened.add, [answers(call) for call in CALLS[:2]]))
+            list(pool.map(opened.add, KEYS[:4:2], map(answers, CALLS[:2])))
         data = path.read_bytes()
         with largest_file(len(data) + 9):
-            assert str(path) in refusal(opened.add, answers(CALLS[2]))
+            assert str(path) in refusal(opened.add, KEYS[4], answers(CALLS[2]))
         assert path.read_bytes() == data and CALLS[2][0] not in opened.records
     assert fill(path)[0] == 1
