@@ -24,6 +24,7 @@ __all__ = ["NO_KEY", "Calls"]
 
 MOST_COUNTED = 10**9  # tokens of one call; a larger count is none
 NO_KEY = "none"  # the client library always sends a key
+NO_ANSWER: Record = {"text": "", "finished": False, **dict.fromkeys(COUNTS, 0)}
 PATIENCE = 3  # prompts refused in a row for no known reason; one more is a fault of the settings
 REASONS = {  # without the server's words, which may repeat parts of the key
     401: "the key was refused; name the variable of this endpoint's key",
@@ -54,6 +55,10 @@ _FILTERED = re.compile(
 _UNPAID = re.compile("credit|quota|billing|balance|payment|api.?key", re.I)
 
 
+class _Refusal(CourseError):
+    """The server's words about a prompt, or about the settings of all calls."""
+
+
 @dataclass
 class Calls:
     """The calls that one run makes; each answer is stored as it comes.
@@ -71,7 +76,7 @@ class Calls:
     condition: str = "plain"
     k: int = 1
     _answers: list[Record] = field(default_factory=list)
-    _refused: dict[Key, Record] = field(default_factory=dict)
+    _refused: dict[Key, _Refusal] = field(default_factory=dict)
     _in_a_row: set[Any] = field(default_factory=set)  # prompts
     _stop: Event = field(default_factory=Event)
 
@@ -97,7 +102,6 @@ class Calls:
         print(f"{self.store.source}: {estimate}; repeats after errors are extra.", flush=True)
         if self.endpoint.confirm is not None and not self.endpoint.confirm(estimate):
             raise CourseError("Nothing was sent: the estimate was not agreed to.")
-        answered = any(record["text"] for record in self.store.records.values())
         client = _make_client(self.endpoint, key)
         bar = progress_bar(total=len(calls), desc=self.store.source, leave=False)
         try:
@@ -108,7 +112,7 @@ class Calls:
                         future.result()
                 finally:
                     self._stop.set()
-            self._keep_refused(answered)
+            self._keep_refused()
         finally:
             self._print_use()
 
@@ -124,35 +128,32 @@ class Calls:
             raise
 
     def _make_one(self, client: Any, call: Key) -> None:
-        answer = self._ask(client, self.messages(call, ""))
-        if not answer["refusal"]:
-            self._in_a_row.clear()
-            self._keep(call, answer)
-            self._answers.append(answer)
+        try:
+            answer = self._ask(client, self.messages(call, ""))
+        except _Refusal as refusal:
+            self._refused[call] = refusal
+            self._in_a_row.add(call[0])
+            if len(self._in_a_row) > PATIENCE:
+                raise
             return
-        self._refused[call] = answer
-        self._in_a_row.add(call[0])
-        if len(self._in_a_row) > PATIENCE:
-            raise CourseError(answer["refusal"])
+        self._in_a_row.clear()
+        self._keep(call, answer)
+        self._answers.append(answer)
 
     def _keep(self, call: Key, answer: Record) -> None:
         self.store.add(call, with_counts(answer, self.condition, self.k))
 
-    def _keep_refused(self, answered: bool) -> None:
-        for call, answer in self._refused.items():
-            if not self._answers and not answered:
-                raise CourseError(answer["refusal"])
-            self._keep(call, answer)
+    def _keep_refused(self) -> None:
+        answered = any(record["text"] for record in self.store.records.values())
+        for call, refusal in self._refused.items():
+            if not answered:
+                raise refusal
+            self._keep(call, NO_ANSWER)
         if self._refused:
-            words = answer["refusal"]
-            print(f"{len(self._refused)} calls were refused, and count as failed: {words}")
+            print(f"{len(self._refused)} calls were refused, and count as failed: {refusal}")
 
     def _ask(self, client: Any, messages: Chat) -> Record:
-        """One call: what `_read_reply` gives, repeats, and refusal ("" for an answer).
-
-        A prompt that is refused gives an empty, unfinished answer; its refusal is the server's
-        words where they do not say that a filter did it.
-        """
+        """One call: what `_read_reply` gives, and repeats; NO_ANSWER where a filter refuses."""
         from openai import OpenAIError
 
         chat = [{**message, "content": whole_text(message["content"])} for message in messages]
@@ -161,16 +162,14 @@ class Calls:
                 model=self.endpoint.model, messages=chat, **self.settings
             )
             reply = _read_reply(answer.http_response.json())
-            return {**reply, "repeats": answer.retries_taken, "refusal": ""}
+            return {**reply, "repeats": answer.retries_taken}
         except OpenAIError as error:
             status, words = getattr(error, "status_code", None), str(error)
-            fault = _fault(self.endpoint, status, error, client.api_key)
-            refused = {"text": "", "finished": False, **dict.fromkeys(COUNTS, 0), "refusal": ""}
             if status not in (None, 401, 404, 429) and _FILTERED.search(words):
-                return refused
-            if status in (400, 403, 413, 422, 451) and not _UNPAID.search(words):
-                return {**refused, "refusal": str(fault)}
-            raise fault from None
+                return NO_ANSWER
+            of_prompt = status in (400, 403, 413, 422, 451) and not _UNPAID.search(words)
+            kind = _Refusal if of_prompt else CourseError
+            raise kind(_fault(self.endpoint, status, error, client.api_key)) from None
         except (AttributeError, LookupError, TypeError, ValueError, RecursionError):
             raise CourseError(
                 "The endpoint's answer is no chat completion: its address usually ends in /v1."
@@ -218,8 +217,8 @@ def _make_client(endpoint: Endpoint, key: str) -> Any:
         os.environ |= hidden
 
 
-def _fault(endpoint: Endpoint, status: int | None, error: Exception, key: str) -> CourseError:
-    """One sentence for a call that failed for good, without the key."""
+def _fault(endpoint: Endpoint, status: int | None, error: Exception, key: str) -> str:
+    """The sentence for a call that failed for good, without the key."""
     words = " ".join(printable(error).split())
     if key != NO_KEY:
         words = words.replace(key, "[key]")
@@ -228,7 +227,7 @@ def _fault(endpoint: Endpoint, status: int | None, error: Exception, key: str) -
         hint = f"; {HINTS[status]}" if status in HINTS else ""
         reason = f"{type(error).__name__}, {words[:200].rstrip('.')}{hint}"
     host = urlsplit(endpoint.base_url).netloc.rpartition("@")[2]
-    return CourseError(
+    return (
         f"{host} does not answer as asked, after the retries ({status or 'no answer'}: {reason}). "
         "What was received is stored; the same call again makes the missing ones."
     )

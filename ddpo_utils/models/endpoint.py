@@ -193,7 +193,7 @@ def sample_endpoint(
     """
     import pandas as pd
 
-    check_prompts(prompts, samples, condition)
+    texts = check_prompts(prompts, samples, condition)
     decoding = decoding or Decoding()
     if condition != "plain" and samples * decoding.max_tokens > MOST_AT_ONCE:
         raise CourseError(
@@ -204,7 +204,6 @@ def sample_endpoint(
     k = samples if condition == "verbalised" else 1  # stories of one call
     limit = decoding.max_tokens * k
     settings = endpoint.settings(replace(decoding, max_tokens=limit))
-    texts = dict(prompts[["prompt_id", "prompt"]].values.tolist())
     sampling = (decoding.max_tokens, decoding.temperature, decoding.top_p)
     facts: list[Any] = [endpoint.model, source, condition, k, *sampling, WORDING]
     if not endpoint.system:

@@ -64,8 +64,13 @@ _REASONING = re.compile(
 )
 
 
-def check_prompts(prompts: pd.DataFrame, samples: int = 1, condition: str = "plain") -> None:
-    """CourseError unless each prompt is a text with a unique prompt_id, and samples are wanted."""
+def check_prompts(
+    prompts: pd.DataFrame, samples: int = 1, condition: str = "plain"
+) -> dict[Any, str]:
+    """The prompts by prompt_id.
+
+    CourseError unless each is a text, prompt_ids are unique, and samples are wanted.
+    """
     wanted = len(prompts) * samples
     if condition not in CONDITIONS or samples < 1 or wanted > MOST_SAMPLES:
         raise CourseError(
@@ -74,16 +79,17 @@ def check_prompts(prompts: pd.DataFrame, samples: int = 1, condition: str = "pla
         )
     if not len(prompts) or not {"prompt_id", "prompt"} <= set(prompts):
         raise CourseError("Sampling needs prompts, with prompt_id and prompt.")
-    known = set()
+    texts: dict[Any, str] = {}
     rows = prompts[["prompt_id", "prompt"]].values.tolist()
     for number, (prompt_id, prompt) in enumerate(rows, 1):
         has_text = isinstance(prompt, str) and prompt.strip()
-        if not has_text or not isinstance(prompt_id, (str, int)) or prompt_id in known:
+        if not has_text or not isinstance(prompt_id, (str, int)) or prompt_id in texts:
             raise CourseError(
                 f"Prompt {number} has the prompt_id {prompt_id!r} and the prompt {prompt!r:.40}: "
                 "it needs a unique prompt_id (text or whole number) and a text."
             )
-        known.add(prompt_id)
+        texts[prompt_id] = prompt
+    return texts
 
 
 def read_prompts(path: str | Path) -> pd.DataFrame:

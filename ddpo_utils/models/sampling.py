@@ -125,10 +125,9 @@ def sample_stories(
     """
     import pandas as pd
 
-    check_prompts(prompts, samples)
+    texts = check_prompts(prompts, samples)
     settings = {**BATCHING, **DECODING, **settings}
     size, seed, rank, ranks = (settings.pop(name) for name in BATCHING)
-    texts = dict(prompts[["prompt_id", "prompt"]].values.tolist())
     keys = [(prompt_id, number) for prompt_id in texts for number in range(samples)]
     batches, batch_of = [], {}
     for start in range(0, len(keys), size):
