@@ -28,7 +28,7 @@ import torch
 
 from ..extras import needs
 from ..settings import CourseError
-from ..storage.files import file_digest, known_digest
+from ..storage.files import file_digest, known_digest, whole_text
 from ..storage.locks import locked
 from .cache import BLOCK, CachedEncoder, as_rows
 from .language import warn_if_not_english
@@ -109,11 +109,6 @@ def _random_parameters(model: Any) -> list[str]:
     return names
 
 
-def _printable(texts: Sequence[str]) -> list[str]:
-    """The texts with lone surrogates, which tokenizers refuse, as question marks."""
-    return [text.encode("utf-8", "replace").decode() for text in texts]
-
-
 def _number_type(half: bool) -> torch.dtype:
     """bfloat16 where `half` is asked for and the processor computes in it, else float32."""
     if torch.cuda.is_available():
@@ -184,12 +179,12 @@ class SentenceModel:
         model = self.load()
         if not len(texts) or not math.isfinite(self.limit):
             return np.zeros(len(texts), int)
-        tokens = model.tokenizer(_printable(texts), truncation=False, verbose=False)
+        tokens = model.tokenizer(list(map(whole_text, texts)), truncation=False, verbose=False)
         return np.array([len(ids) for ids in tokens["input_ids"]])
 
     def encode(self, sentences: Sequence[str], normalize_embeddings: bool = True) -> np.ndarray:
         """(N, d) float32 unit rows; a text is read up to `limit` tokens."""
-        texts = _printable(sentences) or ["."]  # an empty list has a width too
+        texts = list(map(whole_text, sentences)) or ["."]  # an empty list has a width too
         model, gpus = self.load(), _gpus()
         device = model.device
         longest = max(texts, key=len)
@@ -227,7 +222,7 @@ def _load_word_llama() -> Any:
 
 class _WordLlama:
     def encode(self, sentences: Sequence[str], normalize_embeddings: bool = True) -> np.ndarray:
-        rows = _load_word_llama().embed(_printable(sentences))
+        rows = _load_word_llama().embed(list(map(whole_text, sentences)))
         return unit_rows(np.asarray(rows))
 
 
