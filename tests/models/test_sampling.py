@@ -83,11 +83,10 @@ def test_the_papers_decoding_is_the_default_and_reaches_generate(tiny, tmp_path,
 
 
 def test_seeds_make_the_samples_and_batches_differ(tiny, tmp_path):
-    same = PROMPTS.assign(prompt="Sea.")
-    texts = [
-        sample(tiny, tmp_path / f"{i}.jsonl", prompts=same, seed=seed)["text"].tolist()
-        for i, seed in enumerate((1, 1, 2))
-    ]
+    same, texts = PROMPTS.assign(prompt="Sea."), []
+    for number, seed in enumerate((1, 1, 2)):
+        frame = sample(tiny, tmp_path / f"{number}.jsonl", prompts=same, seed=seed)
+        texts.append(frame["text"].tolist())
     assert texts[0] == texts[1] != texts[2] and texts[0][:4] != texts[0][4:8]
 
 
@@ -105,21 +104,17 @@ def test_samples_of_several_files_are_one_frame_and_a_repeated_record_counts_onc
     frame = read_samples([first, second])
     assert frame["text"].tolist() == ["x", "\ufffd", "x", "x", "x"]
     assert frame["source"].tolist() == ["b", "m", "m", "m", "m"]
-    assert frame["prompt_id"].tolist() == ["a", "a", "a", 1, "a"] and list(frame.index) == [
-        *range(5)
-    ]
+    assert frame["prompt_id"].tolist() == ["a", "a", "a", 1, "a"]
+    assert frame.index.tolist() == [*range(5)]
 
 
 @pytest.mark.parametrize(
     "change",
     [
         {"text": None},
-        {"text": ["x"]},
         {"text": "another"},
         {"prompt": "Lake"},
-        {"prompt": 5},
         {"prompt_id": None},
-        {"prompt_id": {"a": 1}},
         {"prompt_id": True},
         {"sample": "0"},
         {"sample": 1.5},
@@ -181,21 +176,16 @@ def test_other_settings_are_refused_and_the_file_is_left_alone(tiny, tmp_path):
         assert path.read_bytes() == before
 
 
-def test_the_digest_depends_on_weights_and_not_on_how_they_are_summed():
-    torch.manual_seed(0)
-    model = torch.nn.Linear(4096, 2048, bias=False)
-    model.dtype, before, digests = torch.float32, torch.get_num_threads(), set()
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            digests.add(fingerprint(model, []))
-    finally:
-        torch.set_num_threads(before)
-    assert len(digests) == 1
-    with torch.no_grad():
-        model.weight[5, 7] = torch.nextafter(model.weight[5, 7], torch.tensor(9.0))
-    for dtype in (torch.float32, torch.bfloat16, torch.float64):  # any width of number
-        assert fingerprint(model.to(dtype), []) not in digests
+def test_the_digest_sees_the_smallest_change_of_a_weight_of_any_width():
+    model = torch.nn.Linear(64, 32, bias=False)
+    digests = []
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        model.to(dtype).dtype = dtype
+        digests.append(fingerprint(model, []))
+        with torch.no_grad():
+            model.weight[5, 7] = torch.nextafter(model.weight[5, 7], torch.tensor(9.0, dtype=dtype))
+        digests.append(fingerprint(model, []))
+    assert len(set(digests)) == 6
 
 
 def test_the_digest_tells_adapters_apart_but_not_folders(

@@ -53,36 +53,21 @@ def test_a_file_cut_at_any_byte_is_continued_and_ends_the_same(tmp_path: Path) -
     assert sorted(os.listdir(tmp_path)) == ["s", "whole"]
 
 
-@pytest.mark.parametrize("ranks", [2, 3, 5])
+@pytest.mark.parametrize("ranks", [2, 5])
 def test_processes_write_their_parts_and_the_last_joins_them(tmp_path: Path, ranks: int) -> None:
     fill(tmp_path / "whole")
+    data = (tmp_path / "whole").read_bytes()
     path = tmp_path / "s [1].jsonl"
+    part = path.with_name(f"{path.name}.2")
     for rank in reversed(range(ranks)):
         _, found = fill(path, rank, ranks)
-    assert found == read_jsonl(path) and path.read_bytes() == (tmp_path / "whole").read_bytes()
-    assert sorted(os.listdir(tmp_path)) == [path.name, "whole"]
-
-
-def test_other_processes_parts_are_continued_and_a_killed_join_is_repeated(tmp_path: Path) -> None:
-    path, part = tmp_path / "s", tmp_path / "s.2"
-    assert fill(path, rank=1, ranks=2)[0] == 1
-    part.write_bytes(part.read_bytes() + b'{"prompt_id": "b", "pro')
-    assert fill(path)[0] == 2 and not part.exists()
-    data = path.read_bytes()
-    part.write_bytes(data.splitlines(keepends=True)[4])  # as a killed join leaves it
-    assert fill(path)[0] == 0 and path.read_bytes() == data and not part.exists()
-
-
-def test_a_call_that_is_there_twice_is_dropped_and_half_a_surrogate_pair_is_kept(tmp_path) -> None:
-    fill(tmp_path / "s")
-    data = (tmp_path / "s").read_bytes()
+        if rank == 1:
+            part.write_bytes(part.read_bytes() + b'{"prompt_id": "b", "pro')  # as a kill leaves it
+    assert found == read_jsonl(path) and path.read_bytes() == data
     second = data.splitlines(keepends=True)[4].replace(b"b1", b"b9")
-    (tmp_path / "s").write_bytes(data + second)
-    assert fill(tmp_path / "s")[0] == 0 and (tmp_path / "s").read_bytes() == data
-    with store(tmp_path / "t") as opened:
-        opened.add(("b", 1), [{"text": "half \ud83d"}])
-    with store(tmp_path / "t") as opened:
-        assert opened.records["b", 1]["text"] == "half \ud83d"
+    part.write_bytes(second)  # as a killed join leaves it: the first counts
+    assert fill(path)[0] == 0 and path.read_bytes() == data
+    assert sorted(os.listdir(tmp_path)) == [path.name, "whole"]
 
 
 def swapped(data: bytes) -> bytes:
@@ -94,12 +79,10 @@ def swapped(data: bytes) -> bytes:
     "content",
     [
         b"no newline",
-        b'{"note": 1}\n',
         b"[1]\n",
         b"\xff\xfe\n",
         swapped,
         lambda data: data.split(b"\n", 1)[1],
-        lambda data: data.replace(b"a1", b'a1"'),
         lambda data: data.replace(b'"a1 \xf0\x9f\x99\x82"', b"null"),
         lambda data: data.replace(b'"sample": 0', b'"sample": [0]'),
         lambda data: data + b'{"prompt_id"' + b":[" * 10**5 + b"\n",
@@ -120,20 +103,19 @@ def test_a_file_of_something_else_is_refused_and_left_alone(tmp_path: Path, cont
         file.unlink()
 
 
-def test_a_second_writer_is_refused_and_an_empty_file_is_removed(tmp_path: Path) -> None:
-    with store(tmp_path / "s"), ThreadPoolExecutor(1) as pool:
-        error = pool.submit(fill, tmp_path / "s").exception()
-    assert isinstance(error, CourseError) and str(tmp_path / "s") in str(error)
-    assert os.listdir(tmp_path) == []
-
-
 def test_threads_add_whole_calls_and_a_full_disk_takes_a_call_back(tmp_path) -> None:
     path = tmp_path / "s"
     with store(path) as opened:
         with ThreadPoolExecutor(2) as pool:
+            error = pool.submit(fill, path).exception()  # a second writer
+            assert isinstance(error, CourseError) and str(path) in str(error)
             list(pool.map(opened.add, KEYS[:4:2], map(answers, CALLS[:2])))
         data = path.read_bytes()
         with largest_file(len(data) + 9):
             assert str(path) in refusal(opened.add, KEYS[4], answers(CALLS[2]))
         assert path.read_bytes() == data and CALLS[2][0] not in opened.records
-    assert fill(path)[0] == 1
+        opened.add(("b", 1), [{"text": "half \ud83d"}])
+    assert fill(path)[1][-1]["text"] == "half \ud83d"
+    with store(tmp_path / "t"):
+        pass
+    assert os.listdir(tmp_path) == ["s"]  # an empty file is removed
