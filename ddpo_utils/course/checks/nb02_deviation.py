@@ -122,7 +122,5 @@ def of_winners(answer: Learner) -> str:
     agree(doubled / effective, 1, message, " times the number")
     _, single = answer.numbers(2, np.eye(10)[8], chosen)
     agree(single, 1, "If one winner has all the weight, one pair is effective.")
-    message = "Unequal weights are wrong: see the formula."
-    agree(effective, won.sum() ** 2 / (won**2).sum(), message)
-    agree_on_random(answer, _effective, _winners, message)
+    agree_on_random(answer, _effective, _winners, "Unequal weights are wrong: see the formula.")
     return "equal, random and one-sided weights; the losers' are not read."

@@ -115,12 +115,12 @@ def _check_verdict(effect: bool, reasons: list[str], met: dict[str, bool]) -> No
         "You count a difference in diversity as shown that is not: for both controls the lower "
         "end of the interval decides, not the mean.",
     )
-    message = "Usable stories may be fewer by more than the margin: check `low`."
-    need(met["usable stories"] or not effect, message)
-    message = "Usable stories are within the margin, and you say no: a few fewer are allowed."
-    need(effect or not all(met.values()), message)
+    message = "Usable stories may be fewer, by less than the margin: compare `low` with it."
+    need(effect == all(met.values()), message)
     known = set(reasons) <= set(met)
     need(known, f"The reasons are names out of this list: {', '.join(met)}.")
     against = {name for name, holds in met.items() if not holds}
-    need(against <= set(reasons), "Right verdict, but your list lacks a condition that is not met.")
-    need(against >= set(reasons), "Right verdict, but your list names a condition that is met.")
+    message = (
+        "Right verdict, but your list must hold the conditions that are not met, and no other."
+    )
+    need(against == set(reasons), message)

@@ -51,13 +51,9 @@ def frontier(answer: Learner) -> str:
         found = set(names)
         for name, point in points.items():
             beaten = any(_beats(other, point) for other in points.values())
-            fault = "is in" if beaten else "is not in"
-            reason = "another method is" if beaten else "no method is"
-            need(
-                (name in found) != beaten,
-                f"Among {points} {name!r} {fault} your list, and {reason} as good or better on "
-                "both axes.",
-            )
+            fault = "is in your list" if beaten else "is not in your list"
+            message = f"Among {points} {name!r} {fault}: is another as good or better on both axes?"
+            need((name in found) != beaten, message)
     return "four sets of methods, with equal values and a twin among them."
 
 
