@@ -63,9 +63,8 @@ def _interval(values: pd.Series, stories: pd.Series | None = None) -> dict[str, 
     values = values.dropna()
     if len(values) < 2:
         return None
-    if stories is None:
-        interval = mean_interval(values)
-    else:
+    interval = mean_interval(values)
+    if stories is not None:
         labels = stories[values.index]
         interval = share_interval(values * labels, labels)
     return {end: round(getattr(interval, end), 5) for end in ("mean", "low", "high", "n")}
@@ -109,9 +108,8 @@ def _verdicts(
     if reward_spread is not None:
         reward = values("reward")
         margin = thresholds.quality_margin * reward_spread
-        gaps = [difference(reward["ddpo"], reward[name]) for name in ("shuffled", "dpo")]
-        equal = all(gap.low > -margin for gap in gaps)
-        quality = "at equal quality" if equal else "equal quality not shown"
+        lows = [difference(reward["ddpo"], reward[name]).low for name in ("shuffled", "dpo")]
+        quality = "at equal quality" if min(lows) > -margin else "equal quality not shown"
     texts = {}
     for name in MEASURES:
         result = verdict(values(name), values("usable"), thresholds.usable_margin, quality)
@@ -122,7 +120,7 @@ def _verdicts(
 def _cut_by_encoders(encoders: Iterable[str], texts: Sequence[str]) -> dict[str, Any]:
     """Encoder -> [tokens that it reads, share of longer texts], where there are longer texts."""
     cut = {}
-    for name in dict.fromkeys(encoders):
+    for name in encoders:
         encoder = load_encoder(name).encoder
         if hasattr(encoder, "token_counts"):
             longer = encoder.token_counts(texts) > encoder.limit

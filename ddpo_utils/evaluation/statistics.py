@@ -149,11 +149,12 @@ def verdict(
         verdict (text); to_shuffled, to_dpo, usable_to_shuffled, usable_to_dpo (Intervals);
         detectable: the larger of the two diversity differences that a power of 0.8 finds.
     """
-    controls = ("shuffled", "dpo")
     if not 0 <= margin <= 1:
         raise ValueError(f"margin is a share of stories, 0 to 1; got {margin!r}.")
-    gaps = {name: difference(diversity["ddpo"], diversity[name]) for name in controls}
-    kept = {name: difference(usable["ddpo"], usable[name]) for name in controls}
+    gaps, kept = {}, {}
+    for control in ("shuffled", "dpo"):
+        gaps[f"to_{control}"] = difference(diversity["ddpo"], diversity[control])
+        kept[f"usable_to_{control}"] = difference(usable["ddpo"], usable[control])
     smallest = max(detectable(gap) for gap in gaps.values())
     diverse = all(gap.low > 0 for gap in gaps.values())
     as_usable = all(gap.low > -margin for gap in kept.values())
@@ -161,14 +162,7 @@ def verdict(
     if not (diverse and as_usable):
         size = f"{smallest:.3f} would have been found four times in five"
         text = f"no effect shown (either difference alone: {size})"
-    return {
-        "verdict": text,
-        "to_shuffled": gaps["shuffled"],
-        "to_dpo": gaps["dpo"],
-        "usable_to_shuffled": kept["shuffled"],
-        "usable_to_dpo": kept["dpo"],
-        "detectable": smallest,
-    }
+    return {"verdict": text, **gaps, **kept, "detectable": smallest}
 
 
 def _exact_limits(hits: float, trials: float) -> tuple[float, float]:

@@ -161,12 +161,11 @@ def unfit_rules(checks: pd.DataFrame, thresholds: Thresholds) -> dict[str, str]:
     """
     sentences = {}
     for rule, setting in RULES.items():
-        failed = int(checks[rule].sum())
+        failed, value = int(checks[rule].sum()), getattr(thresholds, setting)
         if failed > TOO_MANY * len(checks):
             sentences[rule] = (
                 f"The rule {rule!r} would leave out {failed} of {len(checks)} of the data's own "
-                f"responses, more than a fifth: change the setting {setting}, which is "
-                f"{getattr(thresholds, setting)}."
+                f"responses, more than a fifth: change the setting {setting}, which is {value}."
             )
     return sentences
 
@@ -188,22 +187,20 @@ def prompt_table(
         cut_to: compare only the first so many words.
     """
     groups = stories["prompt_id"].to_numpy()
-    usable = checks["usable"].to_numpy()
     by_prompt = checks.assign(words=checks["n_words"], top1=checks["rank"] == 1).groupby(groups)
     table = by_prompt[["usable", "words", "top1", "overlap"]].mean().rename_axis("prompt_id")
     # diversity needs two usable stories
     enough = table.index[by_prompt["usable"].sum() > 1]
-    kept = usable & np.isin(groups, enough)
+    kept = checks["usable"].to_numpy() & np.isin(groups, enough)
     texts = stories["text"].tolist()
     if cut_to:
         texts = [first_words(text, cut_to) for text in texts]
     for name, encoder in encoders.items():
         rows = load_encoder(encoder).encode(texts)
-        usable_column = f"{name} (usable)"
         table[name] = diversity(rows, groups)
-        table[usable_column] = np.nan
+        table[f"{name} (usable)"] = np.nan
         if kept.any():
-            table.loc[enough, usable_column] = diversity(rows[kept], groups[kept])
+            table.loc[enough, f"{name} (usable)"] = diversity(rows[kept], groups[kept])
     return table
 
 
@@ -262,19 +259,17 @@ def rival_table(
     # samples of `sample_stories` record the tokens of a story alone
     known["completion_tokens"] = known["completion_tokens"].fillna(known["tokens"])
     known["unreadable"] = known["unreadable"].fillna(False).astype(bool)
+    columns = [column for name in encoders for column in (name, f"{name} (usable)")]
     rows = {}
     for source, frame in samples.groupby("source", sort=False):
-        source_checks = checks.loc[frame.index]
+        own = checks.loc[frame.index]
         paid = known.loc[frame.index]
-        means = prompt_table(frame, source_checks, encoders).mean()
+        usable = int(own["usable"].sum())
         row: dict[str, Any] = {"stories": len(frame)}
-        for name in encoders:
-            row[name] = means[name]
-            row[f"{name} (usable)"] = means[f"{name} (usable)"]
-        row |= source_checks[["usable", *FAULTS]].mean()
+        row |= prompt_table(frame, own, encoders)[columns].mean()
+        row |= own[["usable", *FAULTS]].mean()
         row["unreadable"] = paid["unreadable"].mean()
         row["calls"] = int(paid["calls"].fillna(1).sum())
-        usable = int(source_checks["usable"].sum())
         for name in ("prompt", "completion"):
             total = paid[f"{name}_tokens"].sum(skipna=False)
             row[f"{name} tokens per usable"] = float(total) / usable if usable else math.inf

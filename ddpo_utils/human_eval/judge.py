@@ -90,7 +90,7 @@ def judge(
     model: Endpoint | LocalModel,
     max_tokens: int = 64,
 ) -> dict[str, Any]:
-    """The ratings of a language model, asked about each comparison in both orders.
+    """The ratings of a language model (as of `read_ratings`), two answers an item, in both orders.
 
     Each answer is stored word for word as it comes, beside `path` with the ending .jsonl: a stopped
     call, made again, asks for the missing answers alone. How many could not be read is printed.
@@ -98,9 +98,6 @@ def judge(
     Args:
         path: the ratings file (.json), written once all answers are there; not another rater's.
         max_tokens: longest answer in tokens; with a model's reasoning it is thousands.
-
-    Returns:
-        As of `ratings.read_ratings`, with two answers an item.
     """
     path, rater = Path(path), model.name
     if path.suffix != ".json":
@@ -118,10 +115,9 @@ def judge(
         answers = []
         for (item, order), record in zip(asked, records, strict=True):
             choices = read_answer(record["text"], record["finished"], order, comparisons)
-            answer = {"item": item["item"], "order": order, **choices}
-            answers.append(answer | {"comment": "", "seconds": None})
-        ratings = {"comparisons": comparisons.id, "rater": rater, "kind": "model"}
-        ratings["answers"] = answers
+            answers.append({"item": item["item"], "order": order, **choices})
+        head = {"comparisons": comparisons.id, "rater": rater, "kind": "model"}
+        ratings = head | {"answers": answers}
         write_json(path, ratings)
     unreadable = sum(UNREADABLE in answer.values() for answer in answers)
     print(
