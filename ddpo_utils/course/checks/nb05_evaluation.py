@@ -120,7 +120,5 @@ def _check_verdict(effect: bool, reasons: list[str], met: dict[str, bool]) -> No
     known = set(reasons) <= set(met)
     need(known, f"The reasons are names out of this list: {', '.join(met)}.")
     against = {name for name, holds in met.items() if not holds}
-    message = (
-        "Right verdict, but your list must hold the conditions that are not met, and no other."
-    )
+    message = "Right verdict, but the list must hold what is not met, and nothing else."
     need(against == set(reasons), message)
