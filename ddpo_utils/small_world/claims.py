@@ -78,35 +78,31 @@ def claims_table(results: pd.DataFrame, rules: Mapping[str, Any]) -> pd.DataFram
     Raises:
         CourseError: the rules or the results lack a part; it is named.
     """
+    import pandas as pd
+
+    table = []
     try:
-        return _table(results, rules)
+        margin = rules["margin"]
+        for claim in rules["claims"]:
+            rows = []
+            for test in claim["tests"]:
+                interval = contrast(results, test["measure"], test["arms"])
+                bound = f"-{margin}" if test["test"] == "not below" else "0"
+                row = {
+                    "claim": claim["claim"],
+                    "says": claim["says"],
+                    "measure": test["measure"],
+                    "contrast": " - ".join(test["arms"]),
+                    "interval": interval,
+                    "test": f"{test['test']} {bound}",
+                    "outcome": outcome(interval, test["test"], margin),
+                }
+                rows.append(row)
+            verdict = verdict_of([row["outcome"] for row in rows])
+            table += [row | {"verdict": verdict} for row in rows]
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise CourseError(
             f"The results or the rules of the claims lack a part ({error}): compare the rules with "
             "data/claims.json."
         ) from None
-
-
-def _table(results: pd.DataFrame, rules: Mapping[str, Any]) -> pd.DataFrame:
-    import pandas as pd
-
-    margin = rules["margin"]
-    table = []
-    for claim in rules["claims"]:
-        rows = []
-        for test in claim["tests"]:
-            interval = contrast(results, test["measure"], test["arms"])
-            bound = f"-{margin}" if test["test"] == "not below" else "0"
-            row = {
-                "claim": claim["claim"],
-                "says": claim["says"],
-                "measure": test["measure"],
-                "contrast": " - ".join(test["arms"]),
-                "interval": interval,
-                "test": f"{test['test']} {bound}",
-                "outcome": outcome(interval, test["test"], margin),
-            }
-            rows.append(row)
-        verdict = verdict_of([row["outcome"] for row in rows])
-        table += [row | {"verdict": verdict} for row in rows]
     return pd.DataFrame(table)

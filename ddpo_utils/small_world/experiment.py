@@ -142,12 +142,11 @@ def parse_samples(samples: pd.DataFrame, world: World) -> pd.DataFrame:
     import pandas as pd
 
     names = [*DIMENSIONS, "vivid"]
-    stories = []
-    for text, prompt in zip(samples["text"], samples["prompt"], strict=True):
-        stories.append(parse(text, prompt) or {})
+    pairs = zip(samples["text"], samples["prompt"], strict=True)
+    stories = [parse(text, prompt) or {} for text, prompt in pairs]
     frame = samples.drop(columns=names, errors="ignore")
     frame = frame.join(pd.DataFrame(stories, index=samples.index, columns=names))
-    valid = np.array([bool(story) for story in stories])
+    valid = frame["plot"].notna()
     frame = frame.assign(valid=valid, quality=INVALID)
     if valid.any():
         frame.loc[valid, "quality"] = world.quality(frame[valid])
@@ -159,11 +158,10 @@ def entropy(modes: Any) -> float:
 
     Source: Miller, "Note on the bias of information estimates", 1955.
     """
+    from scipy import stats
+
     _, counts = np.unique(np.asarray(modes, dtype=str), return_counts=True)
-    n = counts.sum()
-    p = counts / n
-    correction = (len(counts) - 1) / (2 * n)
-    return float(-(p * np.log(p)).sum() + correction)
+    return float(stats.entropy(counts) + (len(counts) - 1) / (2 * counts.sum()))
 
 
 def count_samples(
@@ -180,33 +178,26 @@ def count_samples(
         encoders: measure name -> encoder name, for the mean pairwise cosine distance.
     """
     frame = parse_samples(samples, world)
-    by_prompt = frame[frame["valid"]].groupby("prompt_id")
-    lengths = frame["text"].str.split().str.len()
+    valid = frame[frame["valid"]]
+    by_prompt = valid.groupby("prompt_id")
     figures = {
-        "valid": float(frame["valid"].mean()),
-        "quality": float(frame["quality"].mean()),
-        "quality of the valid": float(by_prompt["quality"].mean().mean()),
-        "vivid": float(by_prompt["vivid"].mean().mean()) / 2,
-        "words": float(lengths.mean()),
+        "valid": frame["valid"].mean(),
+        "quality": frame["quality"].mean(),
+        "quality of the valid": by_prompt["quality"].mean().mean(),
+        "vivid": by_prompt["vivid"].mean().mean() / 2,
+        "words": frame["text"].str.split().str.len().mean(),
     }
-    groups = [group for _, group in by_prompt if len(group) > 1]
+    size = by_prompt["prompt_id"].transform("size")
     for name in DIMENSIONS:
-        figures[name] = _mean([entropy(group[name]) for group in groups])
+        figures[name] = valid[size > 1].groupby("prompt_id")[name].agg(entropy).mean()
     figures["semantic"] = figures["plot"] + figures["ending"]
     figures["style"] = figures["voice"]
     figures["total"] = figures["semantic"] + figures["style"]
-    modes = []
-    for group in groups:
-        if len(group) >= COMPARED:
-            different = group.head(COMPARED).drop_duplicates(list(DIMENSIONS))
-            modes.append(len(different))
-    figures["modes"] = _mean(modes)
+    compared = valid[size >= COMPARED].groupby("prompt_id").head(COMPARED)
+    different = compared.drop_duplicates(["prompt_id", *DIMENSIONS])
+    figures["modes"] = different.groupby("prompt_id").size().mean()
     prompt_ids = frame["prompt_id"].to_numpy()
     for name, encoder in encoders.items():
         embeddings = load_encoder(encoder).encode(frame["text"].tolist())
-        figures[name] = float(np.mean(diversity(embeddings, prompt_ids)))
-    return figures
-
-
-def _mean(values: list[float]) -> float:
-    return float(np.mean(values)) if values else float("nan")
+        figures[name] = np.mean(diversity(embeddings, prompt_ids))
+    return {name: float(value) for name, value in figures.items()}

@@ -111,11 +111,8 @@ def _names(prompt: str) -> tuple[str, str, str]:
 
 def _places(prompts: Sequence[str]) -> np.ndarray:
     """(prompts, 3) indices of each prompt's subject, object and place."""
-    rows = []
-    for prompt in prompts:
-        subject, thing, place = _names(prompt)
-        rows.append((SUBJECTS.index(subject), OBJECTS.index(thing), PLACES.index(place)))
-    return np.array(rows)
+    named = map(_names, prompts)
+    return np.array([(SUBJECTS.index(s), OBJECTS.index(o), PLACES.index(p)) for s, o, p in named])
 
 
 def all_prompts(seed: int) -> list[str]:
