@@ -38,29 +38,22 @@ def test_faults_name_the_item() -> None:
 
 
 TEST = {"measure": "total", "arms": ["dpo", "sft"], "test": "below"}
-NOT = {"test": "not below"}
+FAULTY_CLAIMS = [  # what a claim holds, and what the refusal names
+    ("a", "claims.json"),
+    ({"claim": "a", "says": "x"}, "tests"),
+    ({"claim": "a", "tests": [TEST]}, "says"),
+    ({"tests": [TEST | {"measure": "none"}]}, "none"),
+    ({"tests": [TEST | {"arms": ["dpo"]}]}, "claims.json"),
+    ({"claim": 1, "says": 1, "tests": [TEST | {"test": "not below"}]}, "claims.json"),
+]
 
 
-@pytest.mark.parametrize(
-    ("rules", "named"),
-    [
-        ({}, "margin"),
-        ([], "list"),
-        ({"margin": 0.1}, "claims"),
-        ({"margin": 0.1, "claims": ["a"]}, "claims.json"),
-        ({"margin": 0.1, "claims": [{"claim": "a", "says": "x"}]}, "tests"),
-        ({"margin": 0.1, "claims": [{"claim": "a", "tests": [TEST]}]}, "says"),
-        ({"margin": 0.1, "claims": [{"tests": [TEST | {"measure": "none"}]}]}, "none"),
-        ({"margin": 0.1, "claims": [{"tests": [TEST | {"arms": ["dpo"]}]}]}, "claims.json"),
-        (
-            {"margin": "x", "claims": [{"claim": 1, "says": 1, "tests": [TEST | NOT]}]},
-            "claims.json",
-        ),
-    ],
-)
-def test_broken_rules_are_refused_and_what_they_lack_is_named(rules: Any, named: str) -> None:
+@pytest.mark.parametrize(("claim", "named"), FAULTY_CLAIMS)
+def test_broken_rules_are_refused_and_what_they_lack_is_named(claim: Any, named: str) -> None:
     results = results_of(dpo=[1.0, 1.1, 1.2], sft=[2.0, 2.1, 2.3])
-    assert named in refusal(claims_table, results, rules)
+    assert named in refusal(claims_table, results, {"margin": "x", "claims": [claim]})
+    assert "margin" in refusal(claims_table, results, {"claims": []})
+    assert "list" in refusal(claims_table, results, [])
 
 
 def test_worlds_without_a_valid_sample_are_left_out_and_counted() -> None:
@@ -71,22 +64,18 @@ def test_worlds_without_a_valid_sample_are_left_out_and_counted() -> None:
     assert outcome(alone, "above") == outcome(alone, "not below", 0.1) == "open"
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "test", "expected"),
-    [
-        (0.1, 0.3, "above", "holds"),
-        (-0.1, 0.3, "above", "open"),
-        (-0.3, -0.1, "above", "fails"),
-        (-0.3, -0.1, "below", "holds"),
-        (0.1, 0.3, "below", "fails"),
-        (-0.1, 0.3, "not below", "holds"),
-        (-0.15, 0.3, "not below", "open"),
-        (-0.3, -0.1, "not below", "open"),
-        (-0.4, -0.15, "not below", "fails"),
-    ],
-)
-def test_outcomes(low: float, high: float, test: str, expected: str) -> None:
-    assert outcome(Interval((low + high) / 2, low, high, 10), test, margin=0.14) == expected
+OUTCOMES = {  # by test: low, high and outcome of an interval, with a margin of 0.14
+    "above": [(0.1, 0.3, "holds"), (-0.1, 0.3, "open"), (-0.3, -0.1, "fails")],
+    "below": [(-0.3, -0.1, "holds"), (-0.1, 0.3, "open"), (0.1, 0.3, "fails")],
+    "not below": [(-0.1, 0.3, "holds"), (-0.15, 0.3, "open"), (-0.3, -0.1, "open")],
+}
+
+
+@pytest.mark.parametrize("test", OUTCOMES)
+def test_outcomes(test: str) -> None:
+    for low, high, expected in OUTCOMES[test]:
+        assert outcome(Interval((low + high) / 2, low, high, 10), test, margin=0.14) == expected
+    assert outcome(Interval(-0.3, -0.4, -0.15, 10), "not below", margin=0.14) == "fails"
 
 
 def test_verdicts_and_the_table_of_claims() -> None:

@@ -18,12 +18,8 @@ from ddpo_utils.small_world.grammar import (
 )
 
 
-@pytest.fixture(scope="module")
-def stories() -> pd.DataFrame:
-    return World(3).stories(all_prompts(3)[:200], 20)
-
-
-def test_every_story_is_read_as_it_was_told(stories: pd.DataFrame) -> None:
+def test_every_story_is_read_as_it_was_told() -> None:
+    stories = World(3).stories(all_prompts(3)[:200], 20)
     parsed = [parse(*row) for row in zip(stories["text"], stories["prompt"], strict=True)]
     columns = [*DIMENSIONS, "vivid"]
     assert (pd.DataFrame(parsed)[columns] == stories[columns]).all(axis=None)
@@ -59,19 +55,19 @@ def test_what_the_grammar_cannot_have_made_is_invalid(text: str) -> None:
     assert parse(text, PROMPT) is None
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda: World(1, 1.1),
-        lambda: World(1, float("nan")),
-        lambda: World(-1),
-        lambda: parse(STORY, "A fox."),
-        lambda: parse(STORY, None),
-        lambda: World(1).values(["A fox, a key, a wood."], "plot"),
-    ],
-)
+NO_WORLDS = [
+    (World, 1, 1.1),
+    (World, 1, float("nan")),
+    (World, -1),
+    (parse, STORY, "A fox."),
+    (parse, STORY, None),
+    (World(1).values, ["A fox, a key, a wood."], "plot"),
+]
+
+
+@pytest.mark.parametrize("call", NO_WORLDS)
 def test_no_world_and_no_prompt_of_one_is_refused(call) -> None:
-    refusal(call)
+    refusal(*call)
     assert parse(None, PROMPT) is None
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from faults import largest_file, refusal
 
+from ddpo_utils.corpus.text import as_messages
 from ddpo_utils.course.recorded import rules
 from ddpo_utils.models.policy import load_policy
 from ddpo_utils.small_world.experiment import (
@@ -24,13 +25,8 @@ from ddpo_utils.small_world.grammar import World, all_prompts
 from ddpo_utils.small_world.language_model import make_model, make_tokenizer
 
 SIZES = {"test_prompts": 3, "samples": 4, "stories": 48, "model_steps": 3}
-SHORT = {
-    "sft_steps": 1,
-    "sft_batch_size": 4,
-    "batch_size": 8,
-    "micro_batch": 8,
-    "max_new_tokens": 8,
-}
+SHORT = {"sft_steps": 1, "sft_batch_size": 4, "batch_size": 8, "micro_batch": 8}
+SHORT["max_new_tokens"] = 8
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +48,7 @@ def test_the_tokenizer_gives_every_story_back() -> None:
     ids = tokenizer(texts)["input_ids"]
     assert tokenizer.batch_decode(ids) == texts
     assert tokenizer.unk_token_id not in set().union(*ids)
-    chat = [
-        {"role": "user", "content": prompts[0]},
-        {"role": "assistant", "content": texts[0]},
-    ]
+    chat = as_messages("user", prompts[0]) + as_messages("assistant", texts[0])
     whole = tokenizer.apply_chat_template(chat, tokenize=False)
     asked = tokenizer.apply_chat_template(chat[:1], tokenize=False, add_generation_prompt=True)
     assert whole == f"<prompt>{prompts[0]}<story>{texts[0]}<end>" == asked + f"{texts[0]}<end>"
@@ -81,34 +74,26 @@ def test_the_model_learns(tmp_path: Path) -> None:
     assert str(folder) in refusal(make_model, World(5), folder, 3, steps=30)
 
 
-def test_no_training_prompt_is_a_test_prompt(world: Seed) -> None:
-    for each in (4, 12):
-        stories = world.stories(each=each)
-        assert len(stories) == SIZES["stories"]
-        assert not set(stories["prompt"]) & set(world.prompts[: SIZES["test_prompts"]])
-
-
-def test_model_and_sft_are_made_once(world: Seed) -> None:
+def test_model_and_sft_are_made_once_and_an_arm_is_trained_and_counted(world: Seed) -> None:
     files = [world.sft() / "run.json", world.folder / "model" / "model.safetensors"]
     before = [file.stat().st_mtime_ns for file in files]
-    world.sft()
+    adapter = world.train(0.0, ["ddpo"])["ddpo"]
     assert [file.stat().st_mtime_ns for file in files] == before
     model, tokenizer = load_policy(world.profile())
     stops = model.generation_config.eos_token_id
     assert tokenizer.eos_token == "<end>"
     assert tokenizer.eos_token_id in (stops if isinstance(stops, list) else [stops])
-
-
-def test_an_arm_is_trained_and_counted(world: Seed) -> None:
-    adapter = world.train(0.0, ["ddpo"])["ddpo"]
     row = world.row(0.0, "ddpo", adapter)
     assert row["arm"] == "ddpo"
     assert row["steps"] == SIZES["stories"] / 2 / SHORT["batch_size"]
-    assert row["mean_weight"] != 1
-    assert 0 <= row["valid"] <= 1
+    assert row["mean_weight"] != 1 and 0 <= row["valid"] <= 1
     samples = world.sample("rho+0.0-ddpo", adapter)
     assert len(samples) == SIZES["test_prompts"] * SIZES["samples"]
-    assert set(samples["prompt"]) == set(world.prompts[: SIZES["test_prompts"]])
+    tested = set(world.prompts[: SIZES["test_prompts"]])
+    assert set(samples["prompt"]) == tested
+    for each in (4, 12):
+        stories = world.stories(each=each)
+        assert len(stories) == SIZES["stories"] and not set(stories["prompt"]) & tested
 
 
 def test_entropy_by_hand_and_on_average() -> None:
