@@ -53,6 +53,7 @@ _MODULES = {
 _AT_ONCE = {  # what the modules of these names import
     "trl": ("DDPOTrainer", "DORPOTrainer"),
     "pydantic": ("load_policy", "sample_stories"),
+    "pandas": ("add_weights", "load_stories"),
 }
 
 __all__ = [

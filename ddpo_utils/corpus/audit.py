@@ -6,16 +6,12 @@ pairs, and measures how much of the weights writer, length or score would explai
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from .text import words
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = ["audit_prompts", "copies", "explained", "most_pairs"]
 
 
 def copies(stories: pd.DataFrame) -> pd.Series:
@@ -65,8 +61,6 @@ def audit_prompts(stories: pd.DataFrame) -> pd.DataFrame:
 
 def _share(weights: np.ndarray, values: np.ndarray) -> float:
     """Share of the variance that group means explain; for numbers the squared correlation."""
-    import pandas as pd
-
     numbers = values.dtype.kind in "biuf"
     if not weights.std() or (numbers and not values.std()):
         return 0.0

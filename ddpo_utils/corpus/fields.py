@@ -11,23 +11,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from graphlib import CycleError, TopologicalSorter
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from ..settings import CourseError
 from .text import read_messages, same_text
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = [
-    "FIELDS",
-    "KNOWN_COLUMNS",
-    "Counted",
-    "count",
-    "name_columns",
-    "read_chats",
-    "responses_of_pairs",
-]
 
 FIELDS = ("prompt", "text", "score", "prompt_id", "writer", "source", "split")
 PAIRS = ("chosen", "rejected")
@@ -187,8 +176,6 @@ def responses_of_pairs(frame: pd.DataFrame, counted: Counted) -> pd.DataFrame:
     that no pair of the file is turned round. Responses of pairs that contradict each other have no
     such score; they are left out and counted.
     """
-    import pandas as pd
-
     rows = []
     keys = [frame["prompt"].map(lambda prompt: same_text(str(prompt)))]
     if "split" in frame:

@@ -11,17 +11,13 @@ import re
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from ..settings import WRITING_PROMPTS, CourseError, progress_bar
 from .text import plain_text
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = ["BATCH", "RULES", "Counts", "clean_posts", "parquet_files"]
 
 TWICE = "comment posted twice (best-voted copy stays)"
 RULES = (  # in the order in which they apply: a comment is counted under the first that removes it
@@ -133,8 +129,6 @@ def _clean_post(row: dict[str, Any], counts: Counts) -> list[tuple[str, str, str
 
 def clean_posts(source: str | Path, counts: Counts) -> pd.DataFrame:
     """All responses that the rules leave: prompt_id, title, prompt, text, score."""
-    import pandas as pd
-
     columns = ["prompt_id", "title", "prompt", "text", "score"]
     # a frame for each batch: pandas 3 keeps texts as UTF-8, in half the memory of Python's strings
     frames = [pd.DataFrame(columns=columns)]

@@ -9,6 +9,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import pandas as pd
 
 from ..deviation import deviation_weights, diversity
 from ..extras import needs
@@ -17,8 +18,6 @@ from .text import read_messages, same_text
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-__all__ = ["Encoder", "add_weights"]
 
 COLUMNS = ["prompt", "chosen", "rejected"]
 READ_AT_ONCE = 1_000  # rows of the dataset
@@ -59,8 +58,6 @@ def add_weights(
 
     Source: Chung et al., arXiv 2503.17126, sections 3 and 4.
     """
-    import pandas as pd
-
     _check(dataset, embedders)
     columns = dataset.select_columns(COLUMNS)
     found = []  # of each side of each row, where it is, not its text: that would fill the memory

@@ -12,9 +12,10 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from ..extras import needs
 from ..settings import WRITING_PROMPTS, CourseError, data_dir
@@ -23,19 +24,6 @@ from .fields import KNOWN_COLUMNS, Counted, count, name_columns, read_chats, res
 from .posts import COLUMNS as POST_COLUMNS
 from .tables import parquet_columns, read_rows
 from .text import plain_text, same_text
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = [
-    "Reading",
-    "decisions",
-    "development_prompts",
-    "is_writing_prompts",
-    "load_prompts",
-    "load_stories",
-    "read_stories",
-]
 
 DEFAULTS = {"source": "own", "writer": ""}
 NO_SCORE = ("", "na", "n/a", "nan", "none", "null", "-")
@@ -106,8 +94,6 @@ def read_stories(
     data: str | Path | pd.DataFrame, columns: str | Mapping[str, str] = ""
 ) -> tuple[pd.DataFrame, Reading]:
     """(frame of `load_stories`, what was left out of it and why); arguments and faults as there."""
-    import pandas as pd
-
     if is_writing_prompts(data):
         raise CourseError(f"{data} is r/writingPrompts: read it with corpus.writing_prompts.")
     if isinstance(data, pd.DataFrame):
@@ -180,8 +166,6 @@ def _clean(text: str) -> str:
 
 def _scores(frame: pd.DataFrame, name: str) -> pd.Series:
     """The scores as floats, NaN where there is none; the mean of `judge_scores` if they are all."""
-    import pandas as pd
-
     given = frame.get("score")
     if given is None:
         given = frame.get("judge_scores", pd.Series(None, frame.index, object)).map(_mean)
@@ -285,8 +269,6 @@ def _remark_on_sizes(frame: pd.DataFrame, reading: Reading) -> None:
 
 def load_prompts() -> pd.DataFrame:
     """The 40 further prompts without stories (prompt_id, prompt, split), for tests that sample."""
-    import pandas as pd
-
     return pd.DataFrame(read_jsonl(data_dir() / "test_prompts.jsonl"))
 
 

@@ -14,10 +14,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from ..settings import CourseError
 from ..storage.files import NO_JSON, parse_json, parse_jsonl, whole_text
-
-__all__ = ["Rows", "parquet_columns", "read_rows"]
 
 Rows = list[dict[str, Any]]
 
@@ -92,8 +92,6 @@ def _json_rows(text: str, name: str, names: frozenset[str]) -> Rows:
 
 def _rows_of_object(value: dict[str, Any], names: frozenset[str]) -> Rows:
     """The rows of one JSON object: lists of rows (by split), columns, or itself a row."""
-    import pandas as pd
-
     lists = {}
     for key, rows in value.items():
         if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows):

@@ -9,17 +9,6 @@ import regex  # like `re`, with classes of letters and marks
 
 from ..storage.files import whole_text
 
-__all__ = [
-    "as_messages",
-    "first_words",
-    "plain_text",
-    "prompt_overlap",
-    "read_messages",
-    "repeat_share",
-    "same_text",
-    "words",
-]
-
 # Scripts that write no spaces between words: Thai and Lao, Burmese, Khmer, kana, Han.
 _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff"

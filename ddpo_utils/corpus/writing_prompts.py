@@ -10,9 +10,10 @@ import os
 import re
 import unicodedata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from ..settings import CourseError, Profile, progress_bar
 from ..storage.files import (
@@ -27,11 +28,6 @@ from ..storage.locks import locked
 from .posts import BATCH, RULES, Counts, clean_posts, parquet_files
 from .stories import is_writing_prompts, read_stories
 from .text import as_messages
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = ["load_writing_prompts", "print_report", "split_posts", "stories_of", "token_counts"]
 
 VERSION = 2  # of rules and draw: raise it with any change to them, and stored results are made anew
 PAPER = {"left": 467_198, "train": 421_330, "test": 45_868}  # its responses, whole data set
@@ -86,7 +82,6 @@ def split_posts(titles: list[str], prompts: list[str], seed: int) -> tuple[np.nd
     hash of their prompts, so that a sample agrees with the whole on nearly every post. Of two or
     more families one at least is for testing.
     """
-    import pandas as pd
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
@@ -175,8 +170,6 @@ def load_writing_prompts(
 
 def print_report(report: dict[str, Any]) -> None:
     """Prints what was read, what each rule removed, and what is left beside the paper's counts."""
-    import pandas as pd
-
     rows = {"read": report["read"], **report["removed"], **{side: report[side] for side in PAPER}}
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["posts", "responses"])
     table = table.assign(paper=pd.Series(PAPER)).map("{:,.0f}".format).replace("nan", "")
@@ -214,8 +207,6 @@ def stories_of(profile: Profile, tokenizer: Any, folder: Path) -> pd.DataFrame:
     was left out. Raises CourseError as those two, or where what was prepared is damaged or cannot
     be written.
     """
-    import pandas as pd
-
     first = os.environ.get("RANK", "0") == "0"
     if not is_writing_prompts(profile.data):
         frame, reading = read_stories(profile.data, profile.columns)

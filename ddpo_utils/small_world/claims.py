@@ -14,17 +14,13 @@ reproduced if one fails, and undecided otherwise.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from ..evaluation.statistics import Interval, mean_interval
 from ..settings import CourseError
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = ["claims_table", "contrast", "outcome", "verdict_of"]
 
 
 def contrast(
@@ -78,8 +74,6 @@ def claims_table(results: pd.DataFrame, rules: Mapping[str, Any]) -> pd.DataFram
     Raises:
         CourseError: the rules or the results lack a part; it is named.
     """
-    import pandas as pd
-
     table = []
     try:
         margin = rules["margin"]

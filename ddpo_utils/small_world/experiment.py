@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from ..deviation import diversity
 from ..embeddings.encoders import load_encoder
@@ -22,11 +23,6 @@ from ..training.all_arms import sample_adapter, train_arms
 from ..training.one_arm import train_sft
 from .grammar import DIMENSIONS, World, all_prompts, parse
 from .language_model import make_model
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = ["ARMS_OF_METHOD", "INVALID", "Seed", "count_samples", "entropy", "parse_samples"]
 
 ARMS_OF_METHOD = {  # a method's settings serve all of its arms
     "dpo": ("dpo",),
@@ -139,8 +135,6 @@ class Seed:
 
 def parse_samples(samples: pd.DataFrame, world: World) -> pd.DataFrame:
     """The samples (prompt, text) with valid, plot, voice, ending, vivid and quality."""
-    import pandas as pd
-
     names = [*DIMENSIONS, "vivid"]
     pairs = zip(samples["text"], samples["prompt"], strict=True)
     stories = [parse(text, prompt) or {} for text, prompt in pairs]

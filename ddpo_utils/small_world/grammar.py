@@ -21,16 +21,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from ..settings import CourseError
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = ["DIMENSIONS", "World", "all_prompts", "parse", "prompt_text", "story_text"]
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -16,8 +16,6 @@ from ..storage.files import check_seal, replacing, seal
 from ..storage.locks import locked
 from .grammar import World, all_prompts
 
-__all__ = ["make_model", "make_tokenizer"]
-
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'user' %}<prompt>{{ message['content'] }}"
