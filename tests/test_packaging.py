@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import json
+import os
 import re
 import runpy
 import subprocess
@@ -28,16 +30,28 @@ MANIFEST = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8")
 
 USER_SCRIPT = """
 import numpy as np
-from ddpo_utils import DDPOTrainer, compute_deviation, ddpo_loss, deviation_weights, get_profile
+from datasets import Dataset
+from sentence_transformers import SentenceTransformer
+from trl.trainer.dpo_config import DPOConfig
+from ddpo_utils import DDPOTrainer, add_weights, compute_deviation, deviation_weights, get_profile
 
+encoder = SentenceTransformer("all-MiniLM-L6-v2")
 weights: np.ndarray = deviation_weights(np.eye(4), groups=["a", "a", "a", "b"], floor=0.1)
-deviation: np.ndarray = compute_deviation(["one", "two", "three"], embedder=object())
-profile = get_profile("laptop", seed=7)
-print(profile.learning_rate + 1.0, DDPOTrainer.__name__, ddpo_loss.__name__, weights.sum())
+deviation: np.ndarray = compute_deviation(["one", "two", "three"], encoder)
+pairs = add_weights(Dataset.from_list([]), encoder, encoder, mean_one=True)
+DDPOTrainer("model", args=DPOConfig(output_dir="out"), train_dataset=pairs).train()
+print(get_profile("laptop", seed=7).learning_rate + weights.sum())
 """
 FAULTY_SCRIPT = """
-from ddpo_utils import DDPOTraner, get_profile
-get_profile(3)
+from sentence_transformers import SentenceTransformer
+from datasets import Dataset
+from ddpo_utils import DDPOTraner, add_weights, get_profile
+
+dataset = Dataset.from_list([])
+encoder = SentenceTransformer("all-MiniLM-L6-v2")
+dataset = add_weights(dataset, "all-MiniLM-L6-v2")
+profile = get_profile("laptop")
+print(profile.learning_rte)
 """
 
 
@@ -164,11 +178,21 @@ def test_every_public_name_is_there() -> None:
     assert set(ddpo_utils._MODULES) <= set(ddpo_utils.__all__)
 
 
-@pytest.mark.parametrize(("script", "faults"), [(USER_SCRIPT, 0), (FAULTY_SCRIPT, 2)])
-def test_a_type_checker_sees_the_public_names(tmp_path: Path, script: str, faults: int) -> None:
-    path = tmp_path / "user.py"
-    path.write_text(script, encoding="utf-8")
-    command = [sys.executable, "-m", "mypy", "--config-file", ROOT / "pyproject.toml"]
-    command += ["--cache-dir", tmp_path / "cache", path]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout.count("error:") == faults, done.stdout + done.stderr
+@pytest.mark.parametrize(("script", "faults"), [(USER_SCRIPT, []), (FAULTY_SCRIPT, [4, 8, 10])])
+@pytest.mark.parametrize("checker", ["mypy", pytest.param("pyright", marks=pytest.mark.slow)])
+def test_a_type_checker_sees_the_public_names(
+    tmp_path: Path, script: str, faults: list[int], checker: str
+) -> None:
+    pytest.importorskip(checker, reason="pip install pyright")
+    (tmp_path / "user.py").write_text(script, encoding="utf-8")
+    config = {"extraPaths": [str(ROOT)]}
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(config), encoding="utf-8")
+    command = [sys.executable, "-m", checker, "user.py"]
+    if checker == "mypy":
+        command += ["--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", "cache"]
+    else:
+        command += ["--pythonpath", sys.executable]
+    environment = os.environ | {"MYPYPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    found = re.findall(r"user\.py:(\d+)\S* (?:- )?error:", done.stdout)
+    assert [int(line) for line in found] == faults, done.stdout + done.stderr

@@ -30,7 +30,7 @@ SAME_ROW = 1e-5  # cosine distance below which an encoder has read nothing new
 class Encoder(Protocol):
     """What `SentenceTransformer` and the course's encoders have."""
 
-    def encode(self, sentences: list[str], *, normalize_embeddings: bool = ...) -> Any: ...
+    def encode(self, texts: list[str], /, *, normalize_embeddings: bool = ...) -> Any: ...
 
 
 @needs("trainers")
