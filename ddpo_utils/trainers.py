@@ -84,8 +84,10 @@ class _WeightedTrainer:
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         self.steps = self.clipped_steps = 0
-        result = super().train(*args, **kwargs)
         weights = _known_weights(self.train_dataset)
+        if weights and set(weights) == {1.0}:
+            warnings.warn("Every weight is 1, so this trains without deviation.", stacklevel=2)
+        result = super().train(*args, **kwargs)
         if self.clipped_share > 1 / 3 and (weights is None or len(set(weights)) > 1):
             warnings.warn(
                 f"max_grad_norm={self.args.max_grad_norm} clipped {self.clipped_share:.0%} of the "
@@ -362,9 +364,6 @@ def _check_arguments(
         data = given.get(name)
         for split in data.values() if isinstance(data, dict) else [data]:
             _check_weights(split, name)
-    weights = _known_weights(given.get("train_dataset"))
-    if weights and set(weights) == {1.0}:
-        warnings.warn("Every weight is 1, so this trains without deviation.", stacklevel=4)
 
 
 def _check_losses(config: DPOConfig) -> None:
