@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -68,11 +69,13 @@ def mask_content(text: str) -> str:
     return " ".join(out)
 
 
+@dataclass
 class StylometricEncoder:
     """Unit rows of centred TF-IDF over character n-grams of masked text."""
 
-    def __init__(self, grams: list[str], idf: np.ndarray, centre: np.ndarray):
-        self.grams, self.idf, self.centre = grams, idf, centre
+    grams: list[str]
+    idf: np.ndarray
+    centre: np.ndarray
 
     @classmethod
     def fit(cls, texts: list[str]) -> StylometricEncoder:
@@ -102,11 +105,13 @@ class StylometricEncoder:
         return unit_rows(rows - self.centre)
 
 
+@dataclass
 class DeltaEncoder:
     """Unit rows of z-scored relative frequencies of the most frequent tokens (cosine Delta)."""
 
-    def __init__(self, tokens: list[str], mean: np.ndarray, std: np.ndarray):
-        self.tokens, self.mean, self.std = tokens, mean, std
+    tokens: list[str]
+    mean: np.ndarray
+    std: np.ndarray
 
     @classmethod
     def fit(cls, texts: list[str]) -> DeltaEncoder:
@@ -143,10 +148,8 @@ def fit_style(
     """Both style encoders, fitted on `texts`; with `path` also written there as an npz file."""
     style, delta = StylometricEncoder.fit(texts), DeltaEncoder.fit(texts)
     if path is not None:
-        fits = {"grams": np.array(style.grams), "idf": style.idf, "centre": style.centre}
-        fits |= {"tokens": np.array(delta.tokens), "mean": delta.mean, "std": delta.std}
         with replacing(path) as part, part.open("wb") as file:
-            np.savez_compressed(file, **fits)
+            np.savez_compressed(file, **vars(style), **vars(delta))
     return style, delta
 
 
