@@ -7,6 +7,7 @@ server may charge for an answer that was lost on its way: a record's `repeats` c
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -35,13 +36,12 @@ BOUNDS = {
     "concurrency": (1, 1000),
     "timeout": (0.001, 86_400),
     "retries": (0, 1000),
-    "price": (0, 10**9),
 }
 
 
-def _check_bounds(**values: float | None) -> None:
-    for name, value in values.items():
-        low, high = BOUNDS[name]
+def _check_bounds(settings: Any) -> None:
+    for name, (low, high) in BOUNDS.items():
+        value = getattr(settings, name, None)
         if value is not None and not low <= value <= high:
             raise CourseError(f"{name} is a number from {low} to {high:,}; got {value}.")
 
@@ -55,7 +55,7 @@ class Decoding:
     max_tokens: int = 2048
 
     def __post_init__(self) -> None:
-        _check_bounds(**vars(self))
+        _check_bounds(self)
 
 
 @dataclass(frozen=True)
@@ -88,16 +88,13 @@ class Endpoint:
     limit_name: str | None = None
 
     def __post_init__(self) -> None:
-        _check_bounds(
-            temperature=self.temperature,
-            concurrency=self.concurrency,
-            timeout=self.timeout,
-            retries=self.retries,
-        )
-        for price in self.prices or ():
-            _check_bounds(price=price)
-        if not self.model.strip() or self.limit_name not in (None, *LIMIT_NAMES):
-            raise CourseError(f"Name a model, and as limit_name {' or '.join(LIMIT_NAMES)}.")
+        _check_bounds(self)
+        named = bool(self.model.strip()) and self.limit_name in (None, *LIMIT_NAMES)
+        if not named or not all(0 <= price < math.inf for price in self.prices or ()):
+            raise CourseError(
+                f"An endpoint needs a model, prices of 0 or more, and as limit_name "
+                f"{' or '.join(LIMIT_NAMES)}."
+            )
         self._check_address()
 
     def _check_address(self) -> None:
