@@ -224,10 +224,7 @@ def _comparison_notes(results: Mapping[str, Any]) -> Iterator[str]:
     if verdicts:
         for name, text in verdicts["measures"].items():
             yield f"Verdict, {name}: {text}"
-        control = verdicts["control"]
-        kl = {row: rows[row]["means"]["kl"]["mean"] for row in (control, "ddpo")}
-        yield f"Controls: shuffled weights; {_labels([control])}, {kl[control]:.2f} nats from SFT."
-        yield f"DDPO-both is {kl['ddpo']:.2f} nats from SFT."
+        yield f"Controls of the verdicts: shuffled weights; {_labels([verdicts['control']])}."
     elif "ddpo" in arms:
         yield "No verdict: it needs the KLs of DDPO-both, its shuffled weights and DPO from SFT."
     lone = [row for row in arms if "shuffled" + row.removeprefix("ddpo") not in rows]

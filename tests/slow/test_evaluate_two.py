@@ -13,25 +13,11 @@ import psutil
 import pytest
 from evaluated import LENIENT, contents, same
 
-from ddpo_utils import Profile
+from ddpo_utils import Profile, get_profile
 from ddpo_utils.evaluation.evaluate import evaluate_adapters
 
 pytest_plugins = ["evaluation_fixtures"]
 pytestmark = pytest.mark.slow
-
-PLAIN = (
-    "model",
-    "tokenizer",
-    "data",
-    "semantic",
-    "style",
-    "dtype",
-    "sample_prompts",
-    "samples",
-    "max_new_tokens",
-    "sample_batch",
-    "on_topic_rank",
-)
 
 
 def samples(folder: Path, row: str) -> list[Path]:
@@ -39,7 +25,10 @@ def samples(folder: Path, row: str) -> list[Path]:
 
 
 def command(profile: Profile, adapters: Path, folder: Path, processes: int) -> list[str]:
-    settings = [f"--{name.replace('_', '-')}={asdict(profile)[name]}" for name in PLAIN]
+    table, settings = asdict(get_profile("8b")), []
+    for name, value in asdict(profile).items():
+        if value != table[name]:
+            settings.append(f"--{name.replace('_', '-')}={value}")
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     what = ["-m", "ddpo_utils", "evaluate", "--profile", "8b", *settings]
     return [sys.executable, *launch, *what, "--adapters", str(adapters), "--output", str(folder)]
