@@ -37,6 +37,7 @@ def test_figures_are_means_over_prompts_of_the_encoders_diversities(run):
     results, folder = run
     frame = read_samples(samples_of(folder, "ddpo"))
     by_prompt, groups = results["by_prompt"]["ddpo"], frame["prompt_id"]
+    assert (frame["source"] == "ddpo").all() and len(frame) == 15
     assert by_prompt["prompt_id"] == sorted(set(groups))
     for name, encoder in ENCODERS.items():
         cut = frame["text"].map(first_words)

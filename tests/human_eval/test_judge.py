@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from study import BUILT, KEY, ONE, TWO, build, write_model
+from study import BUILT, KEY, ONE, TWO, write_model
 from teller import KEY as SECRET
 from teller import completion
 
-from ddpo_utils import CourseError
 from ddpo_utils.cli import main
 from ddpo_utils.human_eval.comparisons import QUESTIONS, read_comparisons, write_comparisons
 from ddpo_utils.human_eval.judge import consistency, judge, judge_request, read_answer
@@ -34,7 +33,8 @@ def test_both_orders_are_asked_and_places_mapped_back(teller, endpoint, tmp_path
     teller.answer = knows
     path = tmp_path / "m.json"
     ratings = judge(BUILT, path, endpoint())
-    assert read_ratings(path, BUILT) == ratings
+    assert read_ratings(path, BUILT) == judge(BUILT, path, endpoint()) == ratings
+    assert len(teller.requests) == 12  # nothing is asked twice
     assert (ratings["rater"], ratings["kind"]) == ("m", "model")
     items = {item["item"]: item for item in BUILT.items}
     asked = [(name, order) for name in items for order in ("AB", "BA")]
@@ -66,11 +66,9 @@ def test_both_orders_are_asked_and_places_mapped_back(teller, endpoint, tmp_path
         ("best: p1\n\nDIVERSE: undecided", True, "undecided", "B1"),
         ("- **diverse:** `Q`\n- **best**: *P2*.", True, "A", "B2"),
         ("I think so.\ndiverse: Q\nbest: Q1\nbest: Q1", True, "A", "A1"),
-        ("diverse: P\nbest: P1 or P2", True, "B", "unreadable"),
-        ("diverse: A\nbest: A1", True, "unreadable", "unreadable"),
+        ("diverse: A\nbest: P1 or P2", True, "unreadable", "unreadable"),
         ("diverse: P\ndiverse: Q\nbest: P5", True, "unreadable", "unreadable"),
         ("diverse: P1\nbest: P", True, "unreadable", "unreadable"),
-        ("The more diverse: P\nbest:", True, "unreadable", "unreadable"),
         ("diverse: P\nbest: P1", False, "B", "unreadable"),  # perhaps P12
         ("diverse: P\nbest: P1\nSince", False, "B", "B1"),
         ("", False, "unreadable", "unreadable"),
@@ -78,28 +76,6 @@ def test_both_orders_are_asked_and_places_mapped_back(teller, endpoint, tmp_path
 )
 def test_answers_are_read_strictly(text, finished, diverse, best) -> None:
     assert read_answer(text, finished, "BA", BUILT) == {"diverse": diverse, "best": best}
-
-
-def test_a_stopped_judge_asks_only_for_missing_answers(teller, endpoint, tmp_path: Path) -> None:
-    texts = ["diverse: P\nbest: P1", "Both are lovely.", "diverse: undecided\nbest: undecided"]
-
-    def breaks_off(body: dict[str, Any], number: int) -> tuple[int, Any]:
-        if number == len(texts):
-            return 404, {"error": {"message": "gone"}}
-        return 200, completion(texts[number])
-
-    teller.answer = breaks_off
-    two, path = build(prompts=2)[0], tmp_path / "m.json"
-    with pytest.raises(CourseError):
-        judge(two, path, endpoint(concurrency=1))
-    assert not path.exists()
-    teller.answer = lambda body, number: (200, completion("diverse: P\nbest: ?"))
-    ratings = judge(two, path, endpoint())
-    given = [(a["diverse"], a["best"]) for a in ratings["answers"]]
-    unreadable, undecided = ("unreadable",) * 2, ("undecided",) * 2
-    assert given == [("A", "A1"), unreadable, undecided, ("B", "unreadable")]
-    assert judge(two, path, endpoint()) == ratings
-    assert len(teller.requests) == 3 + 1 + 1
 
 
 def test_consistency_by_hand(tmp_path: Path) -> None:

