@@ -15,14 +15,12 @@ from .tools import Learner, agree, exercise, near, need
 def set_diversity(answer: Learner) -> str:
     copies = np.tile([0.6, 0.8, 0.0], (4, 1))
     agree(answer.number(copies), 0, "Four copies of one story have no distance from each other.")
-    message = "Unrelated stories have a mean distance of 1, for any number. Which pairs count?"
     for k in (2, 3, 5):
-        agree(answer.number(np.eye(k, 6)), 1, message)
-    message = "Random stories are wrong: every pair must count, not neighbours only."
+        agree(answer.number(np.eye(k, 6)), 1, "Unrelated stories have a mean distance of 1.")
     for k in (3, 6):
         rows = np.random.default_rng(k).normal(size=(k, 4))
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-        agree(answer.number(rows), diversity(rows), message)
+        agree(answer.number(rows), diversity(rows), "Every pair must count, not neighbours only.")
     return "copies, unrelated directions and random ones, from two stories to six."
 
 
@@ -43,16 +41,14 @@ def interval_over_prompts(answer: Learner) -> str:
         middle = low < mean and near(mean - low, high - mean)
         need(middle, "Return mean, low, high, with the mean in the middle.")
         copied = width(np.repeat(a, 2, axis=1), np.repeat(b, 2, axis=1))
-        message = "I copied every story and your interval became narrower: what is the unit?"
-        need(near(copied, high - low), message)
+        need(near(copied, high - low), "Copied stories changed your interval: what is the unit?")
         shift = 10 * rng.normal(size=(n, 1))
         moved = width(a + shift, b + shift)
         need(near(moved, high - low, 1e-4), "Compare both sources within each prompt first.")
         ratio = (high - low) / (right.high - right.low)
+        message = f"With {n} prompts your interval is {ratio - 1:+.0%} too wide or narrow: check"
         need(
-            near(ratio, 1, 1e-3),
-            f"With {n} prompts your interval is {ratio - 1:+.0%} too wide or narrow: check "
-            "Student's t, the divisor of the variance, and where the number of prompts enters.",
+            near(ratio, 1, 1e-3), f"{message} Student's t, and where the number of prompts enters."
         )
     return "6 and 24 prompts; copied stories, and prompts that move both sources, change nothing."
 

@@ -73,8 +73,7 @@ def weights_or_ones(answer: Learner) -> str:
     for case, raw in ties.items():
         with np.errstate(all="ignore"):
             weights = answer.numbers(len(raw), np.array(raw))
-        message = f"For {case} nobody is known to be rarer: all count alike, and the sum stays K."
-        agree(weights, 1, message)
+        agree(weights, 1, f"For {case} nobody is known to be rarer: all count alike.")
     narrow = np.array([0.5, 0.501, 0.5004])
     repeated = np.array([0.30, 0.30, 0.42, 0.55, 0.42])
     for raw in (narrow, repeated, _distances(6, 6).mean(axis=1)):
@@ -118,8 +117,7 @@ def of_winners(answer: Learner) -> str:
     won = weight[chosen]
     agree(mean, won.mean(), "The first number must be the mean weight of the winners.")
     _, doubled = answer.numbers(2, 2 * weight, chosen)
-    message = "Doubling all weights changes no pair's share, so the effective pairs must stay."
-    agree(doubled / effective, 1, message, " times the number")
+    agree(doubled / effective, 1, "Doubling all weights must change nothing.", " times the number")
     _, single = answer.numbers(2, np.eye(10)[8], chosen)
     agree(single, 1, "If one winner has all the weight, one pair is effective.")
     agree_on_random(answer, _effective, _winners, "Unequal weights are wrong: see the formula.")

@@ -75,13 +75,12 @@ def ddpo_by_hand(answer: Learner) -> str:
     agree(plain / right, 1, "With weights of 1 it is DPO: a mean of pairs.", " times that")
     agree(loss(3 * ones) / plain, 3, "Weights of 3 triple it: a plain product.", " times the loss")
     first = torch.tensor([4.0, 1.0, 1.0, 1.0, 1.0, 1.0])
-    message = "I moved a large weight to another pair and your loss did not change."
-    need(not near(loss(first), loss(first.flip(0))), message)
+    moved = loss(first.flip(0))
+    need(not near(loss(first), moved), "A large weight moved to another pair changed nothing.")
     weight = torch.tensor([0.0, 0.3, 1.0, 0.5, 2.7, 4.0])
-    message = "Unequal weights are wrong: weight each loss, divide by the number of pairs."
-    agree(loss(weight), ddpo_loss(*logps, weight, 0.1), message)
-    message = "Another number of pairs or another beta is wrong."
-    agree_on_random(answer, ddpo_loss, _batch, message)
+    right = float(ddpo_loss(*logps, weight, 0.1))
+    agree(loss(weight), right, "Unequal weights are wrong: divide by the number of pairs.")
+    agree_on_random(answer, ddpo_loss, _batch, "Another number of pairs or another beta is wrong.")
     tested = "six pairs with weights of 1 and of 3, with one large weight"
     return f"{tested}, and with six different ones."
 

@@ -26,11 +26,11 @@ def shuffle_within(answer: Learner) -> str:
         own = weight[inside]
         columns = np.array(deals)[:, inside].T
         shares = np.array([(column[:, None] == own).mean(axis=0) for column in columns])
-        message = f"In 240 deals of {name} some weights reached some pairs too often or too seldom."
-        need(abs(shares - 1 / len(own)).max() < 0.15, message)
+        even = abs(shares - 1 / len(own)).max() < 0.15
+        need(even, f"Of {name} some weights reached some pairs too often or too seldom.")
         orders = len(np.unique(columns.T, axis=0))
-        message = f"Your 240 deals of {name} come in {orders} orders: more are possible."
-        need(orders >= len(own) * (len(own) - 1) * 1.5 - 3, message)
+        enough = orders >= len(own) * (len(own) - 1) * 1.5 - 3
+        need(enough, f"Your 240 deals of {name} come in {orders} orders: more are possible.")
     return "eight pairs of three prompts, in mixed order, dealt sixty times."
 
 
@@ -62,9 +62,7 @@ def weighted_rows(answer: Learner) -> str:
         wrong = (~np.isclose(weight, of_winners)).sum()
         hint = "its weight must be that of `chosen_row`."
         if near(np.sort(weight), np.sort(of_winners)):
-            hint = (
-                "its weight is another pair's. Follow one winner by its label through your lines."
-            )
+            hint = "its weight is another pair's. Follow one winner by its label."
         need(wrong == 0, f"{wrong} of {n} pairs are wrong: {hint}")
     return "pairs that were in order and pairs that were not; each winner has its own weight."
 
@@ -83,8 +81,7 @@ def lora_numbers(answer: Learner) -> str:
     together = answer.number(1, [(64, 64), (1000, 10)], 4)
     need(near(together, square + thin), "The maps of a layer must add up; yours do not.")
     agree(thin, 4040, "1000 inputs, 10 outputs, rank 4: write down the shapes of both matrices.")
-    message = "A list of one to seven maps, some of them equal, is wrong."
-    agree_on_random(answer, _lora_numbers, _maps, message)
+    agree_on_random(answer, _lora_numbers, _maps, "Lists of one to seven maps are wrong.")
     return "square and thin maps, ranks 4 and 8, one layer and four."
 
 

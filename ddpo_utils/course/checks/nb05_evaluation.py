@@ -20,17 +20,15 @@ def share_ordered(answer: Learner) -> str:
     agree(answer.number(score, -score, prompt), 0, "Scores with the sign changed order no pair.")
     agree(answer.number(score, np.ones(16), prompt), 0, "A constant reward orders no pair.")
     level = np.repeat([0.0, 10.0, 20.0], sizes)
-    message = "This reward reverses every pair within a prompt: compare stories of one prompt only."
-    agree(answer.number(score + level, level - score, prompt), 0, message)
+    share = answer.number(score + level, level - score, prompt)
+    agree(share, 0, "This reward reverses every pair within a prompt: compare those only.")
     tied = np.array([1.0, 2.0, 2.0, 3.0])
     guess = np.array([1.0, 2.0, 5.0, 7.0])
-    message = "A pair with equal scores has no order: leave it out of the count."
-    agree(answer.number(tied, guess, np.array(["p1"] * 4)), 1, message)
+    share = answer.number(tied, guess, np.array(["p1"] * 4))
+    agree(share, 1, "A pair with equal scores has no order: leave it out of the count.")
     guess = np.where(prompt == "p3", -score, score)
-    message = "Two prompts are all right, the largest is all wrong: first take the share by prompt."
-    agree(answer.number(score, guess, prompt), 2 / 3, message)
-    message = "Random scores and guesses are wrong: go through all pairs of a prompt."
-    agree_on_random(answer, _share_ordered, _scores, message)
+    agree(answer.number(score, guess, prompt), 2 / 3, "First take the share by prompt.")
+    agree_on_random(answer, _share_ordered, _scores, "Go through all pairs of a prompt.")
     return "perfect, reversed and constant rewards, tied scores, and prompts of different sizes."
 
 
@@ -110,13 +108,10 @@ def _check_verdict(effect: bool, reasons: list[str], met: dict[str, bool]) -> No
     form = isinstance(effect, bool | np.bool_) and isinstance(reasons, list | tuple)
     need(form and len(set(reasons)) == len(reasons), "Return True or False, and a list of reasons.")
     shown = met["shuffled weights"] and met["DPO at matched KL"]
-    need(
-        shown or not effect,
-        "You count a difference in diversity as shown that is not: for both controls the lower "
-        "end of the interval decides, not the mean.",
-    )
-    message = "Usable stories may be fewer, by less than the margin: compare `low` with it."
-    need(effect == all(met.values()), message)
+    message = "A difference is shown if for both controls the lower end of the interval is above 0."
+    need(shown or not effect, message)
+    usable = effect == all(met.values())
+    need(usable, "Usable stories may be fewer, by less than the margin: compare `low` with it.")
     known = set(reasons) <= set(met)
     need(known, f"The reasons are names out of this list: {', '.join(met)}.")
     against = {name for name, holds in met.items() if not holds}

@@ -48,21 +48,19 @@ def log_odds_ratio(answer: Learner) -> str:
     swapped = answer.number(rejected, chosen)
     need(near(swapped, -on_paper), "Swapping the responses must only change its sign.")
     need(on_paper > 0, "The chosen response has the better odds, and your ratio is below 0.")
-    message = "The responses on paper are wrong: repeat steps 2 to 4. Return the log of the odds."
-    agree(on_paper, math.log(9), message)
+    agree(on_paper, math.log(9), "The responses on paper are wrong: repeat steps 2 to 4.")
     certain = _logs(0.999, 0.998)
     unlikely = _logs(0.02, 0.01, 0.03)
     right = log_odds(certain.mean()) - log_odds(unlikely.mean())
-    message = "The responses on paper are right, one with nearly certain tokens is not."
-    agree(answer.number(certain, unlikely), right, message)
+    agree(answer.number(certain, unlikely), right, "With nearly certain tokens it is wrong.")
     return "the responses on paper, changed over and repeated, and one that is nearly certain."
 
 
 @exercise
 def pooled_likelihood(answer: Learner) -> str:
     plain = answer.number(NLL, TOKENS, ONES)
-    message = "Weights of 1 give ORPO's pooled NLL: every token counts alike."
-    agree(plain / (NLL.sum() / TOKENS.sum()), 1, message, " times that")
+    orpo = NLL.sum() / TOKENS.sum()
+    agree(plain / orpo, 1, "Weights of 1 give ORPO's NLL: every token counts alike.", " times that")
     thrice = answer.number(NLL, TOKENS, 3 * ONES)
     agree(thrice / plain, 3, "Weights of 3 must give three times as much.", " times as much")
     first = answer.number(NLL, TOKENS, torch.tensor([2.0, 0.5, 0.5]))
@@ -88,8 +86,7 @@ def dorpo_by_hand(answer: Learner) -> str:
     agree(loss(ONES), orpo, "With weights of 1 DORPO is ORPO: pooled NLL + lambda * mean.")
     likelihood = loss(ONES) - penalty(log_ratio, ONES)
     doubled = loss(2 * ONES) - penalty(log_ratio, 2 * ONES)
-    message = "Weights of 2 must double the part from the likelihood."
-    agree(doubled / likelihood, 2, message, " times that part")
+    agree(doubled / likelihood, 2, "Weights of 2 must double the likelihood.", " times that part")
     heavy = penalty(log_ratio, 4 * ONES)
     shifted = penalty(4 * log_ratio, ONES)
     message = "Weight 4 with LO = 2 pays the penalty of weight 1 with LO = 8:"

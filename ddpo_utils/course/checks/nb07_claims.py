@@ -21,8 +21,7 @@ def entropy_of_modes(answer: Learner) -> str:
         agree(ratio, 1, f"{n} equally frequent plots have ln {n} nats.", " times that")
     modes = ["war", "war", "heist", "war", "storm", "war"]
     uneven = answer.number(modes)
-    message = "Three plots, one of them frequent, must have less entropy than three equal ones."
-    need(uneven < math.log(3) - 0.01, message)
+    need(uneven < math.log(3) - 0.01, "Uneven plots must have less entropy than equal ones.")
     unreadable = answer.number([*modes, None, None])
     need(near(unreadable, uneven), "A sample without a mode (None) must not change the entropy.")
     p = np.array([4, 1, 1]) / 6

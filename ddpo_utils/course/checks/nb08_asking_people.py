@@ -22,8 +22,7 @@ def _deal(answer: Learner, n: int, seed: int) -> tuple[list[str], dict[str, str]
     complete = sorted(order) == sorted(prompts)
     need(complete, "The order, which raters see, must hold each prompt once and nothing else.")
     sides = [key[prompt] for prompt in prompts]
-    message = "The key must give the system on side A, one of the two, for each prompt."
-    need(set(sides) <= set(SYSTEMS), message)
+    need(set(sides) <= set(SYSTEMS), "The key must give the system on side A for each prompt.")
     first = sides.count(SYSTEMS[0])
     message = f"Of {n} comparisons {first} have {SYSTEMS[0]!r} on side A (seed {seed}):"
     need(abs(2 * first - n) <= 1, f"{message} it must be half, give or take one if n is odd.")
@@ -104,8 +103,7 @@ def sign_by_item(answer: Learner) -> str:
 
     for wins, losses in ((6, 0), (2, 7)):
         *counts, _ = numbers(wins, losses, labels=3)
-        message = f"{wins} and {losses} comparisons, each with 3 equal labels: count comparisons."
-        agree(counts, (wins, losses, 0), message)
+        agree(counts, (wins, losses, 0), "Three equal labels: count comparisons, not labels.")
     outcomes = (
         ((1, 0, 0), [a, a, none]),
         ((0, 1, 0), [b]),
@@ -131,8 +129,7 @@ def sign_by_item(answer: Learner) -> str:
     need(near(p, sign_test(9, 3).p), "Eight ties changed your p: this test leaves ties out.")
     *_, p = numbers(0, 0, others=[[none], [a, b]])
     agree(p, 1, "Ties alone say nothing against equal systems.")
-    message = "Random labels of two other systems are wrong."
-    agree_on_random(answer, _sign_by_item, _items, message, tolerance=1e-4)
+    agree_on_random(answer, _sign_by_item, _items, "Random labels are wrong.", tolerance=1e-4)
     return "majorities of one to four readers, p on both sides, an even count, and ties."
 
 
@@ -162,8 +159,7 @@ def best_of(answer: Learner) -> str:
     scores = [3.0, 9.0, 1.0, 4.0, 8.0, 2.0]
     close(scores, 1, np.mean(scores), "One story drawn at random has the mean score.")
     close(scores, 6, max(scores), "Six drawn of six are all of them, none twice.")
-    message = "One of five stories scores 1, the rest 0: the best of three is 1 if it is drawn."
-    close([0, 0, 1, 0, 0], 3, 0.6, message)
+    close([0, 0, 1, 0, 0], 3, 0.6, "One story scores 1: the best of three is 1 if it is drawn.")
     pool = np.random.default_rng(8).permutation(np.arange(9) ** 1.5)
     best = [max(drawn) for drawn in combinations(pool, 4)]
     message = "Four of nine are wrong: how many draws have a given score as their best?"

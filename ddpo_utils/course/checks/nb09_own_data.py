@@ -31,8 +31,7 @@ def most_pairs(answer: Learner) -> str:
         count = f"For {case} you count {pairs:.0f} pairs"
         need(2 * pairs <= len(scores), f"{count}: that takes more responses than there are.")
         need(pairs <= right, f"{count}: each tied response needs an untied partner.")
-        message = f"{count}, and more are possible: tied responses may be paired with others."
-        need(pairs == right, message)
+        need(pairs == right, f"{count}, and more are possible: pair tied responses with others.")
     return "different scores, ties of two, three and five, equal scores, and a single response."
 
 
@@ -42,11 +41,10 @@ def share_explained(answer: Learner) -> str:
     writers = np.array(["w1", "w2", "w3"])
     place = rng.permutation(np.repeat([0, 1, 2], (3, 2, 7)))
     group = writers[place]
-    message = "If each writer has one weight, the writer explains everything: the share is 1."
-    agree(answer.number(np.array([0.2, 2.5, 1.1])[place], group), 1, message)
-    equal_means = np.array([0.4, 1.6, 0.9, 1.1, 0.1, 1.9])
-    message = "If all writers have the same mean, the writer explains nothing."
-    agree(answer.number(equal_means, np.repeat(writers, 2)), 0, message)
+    share = answer.number(np.array([0.2, 2.5, 1.1])[place], group)
+    agree(share, 1, "If each writer has one weight, the writer explains all: the share is 1.")
+    share = answer.number(np.array([0.4, 1.6, 0.9, 1.1, 0.1, 1.9]), np.repeat(writers, 2))
+    agree(share, 0, "If all writers have the same mean, the writer explains nothing.")
     weight = rng.uniform(0, 3, 12)
     share = answer.number(weight, group)
     need(0 <= share <= 1, f"A share of the variance is between 0 and 1; yours is {share:.2f}.")
@@ -73,10 +71,10 @@ def weights_without(answer: Learner) -> str:
         agree(weight.sum(), left, f"{left} of 8 responses are left: the sum must be {left}.")
         moved = rows.copy()
         moved[faulty] = rng.normal(size=(len(faulty), 5))
-        message = "I moved the broken response and other weights changed: it still takes part."
-        need(near(answer.numbers(8, _unit(moved), broken), weight), message)
-        message = "The others need the weights that they have among themselves, in their places."
-        agree(weight[~broken], deviation_weights(rows[~broken]), message)
+        same = near(answer.numbers(8, _unit(moved), broken), weight)
+        need(same, "I moved the broken response and other weights changed: it still takes part.")
+        right = deviation_weights(rows[~broken])
+        agree(weight[~broken], right, "The others need their own weights, in their places.")
     return "one broken response of eight, two, and none."
 
 
