@@ -10,6 +10,7 @@ import math
 import unicodedata
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from ..settings import WRITING_PROMPTS, CourseError, data_dir
 from ..storage.files import read_json, read_jsonl, whole_text
 from .fields import KNOWN_COLUMNS, Counted, count, name_columns, read_chats, responses_of_pairs
 from .posts import COLUMNS as POST_COLUMNS
-from .tables import parquet_columns, read_rows
+from .tables import read_rows
 from .text import plain_text, same_text
 
 DEFAULTS = {"source": "own", "writer": ""}
@@ -52,6 +53,9 @@ class Reading:
 
 def is_writing_prompts(data: Any) -> bool:
     """Whether `data` names r/writingPrompts: on the Hub, or parquet files with its columns."""
+    from pyarrow import ArrowException
+    from pyarrow.parquet import read_schema
+
     if not isinstance(data, (str, Path)) or not str(data):
         return False
     path = Path(data)
@@ -60,7 +64,9 @@ def is_writing_prompts(data: Any) -> bool:
     files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
     if not files or files[0].suffix.lower() != ".parquet":
         return False
-    return len(set(POST_COLUMNS) & set(parquet_columns(files[0]))) > 1
+    with suppress(OSError, ArrowException):  # what cannot be read is told where it is read
+        return len(set(POST_COLUMNS) & set(read_schema(files[0]).names)) > 1
+    return False
 
 
 @needs("train")

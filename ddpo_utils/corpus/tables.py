@@ -162,17 +162,6 @@ def _separator(text: str, names: frozenset[str]) -> str:
     return max(dict.fromkeys([",", ";", "\t", "|", *found, " "]), key=rank)
 
 
-def parquet_columns(path: Path) -> list[str]:
-    """The columns of a parquet file; none where it cannot be read."""
-    from pyarrow import ArrowException
-    from pyarrow.parquet import read_schema
-
-    try:
-        return list(read_schema(path).names)
-    except (OSError, ArrowException):
-        return []
-
-
 def _parquet_rows(path: Path) -> Rows:
     """The rows of a parquet file or of a folder's; a file called `test-...` holds that split."""
     from pyarrow.parquet import ParquetFile

@@ -5,7 +5,6 @@ All sentences are this project's own; nothing comes from the real data set.
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -13,48 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-WHO = """a retired cartographer
-the last lamplighter
-a ferry pilot
-the village dentist
-an apprentice baker
-a tax inspector
-the night nurse
-a piano tuner""".splitlines()
-FINDS = """a door in the tide wall
-a letter dated tomorrow
-a map of a street that moved
-somebody else's dream
-a clock that counts apologies
-the town's missing hour
-a whale in the reservoir
-an unpaid bill from the moon""".splitlines()
-OPENINGS = """It began with a smell of burnt sugar.
-Nobody had knocked since the flood.
-"You are late," it said.
-Dear sister, do not come.
-The ledger said forty; I counted forty-one.
-We drew lots, and I lost.
-Monday. Fog. The goat is gone again.
-My grandmother kept thunder in a jar.""".splitlines()
-MIDDLES = """I turned the key the wrong way, on purpose, and the street folded like a napkin.
-They argued about bread until the stars came out to listen.
-Somewhere below us the machines had begun to hum a lullaby.
-She measured the silence with a ruler and wrote the figure on her wrist.
-The inspector wanted a signature; the river wanted my shoes.
-He laughed, then he stopped, and the second thing was worse.
-Every window in the row showed a different winter.
-I fed it coins, buttons, and at last my name.
-The children voted, and the vote was for the wolf.
-By noon the bells had learned to whisper.""".splitlines()
-ENDINGS = """In the morning there was only salt.
-I still set a place for it.
-So we sold the house.
-That is all I may say.
-And the clock, politely, apologised.
-Then the tide came in, reading aloud.
-You would have done the same.
-He never did learn to whistle.""".splitlines()
+from ddpo_utils.small_world.grammar import World, all_prompts
 
 NUMBERS, TEXTS = pa.list_(pa.int64()), pa.list_(pa.string())
 SCHEMA = pa.schema(
@@ -83,29 +41,17 @@ def write_posts(path: Path, rows: list[dict[str, Any]], row_group_size: int | No
     return path
 
 
-def story(rng: np.random.Generator, sentences: int = 4) -> str:
-    """An invented little story of about ten words a sentence."""
-    middles = [MIDDLES[i] for i in rng.integers(len(MIDDLES), size=max(sentences - 2, 0))]
-    return " ".join([rng.choice(OPENINGS), *middles, rng.choice(ENDINGS)])
-
-
 def small_posts(path: Path, posts: int = 12, responses: int = 6, seed: int = 0) -> Path:
-    """A parquet of at most 64 different prompts with different stories each, votes -2 to 60."""
+    """A parquet of different prompts with different stories each, votes -2 to 60."""
     rng = np.random.default_rng(seed)
-    plots = list(itertools.product(WHO, FINDS))
+    world, prompts = World(seed), all_prompts(seed)[:posts]
     rows = []
-    for number, plot in enumerate(rng.permutation(len(plots))[:posts]):
-        who, finds = plots[plot]
-        stories: list[str] = []
-        while len(stories) < responses:
-            text = story(rng, int(rng.integers(4, 8)))
-            if text not in stories:
-                stories.append(text)
+    for number, prompt in enumerate(prompts):
+        stories = world.stories([prompt], 4 * responses, draw=number)["text"].unique()[:responses]
         votes = rng.permutation(np.linspace(-2, 60, max(responses, 2)).astype(int))[:responses]
-        title = f"[WP] {who[0].upper()}{who[1:]} finds {finds}."
         text = "" if number % 3 else "Any genre, please."
-        rows.append(post(title, text, stories, votes.tolist()))
-    assert len(rows) == posts
+        rows.append(post(f"[WP] {prompt}", text, stories.tolist(), votes.tolist()))
+    assert {len(row["comment_texts"]) for row in rows} == {responses}
     return write_posts(Path(path), rows)
 
 
