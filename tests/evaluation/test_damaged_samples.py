@@ -63,6 +63,7 @@ def changed(number: int | None = None, **values: object) -> Callable[[list[str]]
         (changed(source="odd \ud83d"), True),
         (lambda lines: [], True),
         (lambda lines: lines + changed(text="Another text.")(lines[:1]), False),
+        (lambda lines: lines + changed(source="another")(lines[:1]), False),
         (changed(prompt="Another prompt."), False),
         (changed(3, prompt_id="another"), False),
         (changed(3, sample="0"), False),
