@@ -148,8 +148,8 @@ def _fold(
     path = folder / f"scores-{record['run']}.json"
     if not path.is_file():
         reward = load_reward(profile, folder)
-        scores = score_stories(profile, *reward, stories[in_prompt])
-        write_json(path, [round(float(score), 5) for score in scores])
+        rewards = score_stories(profile, *reward, stories[in_prompt])
+        write_json(path, [round(float(score), 5) for score in rewards])
         if folder.name != "final":
             (folder / "adapter_model.safetensors").unlink()
     scores = read_numbers(path, int(in_prompt.sum()))

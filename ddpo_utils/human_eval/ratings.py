@@ -98,8 +98,8 @@ class Ratings:
         self, item: str, diverse: str, best: str, comment: str = "", seconds: float | None = None
     ) -> None:
         """Store one answer on the disk; it replaces an earlier one to that item."""
-        answer = {"item": item, "diverse": diverse, "best": best, "comment": comment}
-        answer["seconds"] = seconds
+        answer: dict[str, Any] = {"item": item, "diverse": diverse, "best": best}
+        answer |= {"comment": comment, "seconds": seconds}
         check_as(Answer, answer, self.path, "Correct that value.")
         _check(answer, self.comparisons, "person", self.path)
         with locked(self.path, wait=True):

@@ -103,7 +103,6 @@ def test_each_row_is_set_against_what_it_differs_from_in_one_thing():
         (0.2, 0.0, 0.5, 1.0, "effect of deviation; equal quality not shown"),
         (0.2, 0.0, 0.5, None, "effect of deviation; quality not measured"),
         (0.2, 0.2, 0.0, 1.0, "no effect shown"),
-        (0.0, 0.0, 0.0, 1.0, "no effect shown"),
     ],
 )
 def test_the_verdict_asks_for_diversity_usable_stories_and_quality(
