@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ddpo_utils.course.notebooks import QUIET
-from ddpo_utils.settings import SLEEPING
+from ddpo_utils.settings import SLEEPING, CourseError, data_dir
 
 # Before torch and the hub's libraries read them: no bars, no network, no spinning threads.
 os.environ |= (
@@ -39,6 +40,18 @@ LINES = [
     'She wrote: "don\'t open the door" - then, of course, he opened the door!',
     "Nothing happened in 1911; nothing ever happens. Élodie laughed — 🙂.",
 ]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(call: pytest.CallInfo) -> Generator[None, Any, Any]:
+    """A wheel leaves out the recorded runs: tests that miss a file of theirs are skipped there."""
+    report = yield
+    fault, data = call.excinfo and call.excinfo.value, data_dir()
+    missing = isinstance(fault, (CourseError, FileNotFoundError)) and str(data) in str(fault)
+    if report.failed and missing and not (data / "results").exists():
+        report.outcome = "skipped"
+        report.longrepr = (report.fspath, report.location[1], "needs a clone's recorded runs")
+    return report
 
 
 @pytest.fixture(autouse=True)

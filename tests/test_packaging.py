@@ -165,8 +165,8 @@ for name in ddpo_utils._AT_ONCE[{package!r}]:
 
 
 def test_an_extra_is_installed_from_the_clone_or_by_the_wheel_s_name(monkeypatch, tmp_path) -> None:
-    assert install_command("train") == "-m pip install -e '.[train]'"
     monkeypatch.setattr("ddpo_utils.extras.__file__", str(tmp_path / "extras.py"))
+    assert install_command("train") == "-m pip install -e '.[train]'"
     (tmp_path / "data").mkdir()
     with pytest.raises(ImportError, match=r"'ddpo-utils\[qlora\]'`$"), needs("train"):
         needs("qlora")(importlib.import_module)("no_such_module")

@@ -19,7 +19,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from ddpo_utils import Profile, cli, make_pairs
 from ddpo_utils.models.policy import lora_config
-from ddpo_utils.settings import CourseError, data_dir, get_profile
+from ddpo_utils.settings import CourseError, get_profile
 from ddpo_utils.training import plan
 from ddpo_utils.training.arms import data_size, training_stories
 from ddpo_utils.training.plan import KNOWN, architecture, trained_parameters
@@ -168,7 +168,8 @@ def test_flops_are_those_that_torch_counts(tmp_path: Path, checkpointing: bool) 
     assert ratio == pytest.approx(20 / 24 if checkpointing else 14 / 18)
 
 
-RECORDED = json.loads((data_dir() / "results" / "memory.json").read_text(encoding="utf-8"))["rows"]
+RESULTS = Path(__file__).parents[2] / "data" / "results"
+RECORDED = json.loads((RESULTS / "memory.json").read_text(encoding="utf-8"))["rows"]
 
 
 @pytest.mark.parametrize("row", RECORDED, ids=lambda row: "-".join(map(str, row["case"].values())))
