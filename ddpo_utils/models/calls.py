@@ -219,7 +219,9 @@ def _make_client(endpoint: Endpoint, key: str) -> Any:
 
 def _fault(endpoint: Endpoint, status: int | None, error: Exception, key: str) -> str:
     """The sentence for a call that failed for good, without the key."""
-    words = " ".join(printable(error).split())
+    body = getattr(error, "body", None)  # older clients put the whole reply into their message
+    told = body.get("message") if isinstance(body, dict) else ""
+    words = " ".join(printable(told or error).split())
     if key != NO_KEY:
         words = words.replace(key, "[key]")
     reason = REASONS.get(status)

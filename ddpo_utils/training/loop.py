@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from transformers import TrainerCallback
 
+from ..models.policy import load_adapter
 from ..models.smollm2 import first_line
 from ..settings import CourseError
 from ..storage.files import seal
@@ -30,13 +31,23 @@ class _LastStepDone(Exception):
     """Nothing but saving is left to do."""
 
 
+class _ReadAdapter(TrainerCallback):
+    """Reads the checkpoint's adapter, before other callbacks use it."""
+
+    def __init__(self, trainer: Any, checkpoint: Path | None):
+        self.trainer, self.checkpoint = trainer, checkpoint
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.checkpoint and not self.trainer.is_fsdp_enabled:
+            # transformers before 5.21 passes over it where the adapter "ref" lies beside it
+            load_adapter(self.trainer.model, self.checkpoint, trainable=True)
+        self.checkpoint = None  # it was whole: a fault that comes now is not its fault
+
+
 class _RunCallback(TrainerCallback):
     """Goes on from a checkpoint as asked for now, seals checkpoints, and stops at NaN."""
 
-    began = False  # whether the checkpoint, if there is one, has been read
-
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.began = True
         state.save_steps = args.save_steps
         if state.global_step >= state.max_steps:
             raise _LastStepDone  # transformers takes one more where a run ended within an epoch
@@ -64,8 +75,9 @@ def train_and_save(
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     checkpoint = last_checkpoint(folder)
-    callback = _RunCallback()
-    trainer.add_callback(callback)  # after the KL's
+    reader = _ReadAdapter(trainer, checkpoint)
+    trainer.callback_handler.callbacks.insert(0, reader)
+    trainer.add_callback(_RunCallback())  # after the KL's
     try:
         with suppress(_LastStepDone):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -81,7 +93,7 @@ def train_and_save(
             record["resumed_at_step"] = int(checkpoint.name.removeprefix("checkpoint-"))
         return save_run(trainer, folder, record)
     except Exception as error:
-        sentence = _training_fault(error, folder, None if callback.began else checkpoint)
+        sentence = _training_fault(error, folder, reader.checkpoint)
         if not sentence:
             raise
         raise CourseError(sentence) from None

@@ -70,7 +70,8 @@ def _read_reference(path: Path) -> pd.DataFrame:
     first, _, text = path.read_bytes().decode(errors="replace").partition("\n")
     if first != CHECKSUM + text_key(text):
         raise CourseError(f"{path} is damaged: delete it, and it is computed again.")
-    return pd.read_csv(StringIO(text), dtype={"key": "uint64"}, index_col="key")
+    types = {"key": "uint64"}  # and to the last digit, which pandas 2 does not read by itself
+    return pd.read_csv(StringIO(text), dtype=types, index_col="key", float_precision="round_trip")
 
 
 def _reference_logps(trainer: Any, rows: list[int]) -> np.ndarray:

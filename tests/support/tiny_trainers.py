@@ -141,7 +141,8 @@ def maker(tiny_folder: Path, adapter_folder: Path, tmp_path: Path) -> Callable[.
             parts["ref_model"] = models[1]
         for model in models:
             if spy is not None:
-                model.register_forward_pre_hook(spy, with_kwargs=True)
+                # the decoder's: PEFT may call the outer model's `forward`, which runs no hook
+                model.get_decoder().register_forward_pre_hook(spy, with_kwargs=True)
         policy, adapter = setup, {}
         if isinstance(setup, str):
             policy, adapter = policy_of(setup, models[0], adapter_folder)
