@@ -52,7 +52,7 @@ def test_most_pairs_is_never_less_than_what_is_drawn_and_is_reached(seed):
     assert most_pairs([]) == most_pairs([5]) == most_pairs([5, 5]) == 0
 
 
-def test_explained_tells_the_writer_from_chance():
+def test_explained_tells_the_writer_from_chance_and_deals_within_prompts():
     groups, writer = np.repeat(np.arange(6), 8), np.tile(list("abcdefgh"), 6)
     noise = np.random.default_rng(0).uniform(0, 2, 48)
     share, chance = explained(np.tile(np.arange(8.0), 6), writer, groups)
@@ -64,9 +64,7 @@ def test_explained_tells_the_writer_from_chance():
     assert explained(noise, np.full(48, 60), groups) == (0, 0)
     assert explained(np.ones(48), length, groups)[0] == 0
 
-
-def test_explained_leaves_out_what_has_no_weight_and_deals_within_prompts():
-    weight = np.array([1.0, 2.0, np.nan, 5.0, 6.0, np.nan, 9.0, 10.0])
+    weight = np.array([1.0, 2.0, np.nan, 5.0, 6.0, np.nan, 9.0, 10.0])  # NaN: left out
     named = np.array(["p", "p", "x", "q", "q", "y", "r", "r"])
     share, chance = explained(weight, named, named)
     assert share == pytest.approx(128 / 131)

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from evaluated import POOL, THRESHOLDS
+from faults import refusal
 
 import measures
 import recorded_runs
@@ -43,7 +44,7 @@ def local(tiny: tuple[Any, Any], path: Path, condition: str, **changes: Any) -> 
     return rivals.sample_local(*tiny, PROMPTS, path, condition, **{**FAST, **changes})
 
 
-def test_plain_stories_are_those_of_sample_stories(tiny, tmp_path) -> None:
+def test_stories_of_a_local_model_under_each_condition(tiny, tmp_path) -> None:
     frame = local(tiny, tmp_path / "s.jsonl", "plain")
     expected = sample_stories(*tiny, PROMPTS, tmp_path / "e.jsonl", **FAST)
     columns = ["prompt_id", "prompt", "sample", "source", "text", "tokens", "finished"]
@@ -51,21 +52,17 @@ def test_plain_stories_are_those_of_sample_stories(tiny, tmp_path) -> None:
     assert frame["completion_tokens"].tolist() == expected["tokens"].tolist()
     assert (frame["calls"] == 1).all()
 
-
-def test_each_round_has_the_earlier_stories_in_it(tiny, tmp_path) -> None:
-    frame = local(tiny, tmp_path / "s.jsonl", "iterative", samples=2, max_new_tokens=20)
-    second = read_samples(tmp_path / "s.round2.jsonl").set_index("prompt_id")
+    frame = local(tiny, tmp_path / "i.jsonl", "iterative", samples=2, max_new_tokens=20)
+    second = read_samples(tmp_path / "i.round2.jsonl").set_index("prompt_id")
     for prompt_id, prompt in PROMPTS.itertuples(index=False):
         first, other = frame.loc[frame["prompt_id"] == prompt_id, "text"]
         earlier = [first] if first else []
         assert second["prompt"][prompt_id] == request(prompt, "iterative", earlier=earlier)
         assert second["text"][prompt_id] == other
 
-
-def test_a_verbalised_answer_may_be_as_long_as_its_stories_together(tiny, tmp_path) -> None:
-    frame = local(tiny, tmp_path / "s.jsonl", "verbalised")
+    frame = local(tiny, tmp_path / "v.jsonl", "verbalised")
     assert frame["sample"].tolist() == [0, 1, 2] * 3
-    assert 8 < frame["completion_tokens"].max() <= 24
+    assert 8 < frame["completion_tokens"].max() <= 24  # as long as its stories together
     assert frame["unreadable"].all()  # a random model keeps to no form
     assert frame["calls"].sum() == 3
 
@@ -116,19 +113,15 @@ def test_a_published_adapter_is_half_as_large(adapter_folder: Path, tmp_path: Pa
     assert (tmp_path / "sft" / "adapter_config.json").is_file()
 
 
-@pytest.mark.parametrize("seeds", [[], [901], [1, 902], [-1]])
-def test_a_tuning_world_is_no_test_world(seeds: list[int], tmp_path: Path) -> None:
-    with pytest.raises(CourseError, match="901"):
-        worlds.record_worlds(seeds, rules(), tmp_path, tmp_path)
-
-
-def test_a_recorded_world_is_kept_and_read(tmp_path: Path, monkeypatch) -> None:
+def test_a_recorded_world_is_kept_and_read_and_none_was_for_tuning(tmp_path, monkeypatch) -> None:
     folder = tmp_path / "results" / "world"
     folder.mkdir(parents=True)
     for seed in (10, 9):
         rows = [{"rho": 0.0, "arm": "dpo", "total": float(seed)}]
         (folder / f"{seed}.json").write_text(json.dumps({"rows": rows}))
     worlds.record_worlds([9, 10], rules(), tmp_path, tmp_path)  # makes nothing
+    for seeds in ([], [901], [1, 902], [-1]):
+        assert "901" in refusal(worlds.record_worlds, seeds, rules(), tmp_path, tmp_path)
     monkeypatch.setattr(recorded, "data_dir", lambda: tmp_path)
     rows = load_world()[["seed", "arm", "total"]].to_numpy().tolist()
     assert rows == [[9, "dpo", 9.0], [10, "dpo", 10.0]]
@@ -168,20 +161,21 @@ def test_the_chosen_settings_follow_from_the_recorded_trials_by_the_rule() -> No
     assert plan["temperatures"][gaps.index(min(gaps))] == plan["temperature"]
 
 
-@pytest.mark.parametrize(
-    ("script", "flags", "record"),
-    [
-        (measures, [], "measures"),
-        (reward_trial, [], "reward"),
-        (rivals, [], "rivals"),
-        (recorded_runs, [], "runs"),
-        (recorded_runs, ["--seeds", "43"], "seeds"),
-        (recorded_runs, ["--development"], "development"),
-        (worlds, ["1"], "world/1"),
-        (worlds, ["--tuning"], "world_tuning"),
-    ],
-)
-def test_of_two_at_once_the_second_is_refused(script, flags, record, tmp_path, monkeypatch) -> None:
+RECORDS = {
+    "measures": (measures, []),
+    "reward": (reward_trial, []),
+    "rivals": (rivals, []),
+    "runs": (recorded_runs, []),
+    "seeds": (recorded_runs, ["--seeds", "43"]),
+    "development": (recorded_runs, ["--development"]),
+    "world/1": (worlds, ["1"]),
+    "world_tuning": (worlds, ["--tuning"]),
+}
+
+
+@pytest.mark.parametrize("record", RECORDS)
+def test_of_two_at_once_the_second_is_refused(record, tmp_path, monkeypatch) -> None:
+    script, flags = RECORDS[record]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["script", "--smoke", "--output", str(tmp_path), *flags])
     path = tmp_path / "results" / f"{record}.json"
