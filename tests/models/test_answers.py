@@ -70,6 +70,9 @@ def test_answers_under_other_settings_are_not_mixed_in(teller, endpoint, local, 
     with torch.no_grad():
         local.model.lm_head.weight[0, 0] += 1
     assert "b.jsonl" in refusal(ask, local, tmp_path / "b.jsonl", ["x"])
+    # longer than the model reads
+    assert "2048" in refusal(ask, local, tmp_path / "c.jsonl", ["Sea?", "word " * 2040])
+    assert not (tmp_path / "c.jsonl").exists()
 
 
 def greedy(local: Any, text: str, count: int) -> list[int]:
@@ -108,8 +111,3 @@ def test_a_local_model_answers_with_its_likeliest_tokens_and_a_stopped_run_goes_
     local.model.generation_config.eos_token_id = greedy(local, "Sea?", 1)
     (ended,) = ask(local, tmp_path / "b.jsonl", ["Sea?"])
     assert (ended["text"], ended["finished"], ended["completion_tokens"]) == ("", True, 0)
-
-
-def test_a_request_longer_than_the_model_reads_is_refused(local, tmp_path):
-    assert "2048" in refusal(ask, local, tmp_path / "a.jsonl", ["Sea?", "word " * 2040])
-    assert not list(tmp_path.iterdir())
