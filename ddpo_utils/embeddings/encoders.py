@@ -101,11 +101,11 @@ def _random_parameters(model: Any) -> list[str]:
     """The names of parameters that no file of the model held, so that they are random numbers."""
     names = []
     for module in model:
-        if hasattr(module, "auto_model"):  # transformers marks what it has read
-            for name, parameter in module.auto_model.named_parameters():
-                unused = "pooler." in name or "lora_" in name  # not trained, or read by peft
-                if not (unused or getattr(parameter, "_is_hf_initialized", False)):
-                    names.append(name)
+        transformer = getattr(module, "auto_model", torch.nn.Module())
+        for name, parameter in transformer.named_parameters():
+            unused = "pooler." in name or "lora_" in name  # not trained, or read by peft
+            if not unused and not getattr(parameter, "_is_hf_initialized", False):
+                names.append(name)  # transformers marks what it has read
     return names
 
 

@@ -66,7 +66,7 @@ def get_answers(
     def messages(call: Key, _: str) -> Chat:
         return as_messages("user", texts[call[0]])
 
-    with AnswerStore(path, run, texts, lambda key: [key], model.name) as store:
+    with AnswerStore(Path(path), run, texts, lambda key: [key], model.name) as store:
         missing = {key: text for key, text in texts.items() if (key, 0) not in store.records}
         if missing and isinstance(model, Endpoint):
             chains = [[(key, 0)] for key in missing]

@@ -222,7 +222,7 @@ def sample_endpoint(
         text = request(texts[prompt_id], condition, k, [story for story in earlier if story])
         return chat(text, condition, endpoint.system)
 
-    with AnswerStore(path, run, texts, call_of, source) as store:
+    with AnswerStore(Path(path), run, texts, call_of, source) as store:
         chains = []
         for prompt_id in texts:
             firsts = [(prompt_id, n) for n in range(0, samples, k)]

@@ -67,12 +67,10 @@ def lora_config(profile: Profile) -> Any:
     from peft import LoraConfig
 
     targets = profile.lora_targets
-    if not isinstance(targets, str):
-        targets = list(targets)
     return LoraConfig(
         r=profile.lora_r,
         lora_alpha=profile.lora_alpha,
-        target_modules=targets,
+        target_modules=targets if isinstance(targets, str) else list(targets),
         task_type="CAUSAL_LM",
     )
 

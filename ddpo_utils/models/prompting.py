@@ -132,11 +132,8 @@ def chat(text: str, condition: str, system: bool = True) -> Chat:
 
 def count_tokens(messages: Chat) -> int:
     """Tokens of a chat, about."""
-    count = 0
-    for message in messages:
-        count += TOKENS_AROUND_A_MESSAGE
-        count += math.ceil(len(message["content"]) / CHARACTERS_A_TOKEN)
-    return count
+    texts = [math.ceil(len(message["content"]) / CHARACTERS_A_TOKEN) for message in messages]
+    return sum(texts) + TOKENS_AROUND_A_MESSAGE * len(messages)
 
 
 def render(tokenizer: Any, prompts: Iterable[str]) -> list[str]:
@@ -252,13 +249,9 @@ def stories(answer: str, finished: bool, condition: str, k: int = 4) -> list[dic
             continue
         closed = block[2] or (inner and inner[2])
         followed = block.end() < len(answer)
-        story = {
-            "text": text.strip(),
-            "finished": bool(finished or closed or followed),
-            "probability": _probability(content),
-            "unreadable": False,
-        }
-        found.append(story)
+        whole = bool(finished or closed or followed)
+        story = {"text": text.strip(), "finished": whole, "probability": _probability(content)}
+        found.append(story | {"unreadable": False})
     missing = {"text": "", "finished": finished, "probability": None, "unreadable": True}
     while len(found) < k:
         found.append(dict(missing))

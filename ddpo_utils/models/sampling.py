@@ -124,6 +124,7 @@ def sample_stories(
             another process uses it; a batch does not fit the GPU's memory.
     """
     import pandas as pd
+    from transformers import set_seed
 
     texts = check_prompts(prompts, samples)
     settings = {**BATCHING, **DECODING, **settings}
@@ -138,13 +139,14 @@ def sample_stories(
     run = fingerprint(model, [work, settings, max_new_tokens, size, seed])
     was_training = model.training
     model.eval()
-    with AnswerStore(path, run, texts, batch_of.__getitem__, source, rank) as store:
+    with AnswerStore(Path(path), run, texts, batch_of.__getitem__, source, rank) as store:
         share = range(rank, len(batches), ranks)
         missing = [number for number in share if batches[number][0] not in store.records]
         for number in progress_bar(missing, rank == 0, desc=f"sampling {source}", leave=False):
             batch = batches[number]
             batch_prompts = [texts[prompt_id] for prompt_id, _ in batch]
-            _seed_batch(seed, number)
+            digest = hashlib.sha256(f"{seed}/{number}".encode()).digest()
+            set_seed(int.from_bytes(digest[:4], "big"))
             answers = complete(
                 model, tokenizer, batch_prompts, max_new_tokens, do_sample=True, **settings
             )
@@ -152,13 +154,6 @@ def sample_stories(
         found = store.join(keys)
     model.train(was_training)
     return pd.DataFrame(found)
-
-
-def _seed_batch(seed: int, number: int) -> None:
-    from transformers import set_seed
-
-    digest = hashlib.sha256(f"{seed}/{number}".encode()).digest()
-    set_seed(int.from_bytes(digest[:4], "big"))
 
 
 def read_samples(paths: str | Path | Sequence[str | Path]) -> pd.DataFrame:

@@ -73,12 +73,8 @@ def check_adapter(folder: str | Path) -> list[str]:
             )
     config = read_as(dict, folder / CONFIG, "Name the folder of an adapter.")
     given = {name: value for name, value in config.items() if not _is_absent(value)}
-    check_as(
-        _Lora,
-        given,
-        folder / CONFIG,
-        "Plain LoRA is loaded, with layers by name, and without code or models of other places.",
-    )
+    advice = "Plain LoRA is loaded, with layers by name, without code or models of other places."
+    check_as(_Lora, given, folder / CONFIG, advice)
     return _tensor_names(folder / TENSORS)
 
 

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -23,6 +24,7 @@ Record = dict[str, Any]
 _START = b'{"prompt_id"'  # of every line
 
 
+@dataclass
 class AnswerStore:
     """The answers of one run by (prompt_id, sample), in a JSONL file that only grows.
 
@@ -43,20 +45,17 @@ class AnswerStore:
         CourseError: on entering, the file holds something else, or another process uses it.
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        run: str,
-        prompts: Mapping[Any, str],
-        call_of: Callable[[Key], Sequence[Key]],
-        source: str,
-        rank: int = 0,
-    ):
-        self.path = Path(path)
-        self.run, self.prompts, self.call_of, self.source = run, prompts, call_of, source
+    path: Path
+    run: str
+    prompts: Mapping[Any, str]
+    call_of: Callable[[Key], Sequence[Key]]
+    source: str
+    rank: int = 0
+
+    def __post_init__(self) -> None:
         self.part = self.path  # the file that this process writes
-        if rank:
-            self.part = self.path.with_name(f"{self.path.name}.{rank + 1}")
+        if self.rank:
+            self.part = self.path.with_name(f"{self.path.name}.{self.rank + 1}")
         self.records: dict[Key, Record] = {}
         self._adding = Lock()
 
