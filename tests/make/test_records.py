@@ -74,7 +74,8 @@ def test_rivals_are_recorded_and_read_beside_the_adapters(
     profile = get_profile("laptop", model=str(tiny_folder), max_new_tokens=3, sample_batch=80)
     rivals.record_rivals(profile, load_prompts().head(6), tmp_path / "work", tmp_path, 2, asked)
     for name in ("runs.json", "samples.jsonl"):
-        (tmp_path / "results" / name).symlink_to(data_dir() / "results" / name)
+        recorded_file = (data_dir() / "results" / name).resolve(strict=True)
+        (tmp_path / "results" / name).symlink_to(recorded_file)
     monkeypatch.setattr(recorded, "data_dir", lambda: tmp_path)
     facts, stories = recorded.load_rivals()
     assert facts["rivals"] == asked

@@ -24,6 +24,7 @@ def test_the_wheel_works_outside_the_clone(index: None, tmp_path: Path) -> None:
     run_command(python, "-m", "pip", "install", "--no-deps", "--quiet", wheel)
     code = (
         "import ddpo_utils\n"
+        "from ddpo_utils import *\n"
         "from ddpo_utils.embeddings.encoders import load_encoder\n"
         "from ddpo_utils.settings import data_dir\n"
         "print(ddpo_utils.__file__, data_dir(), len(ddpo_utils.load_stories()), sep='\\n')\n"
