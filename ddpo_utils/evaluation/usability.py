@@ -82,9 +82,7 @@ def course_prompts() -> list[str]:
     return [*load_stories()["prompt"].unique(), *load_prompts()["prompt"]]
 
 
-def prompt_ranks(
-    stories: np.ndarray, prompts: np.ndarray, prompt_rows: Sequence[int]
-) -> np.ndarray:
+def prompt_ranks(stories: np.ndarray, prompts: np.ndarray, prompt_rows: Any) -> np.ndarray:
     """(N,) rank of each story's own prompt among all prompts by cosine; 1 is the nearest.
 
     stories are (N, d) and prompts (P, d) unit rows; `prompt_rows` names each story's prompt.
@@ -129,8 +127,7 @@ def check_stories(
     require_texts(stories, ("prompt", "text"))
     texts = stories["text"].tolist()
     prompts = list(dict.fromkeys([*pool, *stories["prompt"]]))
-    rows = {prompt: row for row, prompt in enumerate(prompts)}
-    prompt_rows = [rows[prompt] for prompt in stories["prompt"]]
+    prompt_rows = pd.Index(prompts).get_indexer(stories["prompt"])
     model = load_encoder(encoder)
     checks = pd.DataFrame(index=stories.index)
     checks["n_words"] = [len(words(text)) for text in texts]

@@ -35,13 +35,8 @@ def _share(labels: pd.DataFrame, hits: pd.Series) -> Interval | None:
 def win_rates(labels: pd.DataFrame, question: str, systems: Sequence[str]) -> pd.DataFrame:
     """Share of the labels that name either system or none, with 95% intervals over prompts.
 
-    Args:
-        labels: of `ratings.read_labels`.
-        question: "diverse" or "best".
-
-    Returns:
-        One row for each system and for "undecided": share (an Interval, None without labels),
-        labels (their number).
+    `labels` are those of `ratings.read_labels`, `question` is "diverse" or "best". One row for each
+    system and for "undecided": share (an Interval, None without labels), labels (their number).
     """
     labels = labels.dropna(subset=[question])
     names = [*systems, UNDECIDED]
