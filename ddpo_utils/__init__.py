@@ -88,7 +88,7 @@ if not TYPE_CHECKING:  # a checker takes a module with __getattr__ to have every
 
     def __getattr__(name: str) -> Any:
         if name in _MODULES:
-            with needs("trainers" if name in _AT_ONCE["trl"] else "train"):
+            with needs("trainers" if name in (*_AT_ONCE["trl"], "add_weights") else "train"):
                 return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
