@@ -59,7 +59,7 @@ def train(
             left_out += f", {too_long:,} are too long"
         print(f"{_data_facts(profile, stories, arms)}; {left_out}.")
         print(f"Arms, where they are not finished yet: {', '.join(arms)}.", flush=True)
-    records = _train_short(profile, stories, folder, arms, sft, {"too_long": too_long})
+    records = train_arms(profile, stories, folder, arms, sft, too_long=too_long)
     if not main:
         return
     for arm, record in records.items():
@@ -98,6 +98,7 @@ def train_arms(
     folder: Path,
     arms: Sequence[str] = ARMS,
     sft: Path | None = None,
+    **facts: Any,
 ) -> dict[str, Any]:
     """The records of SFT on `stories` and of each arm, by name; adapters in folder/sft and so on.
 
@@ -108,20 +109,10 @@ def train_arms(
         arms: names as `Arm.parse` takes them; none: SFT alone.
         sft: folder of the SFT adapter, to share it (folder/sft). An adapter that no run of this
             package made is used as it is, and has no record.
+        facts: further entries of the records; with `too_long`, the stories are known to fit.
     """
-    stories, too_long = short_enough(profile, stories)
-    return _train_short(profile, stories, folder, arms, sft, {"too_long": too_long})
-
-
-def _train_short(
-    profile: Profile,
-    stories: pd.DataFrame,
-    folder: Path,
-    arms: Sequence[str],
-    sft: Path | None,
-    facts: dict[str, Any],
-) -> dict[str, Any]:
-    """As `train_arms`, of stories that fit in max_length; `facts` go into every record."""
+    if "too_long" not in facts:
+        stories, facts["too_long"] = short_enough(profile, stories)
     sft = sft or folder / "sft"
     parsed = {name: Arm.parse(name, profile.weights) for name in arms}
     parsed.pop("sft", None)

@@ -56,13 +56,6 @@ def train_sft(
         CourseError: no story is short enough, the folder is another run's or another process
             writes there, the run diverges, or the disk is full (the next call goes on).
     """
-    with locked(folder):
-        return _train_sft(profile, stories, folder, facts)
-
-
-def _train_sft(
-    profile: Profile, stories: pd.DataFrame, folder: Path, facts: dict[str, Any]
-) -> dict[str, Any]:
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
@@ -70,28 +63,30 @@ def _train_sft(
         warnings.warn(
             f"All {profile.sft_steps} SFT steps are warm-up: lower sft_warmup_steps.", stacklevel=2
         )
-    if record := open_run(folder, profile, Arm("sft")):
-        return record
-    started = time.perf_counter()
-    model, tokenizer = load_policy(profile)
-    stories, too_long = short_enough(profile, stories, tokenizer)
-    prompts = [as_messages("user", text) for text in stories["prompt"]]
-    completions = [as_messages("assistant", text) for text in stories["text"]]
-    args = trainer_arguments(
-        SFTConfig,
-        folder,
-        profile,
-        "sft_",
-        completion_only_loss=True,
-        warmup_steps=profile.sft_warmup_steps,
-        lr_scheduler_type="cosine_with_min_lr",
-        lr_scheduler_kwargs={"min_lr_rate": SFT_END},
-    )
-    data = Dataset.from_dict({"prompt": prompts, "completion": completions})
-    lora = lora_config(profile)
-    trainer = _make_trainer(SFTTrainer, model, args, data, tokenizer, peft_config=lora)
-    record = run_facts(profile, arm="sft", stories=len(stories), too_long=too_long) | facts
-    return train_and_save(trainer, folder, record, started)
+    with locked(folder):
+        if record := open_run(folder, profile, Arm("sft")):
+            return record
+        started = time.perf_counter()
+        model, tokenizer = load_policy(profile)
+        stories, too_long = short_enough(profile, stories, tokenizer)
+        columns = {
+            "prompt": [as_messages("user", text) for text in stories["prompt"]],
+            "completion": [as_messages("assistant", text) for text in stories["text"]],
+        }
+        args = trainer_arguments(
+            SFTConfig,
+            folder,
+            profile,
+            "sft_",
+            completion_only_loss=True,
+            warmup_steps=profile.sft_warmup_steps,
+            lr_scheduler_type="cosine_with_min_lr",
+            lr_scheduler_kwargs={"min_lr_rate": SFT_END},
+        )
+        data, lora = Dataset.from_dict(columns), lora_config(profile)
+        trainer = _make_trainer(SFTTrainer, model, args, data, tokenizer, peft_config=lora)
+        record = run_facts(profile, arm="sft", stories=len(stories), too_long=too_long) | facts
+        return train_and_save(trainer, folder, record, started)
 
 
 def train_pairs(
@@ -116,43 +111,31 @@ def train_pairs(
         CourseError: as `train_sft`; or too few pairs, or a pair has one text on both sides.
     """
     with locked(folder):
-        return _train_pairs(profile, _weighted(pairs, weight), folder, sft, arm, watch, facts)
-
-
-def _train_pairs(
-    profile: Profile,
-    pairs: pd.DataFrame,
-    folder: Path,
-    sft: Path,
-    arm: Arm,
-    watch: pd.DataFrame | None,
-    facts: dict[str, Any],
-) -> dict[str, Any]:
-    pairs, too_long = short_enough(profile, pairs)
-    check_batch(profile, pairs)
-    seen = profile.steps * profile.batch_size
-    if 0 < seen < len(pairs):  # so that the reference scores no others
-        pairs = pairs.sample(seen, random_state=profile.seed)
-    if record := open_run(folder, profile, arm, sft if arm.starts_from_sft else None):
-        return record
-    started = time.perf_counter()
-    if arm.starts_from_sft:
-        trainer = _dpo_trainer(profile, pairs, folder, sft)
-    else:
-        trainer = _orpo_trainer(profile, pairs, folder)
-    record = run_facts(profile, arm=arm.name, kl={}, **weight_facts(pairs))
-    record |= {"pairs_too_long": too_long} | facts
-    if watch is not None and not arm.starts_from_sft and _trains_tokens(sft):
-        warnings.warn(
-            "The KL is not watched: PEFT cannot save ORPO's adapter beside SFT's trained tokens.",
-            stacklevel=2,
-        )
-        watch = None
-    if watch is not None:
-        callback = KLCallback(trainer, watch, folder / "kl.json", sft)
-        trainer.add_callback(callback)
-        record["kl"] = callback.kl
-    return train_and_save(trainer, folder, record, started)
+        pairs, too_long = short_enough(profile, _weighted(pairs, weight))
+        check_batch(profile, pairs)
+        seen = profile.steps * profile.batch_size
+        if 0 < seen < len(pairs):  # so that the reference scores no others
+            pairs = pairs.sample(seen, random_state=profile.seed)
+        if record := open_run(folder, profile, arm, sft if arm.starts_from_sft else None):
+            return record
+        started = time.perf_counter()
+        if arm.starts_from_sft:
+            trainer = _dpo_trainer(profile, pairs, folder, sft)
+        else:
+            trainer = _orpo_trainer(profile, pairs, folder)
+        record = run_facts(profile, arm=arm.name, kl={}, **weight_facts(pairs))
+        record |= {"pairs_too_long": too_long} | facts
+        if watch is not None and not arm.starts_from_sft and _trains_tokens(sft):
+            warnings.warn(
+                "The KL is not watched: PEFT cannot save ORPO's adapter beside SFT's trained "
+                "tokens.",
+                stacklevel=2,
+            )
+        elif watch is not None:
+            callback = KLCallback(trainer, watch, folder / "kl.json", sft)
+            trainer.add_callback(callback)
+            record["kl"] = callback.kl
+        return train_and_save(trainer, folder, record, started)
 
 
 def _trains_tokens(adapter: Path) -> bool:

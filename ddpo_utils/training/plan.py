@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..settings import CourseError, Profile
+from .arms import data_size
 
 __all__ = [
     "HEAP",
@@ -34,8 +35,7 @@ OVERHEAD = {"cuda": 1.0 * _GB, "cpu": 0.05 * _GB}  # CUDA's context; a trainer's
 # On a CPU with glibc's allocator a process held 1.24 to 1.56 times what its tensors took.
 HEAP = 1.4
 MARGIN = 1.15  # assumed error of the formulas on a GPU, where nothing has been measured
-_METHODS = {"sft": "SFT", "ddpo": "DPO arms", "orpo": "ORPO arms"}
-
+METHODS = {"sft": "SFT", "ddpo": "DPO arms", "orpo": "ORPO arms"}
 # GB of memory: a card and its peak of dense bf16 (T4: fp16) FLOP/s, by NVIDIA's data sheets.
 CARDS = {
     16: ("T4", 65e12),
@@ -59,7 +59,6 @@ class Architecture:
     head_dim: int
     vocabulary: int
     tied: bool  # the output head is the embedding
-    norms: int = 2  # a layer
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
@@ -91,7 +90,7 @@ class Architecture:
     def parameters(self) -> int:
         """All parameters, without biases."""
         ends = (1 if self.tied else 2) * self.vocabulary
-        norms = self.layers * self.norms + 1
+        norms = 2 * self.layers + 1
         return self.linear + (ends + norms) * self.width
 
 
@@ -104,7 +103,6 @@ KNOWN = {
     "SmolLM2-360M": Architecture(32, 960, 2560, 15, 5, 64, 49152, True),
     "SmolLM2-1.7B": Architecture(24, 2048, 8192, 32, 32, 64, 49152, True),
 }
-NORMS = {"llama": 2, "mistral": 2, "granite": 2, "gemma2": 4}  # a layer, by model_type
 
 
 def architecture(profile: Profile) -> Architecture:
@@ -116,11 +114,11 @@ def architecture(profile: Profile) -> Architecture:
     path = Path(name)
     if not path.exists() and base in KNOWN:
         return KNOWN[base]
-    if path.is_dir():
-        path /= "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        kind, heads = config["model_type"], config["num_attention_heads"]
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        if config["model_type"] not in ("llama", "mistral", "granite"):
+            raise ValueError("other layers")
+        heads = config["num_attention_heads"]
         return Architecture(
             config["num_hidden_layers"],
             config["hidden_size"],
@@ -129,17 +127,16 @@ def architecture(profile: Profile) -> Architecture:
             config.get("num_key_value_heads") or heads,
             config.get("head_dim") or config["hidden_size"] // heads,
             config["vocab_size"],
-            config.get("tie_word_embeddings", kind == "gemma2"),
-            NORMS[kind],
+            config.get("tie_word_embeddings", False),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise CourseError(
-            f"The sizes of {name!r} are not known: name a folder with the config.json of a "
-            f"{', '.join(NORMS)} model, or one of {', '.join(KNOWN)}."
+            f"The sizes of {name!r} are not known: name a folder with the config.json of a Llama, "
+            f"Mistral or Granite, or one of {', '.join(KNOWN)}."
         ) from None
 
 
-def adapted(model: Architecture, profile: Profile) -> list[str]:
+def _adapted(model: Architecture, profile: Profile) -> list[str]:
     """Names of the linear maps of each layer that get an adapter."""
     known = list(model.linears)
     if profile.lora_targets == "all-linear":
@@ -152,7 +149,7 @@ def adapted(model: Architecture, profile: Profile) -> list[str]:
 
 def trained_parameters(model: Architecture, profile: Profile) -> int:
     """The adapter's parameters: r (in + out) for each adapted linear map of each layer."""
-    sizes = [sum(model.linears[name]) for name in adapted(model, profile)]
+    sizes = [sum(model.linears[name]) for name in _adapted(model, profile)]
     return model.layers * profile.lora_r * sum(sizes)
 
 
@@ -179,6 +176,8 @@ def memory(
 
     `sharded` is FSDP: a share of weights and adapters; embedding, head and two layers gathered.
     """
+    if profile.attention == "eager":
+        raise CourseError("What eager attention needs is not estimated: plan with sdpa.")
     model = architecture(profile)
     trained = trained_parameters(model, profile)
     float32 = profile.dtype == "float32" or (device == "cpu" and profile.dtype == "auto")
@@ -188,28 +187,25 @@ def memory(
     tokens = part * profile.max_length * (1 if method == "sft" else 2)
     per_token = _kept_per_token(model, profile, size, autocast)
 
+    # 1. weights, and the embedding, head and norms among them
     linear = model.linear * (NF4 if profile.quantize else size)
-    ends = size * (model.parameters - model.linear)  # embedding, head, norms
-    # the head's backward pass in one tile; on a CPU torch's code, with 8 in float32 and 2 in bool
-    tile_tokens, tile_words = HEAD_TILE
-    tile = min(tokens, tile_tokens) * min(model.vocabulary, tile_words)
-    tile_bytes = size if device == "cuda" else 8 * 4 + 2
-    head = tile * tile_bytes + tokens * (4 + size) * model.width
-    # or one layer's backward pass
+    ends = size * (model.parameters - model.linear)
+    share = gpus if sharded else 1
+    # FSDP's gathered weights, or DDP's gradient buckets
+    several = ends + 2 * linear / model.layers if sharded else 4 * trained
+    # 2. the adapter: float32 weights, gradients, Adam's two moments; in bf16 under TRL's QLoRA
+    training_bytes = 8 if profile.quantize else 16
+    # 3. what is kept for backward, and the larger of the head's tile and one layer's backward
+    kept = model.layers * tokens * per_token + 2 * trained * autocast
     layer = tokens * size * (3 * model.inner + 2 * model.width)
-    kept = model.layers * tokens * per_token
-    if autocast:
-        kept += 2 * trained
     if profile.gradient_checkpointing:  # the layers' inputs alone are kept, the rest computed anew
         kept = model.layers * tokens * size * model.width
         layer += tokens * per_token
     if profile.quantize:
         layer += size * model.width * model.inner
-    share = gpus if sharded else 1
-    # FSDP's gathered weights, or DDP's gradient buckets
-    several = ends + 2 * linear / model.layers if sharded else 4 * trained
-    # float32 weights, gradients, Adam's two moments; in bf16 under TRL's QLoRA
-    training_bytes = 8 if profile.quantize else 16
+    tile = min(tokens, HEAD_TILE[0]) * min(model.vocabulary, HEAD_TILE[1])
+    tile *= size if device == "cuda" else 8 * 4 + 2  # a CPU's: 8 in float32 and 2 in bool
+    head = tile + tokens * (4 + size) * model.width
     return {
         "frozen weights": (linear + ends) / share,
         "adapter, gradients, Adam": training_bytes * trained / share,
@@ -223,9 +219,7 @@ def memory(
 
 def _kept_per_token(model: Architecture, profile: Profile, size: int, autocast: bool) -> int:
     """Bytes a token that autograd keeps of one layer's forward pass."""
-    attended = model.heads * model.head_dim
-    targets = set(adapted(model, profile))
-    eager = profile.attention == "eager" or model.norms == 4  # Gemma 2 needs it
+    targets = set(_adapted(model, profile))
     # the adapted maps' inputs; without autocast, maps that share an input keep it once
     if autocast:
         inputs = sum(model.linears[name][0] for name in targets)
@@ -233,19 +227,16 @@ def _kept_per_token(model: Architecture, profile: Profile, size: int, autocast: 
         shared = [{"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"}]
         inputs = model.width * sum(not targets.isdisjoint(names) for names in shared)
         inputs += model.inner * ("down_proj" in targets)
-        inputs += attended * (eager and "o_proj" in targets)
     # queries, keys, values, attention's output; the MLP's gate, activation and other factor
-    states = (3 if eager else 4) * attended + 3 * model.inner
-    # eager attention's scores, or the padding mask, for each token that is looked at
-    looked_at = (8 * model.heads if eager else size) * profile.max_length
-    norms = 4 * model.norms * model.width + 4 * model.heads  # with the scores' normaliser
-    adapters = profile.lora_r * len(targets)
-    return norms + looked_at + size * (states + inputs + adapters)
+    states = 4 * model.heads * model.head_dim + 3 * model.inner
+    norms = 8 * model.width + 4 * model.heads  # with the scores' normaliser
+    mask, adapters = profile.max_length, profile.lora_r * len(targets)
+    return norms + size * (mask + states + inputs + adapters)
 
 
 def peak(profile: Profile, device: str = "cuda", gpus: int = 1, sharded: bool = False) -> float:
     """Bytes on each device that suffice for SFT and for the preference arms."""
-    needs = [memory(profile, method, device, gpus, sharded) for method in _METHODS]
+    needs = [memory(profile, method, device, gpus, sharded) for method in METHODS]
     return max(sum(need.values()) for need in needs)
 
 
@@ -277,71 +268,64 @@ def show_plan(profile: Profile, gpu_memory: float = 80.0, gpus: int = 1) -> None
     if not gpu_memory > 0:
         raise CourseError(f"--gpu-memory is a number of GB above 0; got {gpu_memory:g}.")
     model = architecture(profile)
-    ways = {"": False} if gpus == 1 else {", DDP": False}
-    if gpus > 1 and not profile.quantize:
-        ways[", FSDP"] = True
     parts = [
         f"Profile {profile.name}, {profile.model}, on {gpus} x {gpu_memory:g} GB, whatever this "
         "machine has: estimates by the formulas in ddpo_utils/training/plan.py.\n"
         f"Parameters: {model.parameters:,}; trained: {trained_parameters(model, profile):,} "
-        f"(LoRA r {profile.lora_r} on {', '.join(adapted(model, profile))})"
+        f"(LoRA r {profile.lora_r} on {', '.join(_adapted(model, profile))})"
     ]
+    ways = {"": False} if gpus == 1 else {", DDP": False}
+    if gpus > 1 and not profile.quantize:
+        ways[", FSDP"] = True
     for way, sharded in ways.items():
         table = pd.DataFrame()
-        for method, name in _METHODS.items():
+        for method, name in METHODS.items():
             need = memory(profile, method, gpus=gpus, sharded=sharded)
             table[name] = pd.Series(need) / _GB
         table.loc["together"] = table.sum()
-        verdict = _verdict(table.loc["together"].max(), gpu_memory)
+        most = table.loc["together"].max()
+        verdict = f"It needs {most:.1f} GB and fits in {gpu_memory:g} GB."
+        if most * MARGIN > gpu_memory:
+            verdict = (
+                f"It needs {most:.1f} GB, known to {MARGIN - 1:.0%}, and may not fit in "
+                f"{gpu_memory:g} GB. What saves memory, the mildest first: gradient_checkpointing, "
+                "a micro_batch of 1, quantize, a smaller max_length; or FSDP."
+            )
         parts.append(f"GB at the peak, each GPU{way}\n{table.round(1).to_string()}\n{verdict}")
     parts.append(_work(profile, gpu_memory, gpus))
     print(*parts, sep="\n\n")
-
-
-def _verdict(need: float, room: float) -> str:
-    """Whether `need` GB fit into `room` GB, and what saves memory if not."""
-    if need * MARGIN <= room:
-        return f"It fits in {room:g} GB: it needs {need:.1f} GB."
-    fault = "does not fit" if need > room else f"with a margin of {MARGIN - 1:.0%} it may not fit"
-    return (
-        f"It needs {need:.1f} GB and {fault} in {room:g} GB. What saves memory, the mildest first: "
-        "gradient_checkpointing, a micro_batch of 1, quantize, a smaller max_length; or FSDP."
-    )
 
 
 def _work(profile: Profile, gpu_memory: float, gpus: int) -> str:
     """Tokens, FLOPs and hours of SFT and of each arm, as a table with its assumptions."""
     import pandas as pd
 
-    from .arms import data_size
-
     responses, pairs, tokens, source = data_size(profile)
-    sft_passes = profile.sft_epochs
+    sft_passes, passes, orpo_passes = profile.sft_epochs, profile.epochs, profile.orpo_epochs
     if profile.sft_steps:
         sft_passes = profile.sft_steps * profile.sft_batch_size / responses
-    seen, passes, orpo_passes = pairs, profile.epochs, profile.orpo_epochs
     if profile.steps:
         asked = profile.steps * profile.batch_size
-        seen = min(pairs, asked)  # the reference scores no others
-        passes = orpo_passes = asked / seen
+        pairs = min(pairs, asked)  # the reference scores no others
+        passes = orpo_passes = asked / pairs
     step, once = flops(profile, "ddpo")
     alone, _ = flops(profile, "sft")  # ORPO has no reference either
-    epoch = 2 * seen * tokens
-    dpo = f"DPO arm and reference, {passes:.3g} x {seen:,} pairs"
-    orpo = f"ORPO arm, {orpo_passes:.3g} x {seen:,} pairs"
+    epoch = 2 * pairs * tokens
     rows = {
         f"SFT, {sft_passes:.3g} epochs": (responses * sft_passes * tokens, alone),
         "the reference, once": (epoch, once),
-        dpo: (epoch * passes, step + once / passes),
-        orpo: (epoch * orpo_passes, alone),
+        f"DPO arm and reference, {passes:.3g} x {pairs:,} pairs": (
+            epoch * passes,
+            step + once / passes,
+        ),
+        f"ORPO arm, {orpo_passes:.3g} x {pairs:,} pairs": (epoch * orpo_passes, alone),
     }
     table = pd.DataFrame(rows, index=["tokens", "FLOPs"]).T
     table["FLOPs"] *= table["tokens"]
     size = max((size for size in CARDS if size <= gpu_memory), default=min(CARDS))
     card, rate = CARDS[size]
     for share in UTILISATION:
-        hourly = 3600 * gpus * rate * share
-        table[f"hours at {share:.0%}"] = table["FLOPs"] / hourly
+        table[f"hours at {share:.0%}"] = table["FLOPs"] / (3600 * gpus * rate * share)
     return (
         f"{table.to_string(float_format='{:.3g}'.format)}\n"
         f"Hours on {gpus} x {card} ({size} GB) at these shares (assumed) of its "

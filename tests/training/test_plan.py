@@ -38,7 +38,6 @@ KINDS = {
     "LlamaConfig": {},
     "MistralConfig": {"head_dim": 40},
     "GraniteConfig": {"tie_word_embeddings": True},
-    "Gemma2Config": {"head_dim": 32},
 }
 
 
@@ -88,8 +87,7 @@ def test_known_models_have_their_published_sizes() -> None:
         ("LlamaConfig", "float32", True, "all-linear"),
         ("MistralConfig", "bfloat16", False, ("q_proj", "v_proj")),
         ("GraniteConfig", "bfloat16", True, ("k_proj", "down_proj")),
-        ("Gemma2Config", "float32", False, ("q_proj", "v_proj")),
-        ("Gemma2Config", "bfloat16", False, "all-linear"),
+        ("LlamaConfig", "bfloat16", False, "all-linear"),
     ],
 )
 def test_what_autograd_keeps(
@@ -128,15 +126,9 @@ def test_what_autograd_keeps(
 def test_what_an_adapter_costs_under_adam(tmp_path: Path) -> None:
     profile = replace(BIG, model=str(tmp_path), gradient_checkpointing=False)
     model = adapted(written(tmp_path), profile)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(trained)
-    tokens = torch.randint(0, 500, (1, 8))
-    model(input_ids=tokens, labels=tokens).loss.backward()
-    optimiser.step()
-    held = trained + [p.grad for p in trained]
-    for state in optimiser.state.values():
-        held += [state["exp_avg"], state["exp_avg_sq"]]
-    assert plan.memory(profile)["adapter, gradients, Adam"] == sum(t.nbytes for t in held)
+    trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    # the weights, their gradients and Adam's two moments
+    assert plan.memory(profile)["adapter, gradients, Adam"] == 4 * trained
     frozen = sum(p.nbytes for p in model.parameters() if not p.requires_grad)
     assert plan.memory(replace(profile, dtype="float32"))["frozen weights"] == frozen
 
@@ -191,21 +183,16 @@ def test_memory_grows_and_shrinks_with_its_settings() -> None:
     # a batch of 12 over 4 GPUs leaves 3 on each: pairs one at a time, stories all at once
     assert plan.split_batch(BIG, sft=False, processes=4) == (1, 3)
     assert plan.split_batch(BIG, sft=True, processes=4) == (3, 1)
-    for need, verdict in ((20.0, "fits in 24"), (22.6, "may not"), (25, "does not")):
-        assert verdict in plan._verdict(need, 24)
 
 
-@pytest.mark.parametrize(("name", "gpus"), [("laptop", 1), ("8b", 2)])
-def test_command(name: str, gpus: int, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["plan", "--profile", name, "--gpu-memory", "24", "--gpus", str(gpus)]) == 0
-    text, profile = capsys.readouterr().out, get_profile(name)
-    assert f"trained: {trained_parameters(architecture(profile), profile):,} " in text
-    assert f"on {gpus} x 24 GB" in text and "estimates" in text and "assumed" in text
-    assert (", FSDP" in text) == (gpus > 1)
-    if name == "laptop":  # the bundled stories as training takes them
-        stories = training_stories(profile)
-        pairs = make_pairs(stories, seed=profile.seed)
-        assert data_size(profile)[:2] == (len(stories), len(pairs))
+@pytest.mark.parametrize(("gpus", "room", "fits"), [(1, 27, True), (2, 26, False), (1, 24, False)])
+def test_command(gpus: int, room: int, fits: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--gpu-memory", str(room), "--gpus", str(gpus)]
+    assert cli.main(["plan", "--profile", "8b", *flags]) == 0
+    text = capsys.readouterr().out
+    assert "trained: 54,525,952 " in text and f"on {gpus} x {room} GB" in text
+    assert "estimates" in text and "assumed" in text
+    assert (", FSDP" in text) == (gpus > 1) and ("may not fit" not in text) == fits
 
 
 def test_hours_are_flops_over_the_assumed_rate(capsys: pytest.CaptureFixture[str]) -> None:
@@ -218,12 +205,16 @@ def test_hours_are_flops_over_the_assumed_rate(capsys: pytest.CaptureFixture[str
         assert [float(word) for word in line.split()[-2:]] == pytest.approx(expected, rel=0.01)
 
 
-def test_a_user_s_own_data_are_counted(tmp_path: Path) -> None:
+def test_data_are_counted_as_training_takes_them(tmp_path: Path) -> None:
+    laptop = get_profile("laptop")
+    stories = training_stories(laptop)
+    pairs = make_pairs(stories, seed=laptop.seed)
+    assert data_size(laptop)[:2] == (len(stories), len(pairs))
     path, scores = tmp_path / "mine.csv", [0, 1, 2, 3, 0, 1, 2]
     rows = [f"Prompt {n // 4},Story {n},{score},train\n" for n, score in enumerate(scores)]
     path.write_text("".join(["prompt,text,score,split\n", *rows, "Prompt 2,Story 7,3,test\n"]))
-    responses, pairs, _, source = data_size(replace(BIG, data=str(path)))
-    assert (responses, pairs) == (7, 3) and "mine.csv" in source
+    responses, number, _, source = data_size(replace(BIG, data=str(path)))
+    assert (responses, number) == (7, 3) and "mine.csv" in source
 
 
 @pytest.mark.parametrize(
@@ -234,6 +225,7 @@ def test_a_user_s_own_data_are_counted(tmp_path: Path) -> None:
         (["--gpu-memory", "0"], "--gpu-memory"),
         (["--lora-targets", "c_attn"], "c_attn"),
         (["--data", "none.parquet"], "none.parquet"),
+        (["--attention", "eager"], "eager"),
     ],
 )
 def test_a_fault_is_one_sentence(
