@@ -265,7 +265,7 @@ def _profile(args: argparse.Namespace) -> Profile:
         return get_profile(args.profile, **given)
     from .training.run_folder import read_config
 
-    configured, arm = read_config(args.config)
+    configured, arm, _ = read_config(args.config)
     args.method = args.method or [arm.command]
     settings = {name: getattr(configured, name) for name in names}
     return get_profile(configured.name, **settings | given)

@@ -41,6 +41,9 @@ __all__ = [
     "weight_facts",
 ]
 
+# settings that TRL's configurations have under the same name
+AS_IN_TRL = ("max_length", "seed", "gradient_checkpointing", "max_grad_norm", "weight_decay")
+AS_IN_TRL += ("adam_beta1", "adam_beta2", "adam_epsilon", "report_to")
 SFT_END = 0.5  # the cosine of SFT ends at this share of the peak (arXiv 2503.17126)
 
 
@@ -210,8 +213,6 @@ def trainer_arguments(
     dtype = number_type(profile)
     return config(
         output_dir=str(folder / "checkpoints"),
-        max_length=profile.max_length,
-        seed=profile.seed,
         learning_rate=getattr(profile, f"{prefix}learning_rate"),
         num_train_epochs=getattr(profile, f"{prefix}epochs"),
         max_steps=steps or -1,
@@ -220,20 +221,14 @@ def trainer_arguments(
         # on a GPU autocast runs the adapter, float32, in the model's type
         fp16=gpu and dtype == torch.float16,
         bf16=gpu and dtype == torch.bfloat16,
-        gradient_checkpointing=profile.gradient_checkpointing,
-        max_grad_norm=profile.max_grad_norm,
-        weight_decay=profile.weight_decay,
-        adam_beta1=profile.adam_beta1,
-        adam_beta2=profile.adam_beta2,
-        adam_epsilon=profile.adam_epsilon,
         logging_steps=1,
-        report_to=profile.report_to,
         save_strategy="steps",
         save_steps=profile.checkpoint_every,
         dataloader_pin_memory=gpu,
         use_cpu=not gpu,
         logging_nan_inf_filter=False,
         ddp_find_unused_parameters=False,
+        **{name: getattr(profile, name) for name in AS_IN_TRL},
         **options,
     )
 

@@ -129,14 +129,8 @@ def is_plain_adapter(folder: Path) -> bool:
     return (folder / "adapter_config.json").is_file() and not any(made_here)
 
 
-def read_config(path: Path) -> tuple[Profile, Arm]:
-    """The profile with its settings, and the arm, of a config.yaml that `open_run` wrote."""
-    profile, arm, _ = _read_config(path)
-    return profile, arm
-
-
-def _read_config(path: Path) -> tuple[Profile, Arm, dict[str, Any]]:
-    """(profile, arm, all entries) of a config.yaml."""
+def read_config(path: Path) -> tuple[Profile, Arm, dict[str, Any]]:
+    """(profile with its settings, arm, all entries) of a config.yaml that `open_run` wrote."""
     import yaml
 
     try:
@@ -195,7 +189,7 @@ def open_run(
     begun = finished or any(folder.glob("checkpoints/*-*"))
     origin = {"sft": adapter_digest(sft)} if sft else {}
     if begun and path.is_file():
-        stored, _, given = _read_config(path)
+        stored, _, given = read_config(path)
         before = origin | given | asdict(stored)
         for name, value in (_decisive(profile, arm) | origin).items():
             if before[name] != value:

@@ -143,10 +143,11 @@ def test_what_is_finished_is_kept_and_a_configuration_repeats_it(
     for arm in ("sft", "ddpo-sem"):
         assert curve(record_of(place / "again" / arm)) == curve(record_of(made / arm))
         assert_same_adapter(place / "again" / arm, made / arm)
-    assert read_config(place / "again" / "ddpo-sem" / "config.yaml") == read_config(config)
+    repeated = read_config(place / "again" / "ddpo-sem" / "config.yaml")
+    assert repeated[:2] == read_config(config)[:2]
     given = [f"--config={config}", f"--sft={made / 'sft'}"]  # flags go before it
     assert cli.main(["train", *given, "--output=over", "--method=dpo", "--learning-rate=1e-3"]) == 0
-    profile, arm = read_config(place / "over" / "dpo" / "config.yaml")
+    profile, arm, _ = read_config(place / "over" / "dpo" / "config.yaml")
     assert arm.name == "dpo" and profile.learning_rate == 1e-3 and profile.lora_r == 4
     assert record_of(place / "over" / "dpo")["log"][0]["learning_rate"] == 1e-3
 

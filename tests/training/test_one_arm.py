@@ -29,14 +29,6 @@ def profile(tiny_folder: Path) -> Profile:
     )
 
 
-@pytest.fixture(scope="module")
-def sft(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "sft"
-    record = train_sft(profile, STORIES, folder)
-    assert record["arm"] == "sft" and len(record["log"]) == 2
-    return folder
-
-
 def test_arms_differ_by_their_weights_alone(profile: Profile, sft: Path, tmp_path: Path) -> None:
     weights = {
         "dpo": None,
