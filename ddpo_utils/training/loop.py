@@ -39,7 +39,7 @@ class _ReadAdapter(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.checkpoint and not self.trainer.is_fsdp_enabled:
-            # transformers before 5.21 passes over it where the adapter "ref" lies beside it
+            # transformers before 5.23 passes over it where the adapter "ref" lies beside it
             load_adapter(self.trainer.model, self.checkpoint, trainable=True)
         self.checkpoint = None  # it was whole: a fault that comes now is not its fault
 
