@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,9 @@ def train_and_save(
     trainer.callback_handler.callbacks.insert(0, reader)
     trainer.add_callback(_RunCallback())  # after the KL's
     try:
-        with suppress(_LastStepDone):
+        with suppress(_LastStepDone), warnings.catch_warnings():
+            if record["arm"].startswith(("dpo", "divpo", "orpo")):  # their weights are to be 1
+                warnings.filterwarnings("ignore", "Every weight is 1")
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         trained = [value for value in trainer.model.parameters() if value.requires_grad]
         if not all(torch.isfinite(value).all() for value in trained):

@@ -91,7 +91,7 @@ def test_what_is_too_long_is_left_out_and_counted(
     assert record["effective_pairs"] == pytest.approx(w.sum() ** 2 / (w**2).sum())
     stories = STORIES.assign(text=[*STORIES["text"].iloc[:too_long], *["and on " * 300] * 24][:24])
     with pytest.warns(UserWarning, match=f"{24 - too_long} of 24 responses"):
-        record = train_sft(profile, stories, tmp_path / "sft")
+        record = train_sft(profile, stories, tmp_path / "new")
     assert (record["stories"], record["too_long"]) == (too_long, 24 - too_long)
 
 
@@ -101,7 +101,7 @@ def test_pairs_that_teach_nothing_are_refused(profile: Profile, sft: Path, tmp_p
     assert str(PAIRS["prompt"][0]) in refusal(train_pairs, *call)
     short = replace(profile, max_length=9)
     assert "max_length, 9" in refusal(train_pairs, short, PAIRS, *call[2:])
-    assert "max_length, 9" in refusal(train_sft, short, STORIES, tmp_path / "sft")
+    assert "max_length, 9" in refusal(train_sft, short, STORIES, tmp_path / "new")
     assert "max_length, 9" in refusal(train_arms, short, STORIES, tmp_path / "all", ["dpo"])
     assert not (tmp_path / "all").exists()
 
@@ -117,7 +117,7 @@ def test_the_optimiser_s_settings_act_and_are_recorded(
         args, recorded = trainers[-1].args, record["settings"]
         for name, value in (given | {"max_grad_norm": limit}).items():
             assert getattr(args, name) == recorded[name] == value
-    assert train_sft(settings, STORIES, tmp_path / "sft")["settings"]["max_grad_norm"] == 1e5
+    assert train_sft(settings, STORIES, tmp_path / "new")["settings"]["max_grad_norm"] == 1e5
     assert trainers[-1].args.max_grad_norm == 1e5
 
 
