@@ -184,6 +184,11 @@ def test_what_is_left_out_is_counted_and_said(rows, kept, said):
         pd.testing.assert_frame_equal(load_stories(pd.DataFrame(rows, dtype=object)), frame)
 
 
+def test_a_cell_may_be_longer_than_the_csv_modules_own_limit(tmp_path):
+    frame = load_stories(own_file(tmp_path, "own.csv", f"prompt,text\nA,{'x' * 200_000}\n"))
+    assert frame["text"].str.len().tolist() == [200_000]
+
+
 def test_one_prompt_in_several_spellings_is_one():
     prompts = ["Café noir", " Cafe\u0301  noir", "Café\u00a0noir", "Thé"]
     rows = {"prompt": prompts, "text": list("abcd"), "prompt_id": [None, 7, 8, "007"]}
