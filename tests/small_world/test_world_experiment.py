@@ -134,3 +134,11 @@ def test_an_invalid_sample_costs_quality_and_counts_as_no_mode(stories: pd.DataF
     nothing = count_samples(stories.assign(text="x"), World(3), {})
     assert nothing["quality"] == INVALID
     assert np.isnan(nothing["total"])
+
+
+@pytest.mark.parametrize(("valid", "measures"), [(1, ("total", "modes")), (5, ("modes",))])
+def test_a_prompt_with_too_few_valid_samples_has_no_say(stories, valid, measures) -> None:
+    one, two = stories.head(8), stories.head(16).copy()
+    two.loc[two.index[8 + valid :], "text"] += " x"
+    alone, beside = (count_samples(frame, World(3), {}) for frame in (one, two))
+    assert [alone[name] for name in measures] == [beside[name] for name in measures]
