@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from reprlib import Repr
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -32,7 +32,13 @@ LARGEST = float(np.finfo(np.float32).max)  # the losses and most encoders work i
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which no tokenizer takes
 
 
-def compute_deviation(responses: Sequence[str], embedder: Any) -> np.ndarray:
+class Encoder(Protocol):
+    """What `SentenceTransformer` has: texts to rows."""
+
+    def encode(self, texts: list[str], /, *, normalize_embeddings: bool = ...) -> Any: ...
+
+
+def compute_deviation(responses: Sequence[str], embedder: Encoder) -> np.ndarray:
     """Deviation weights (K,) of the K responses to one prompt; they sum to K, and are 1 if K <= 2.
 
     `embedder` has `encode(texts, normalize_embeddings=True)`, as SentenceTransformer has it.

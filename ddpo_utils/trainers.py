@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from packaging.version import Version
-from peft import PeftModel
+from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor
@@ -62,7 +62,7 @@ class WeightedCollator:
 
 
 class _WeightedTrainer:
-    """What both trainers share: the checks, the count of clipped steps, the model card."""
+    """What both trainers share: the count of clipped steps, resuming, the model card."""
 
     _paper = PAPER
     steps = clipped_steps = 0
@@ -95,6 +95,12 @@ class _WeightedTrainer:
                 stacklevel=2,
             )
         return result
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if len(getattr(self.model, "peft_config", ())) > 1 and not self.is_fsdp_enabled:
+            # transformers before 5.23 reads the others, such as "ref", alone
+            set_peft_model_state_dict(self.model, load_peft_weights(resume_from_checkpoint))
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write TRL's model card, and below it the weights that the pairs had."""

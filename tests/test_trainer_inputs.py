@@ -167,6 +167,18 @@ def test_the_reference_is_the_whole_adapter_that_training_starts_from(make, tiny
         trainer.train()
 
 
+def test_a_resumed_run_goes_on_from_its_checkpoint(make, tmp_path):
+    """transformers before 5.23 passes over the adapter where "ref" lies beside it."""
+    options = {"save_strategy": "steps", "save_steps": 1, "learning_rate": 0.05, "logging_steps": 1}
+    losses = []
+    for steps, checkpoint in ((3, None), (3, str(tmp_path / "out" / "checkpoint-2"))):
+        data = preference_data(weights=WEIGHTS)
+        trainer = make(DDPOTrainer, data, "re-trained adapter", max_steps=steps, **options)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5) and losses[0][2] < losses[0][0]
+
+
 def test_a_reference_that_would_move_with_the_policy_is_refused(make, tiny_folder):
     policy = moved(tiny_folder, target_modules=["q_proj"])
     policy.get_input_embeddings().weight.requires_grad_()  # as biases are with bias="all"

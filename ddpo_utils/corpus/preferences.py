@@ -6,12 +6,12 @@ import json
 import warnings
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from ..deviation import deviation_weights, diversity
+from ..deviation import Encoder, deviation_weights, diversity
 from ..extras import needs
 from ..settings import CourseError, course_errors, progress_bar
 from .text import read_messages, same_text
@@ -25,12 +25,6 @@ BLOCK = 8_192  # responses whose embeddings are in memory at the same time, and 
 FEW = 3  # with fewer responses every weight of a prompt is 1
 TRIED_LENGTHS = 16  # lengths of the longest text at which an encoder's limit is looked for
 SAME_ROW = 1e-5  # cosine distance below which an encoder has read nothing new
-
-
-class Encoder(Protocol):
-    """What `SentenceTransformer` and the course's encoders have."""
-
-    def encode(self, texts: list[str], /, *, normalize_embeddings: bool = ...) -> Any: ...
 
 
 @needs("trainers")

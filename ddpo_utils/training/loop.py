@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from transformers import TrainerCallback
 
-from ..models.policy import load_adapter
 from ..models.smollm2 import first_line
 from ..settings import CourseError
 from ..storage.files import seal
@@ -32,16 +31,13 @@ class _LastStepDone(Exception):
     """Nothing but saving is left to do."""
 
 
-class _ReadAdapter(TrainerCallback):
-    """Reads the checkpoint's adapter, before other callbacks use it."""
+class _Resumed(TrainerCallback):
+    """Tells whether the checkpoint was read."""
 
-    def __init__(self, trainer: Any, checkpoint: Path | None):
-        self.trainer, self.checkpoint = trainer, checkpoint
+    def __init__(self, checkpoint: Path | None):
+        self.checkpoint = checkpoint
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.checkpoint and not self.trainer.is_fsdp_enabled:
-            # transformers before 5.23 passes over it where the adapter "ref" lies beside it
-            load_adapter(self.trainer.model, self.checkpoint, trainable=True)
         self.checkpoint = None  # it was whole: a fault that comes now is not its fault
 
 
@@ -76,8 +72,8 @@ def train_and_save(
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     checkpoint = last_checkpoint(folder)
-    reader = _ReadAdapter(trainer, checkpoint)
-    trainer.callback_handler.callbacks.insert(0, reader)
+    resumed = _Resumed(checkpoint)
+    trainer.add_callback(resumed)
     trainer.add_callback(_RunCallback())  # after the KL's
     try:
         with suppress(_LastStepDone), warnings.catch_warnings():
@@ -96,7 +92,7 @@ def train_and_save(
             record["resumed_at_step"] = int(checkpoint.name.removeprefix("checkpoint-"))
         return save_run(trainer, folder, record)
     except Exception as error:
-        sentence = _training_fault(error, folder, reader.checkpoint)
+        sentence = _training_fault(error, folder, resumed.checkpoint)
         if not sentence:
             raise
         raise CourseError(sentence) from None
