@@ -8,12 +8,13 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections import defaultdict
+from collections.abc import Callable
 from copy import copy
 from functools import wraps
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ParamSpec
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +48,14 @@ PAPER = {
     eprint = {arXiv:2503.17126}
 }""",
 }
+
+
+P = ParamSpec("P")
+
+
+def _arguments_of(init: Callable[P, None]) -> Callable[[Callable[..., None]], Callable[P, None]]:
+    """A decorator that shows editors and `help` the arguments of TRL's trainer."""
+    return wraps(init)
 
 
 class WeightedCollator:
@@ -142,7 +151,7 @@ class DDPOTrainer(_WeightedTrainer, DPOTrainer):
     _name = "DDPO"
     starts_at_reference = False
 
-    @wraps(DPOTrainer.__init__)
+    @_arguments_of(DPOTrainer.__init__)
     def __init__(self, *args: Any, **kwargs: Any):
         given = inspect.signature(DPOTrainer.__init__).bind(self, *args, **kwargs).arguments
         _check_arguments(given, DPOConfig, VERSIONS)
@@ -257,7 +266,7 @@ class DORPOTrainer(_WeightedTrainer, ORPOTrainer):
     _tag_names = ("trl", "orpo", "dorpo")
     _name = "DORPO"
 
-    @wraps(ORPOTrainer.__init__)
+    @_arguments_of(ORPOTrainer.__init__)
     def __init__(self, *args: Any, **kwargs: Any):
         given = inspect.signature(ORPOTrainer.__init__).bind(self, *args, **kwargs).arguments
         _check_arguments(given, ORPOConfig, VERSIONS | {"trl": ("1.15", "1.17")})
@@ -360,7 +369,8 @@ def _check_arguments(
             raise ValueError(f"{package} {found} is installed: pip install '{wanted}'.")
     args = given.get("args")
     if args is not None and not isinstance(args, config):
-        raise ValueError(f"args is a {type(args).__name__}: give a {config.__name__}.")
+        wanted = f"{config.__module__.rpartition('.')[0]}.{config.__name__}"
+        raise ValueError(f"args is of the type {type(args).__name__}: give {wanted}.")
     model = given.get("model")
     _check_head(model)
     decoder = not getattr(getattr(model, "config", None), "is_encoder_decoder", False)
@@ -420,6 +430,6 @@ def _check_weights(data: Any, name: str) -> None:
     if not hasattr(data, "column_names"):
         raise ValueError(f"{name} is no datasets.Dataset: use Dataset.from_list(rows).")
     if "weight" not in (data.column_names or list(next(iter(data)))):
-        raise ValueError(f"{name} has no column 'weight': give each pair a number, such as 1.")
+        raise ValueError(f"{name} has no column 'weight': ddpo_utils.add_weights makes it.")
     if hasattr(data, "__len__"):
         check_numbers(data["weight"][:], f"{name}'s weight")

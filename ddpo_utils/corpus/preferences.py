@@ -61,6 +61,8 @@ def add_weights(
             asked = _digest(prompt, f"prompt of row {row}")
             for column, response in zip(COLUMNS[1:], pair, strict=True):
                 digest = _digest(response, f"{column} of row {row}")
+                if isinstance(response, str) != isinstance(prompt, str):
+                    raise CourseError(f"Row {row} holds a text and messages: TRL takes one kind.")
                 found.append((asked, digest, row, column, len(_text(response))))
     sides = pd.DataFrame(found, columns=["prompt", "digest", "row", "column", "characters"])
     by_text = sides.groupby(["prompt", "digest"], sort=False)
@@ -109,18 +111,22 @@ def _digest(value: Any, name: str) -> bytes:
 
 
 def _check(dataset: Any, embedders: Sequence[Any]) -> None:
-    if not embedders:
-        raise CourseError("Give an embedder, such as SentenceTransformer('all-MiniLM-L6-v2').")
+    if not embedders or any(isinstance(e, str) or not hasattr(e, "encode") for e in embedders):
+        raise CourseError(
+            "Give an embedder with `encode(texts, normalize_embeddings=True)`, such as "
+            "SentenceTransformer('all-MiniLM-L6-v2'); floor and mean_one are given by name."
+        )
     if not hasattr(dataset, "add_column") or not hasattr(dataset, "__len__"):
         raise CourseError(
-            "add_weights takes one split as a datasets.Dataset: a weight needs all responses of a "
-            "prompt, which a stream does not have."
+            "add_weights takes one split, such as dataset['train'], as a datasets.Dataset: a "
+            "weight needs all responses of a prompt, which a stream does not have."
         )
     missing = [name for name in COLUMNS if name not in dataset.column_names]
     if missing:
         raise CourseError(
             f"The dataset has no column {missing[0]!r}: rename yours, or take the prompt out of "
-            "the responses by dataset.map(trl.extract_prompt)."
+            "the responses' messages by dataset.map(trl.extract_prompt) (of texts that would be "
+            "their longest common beginning, and so another prompt for each pair)."
         )
     if "weight" in dataset.column_names:
         raise CourseError("The dataset has a column 'weight': remove_columns('weight') first.")
@@ -144,13 +150,13 @@ def _report(prompt_of: np.ndarray, rows: np.ndarray) -> None:
     )
     same = int((rows[:, 0] == rows[:, 1]).sum())
     if same:
-        warnings.warn(f"{same} pairs have one text as chosen and rejected.", stacklevel=3)
+        warnings.warn(f"{same} pairs have one text as chosen and rejected.", stacklevel=4)
     few = (counts < FEW).mean()
     if few > 0.5:
         warnings.warn(
             f"{few:.0%} of the prompts have fewer than {FEW} responses. Their weights are 1, and "
             "DDPO is DPO there: add responses to each prompt.",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

@@ -116,6 +116,15 @@ def test_two_responses_a_prompt_are_warned_of() -> None:
 
 FAULTS = {
     "no embedder": (dataset(), (), "embedder"),
+    "a name": (dataset(), ("all-MiniLM-L6-v2",), "such as SentenceTransformer"),
+    "a floor": (dataset(), (Letters(), 0.1), "by name"),
+    "two kinds": (
+        Dataset.from_list(
+            [{"prompt": [{"role": "user", "content": "p"}], "chosen": "a", "rejected": "b"}]
+        ),
+        (Letters(),),
+        "a text and messages",
+    ),
     "a stream": (dataset().to_iterable_dataset(), (Letters(),), "stream"),
     "no prompt": (dataset().remove_columns("prompt"), (Letters(),), "'prompt'"),
     "weights": (dataset().add_column("weight", [1.0] * 5), (Letters(),), "'weight'"),
