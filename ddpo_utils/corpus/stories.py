@@ -92,7 +92,7 @@ def load_stories(
     """
     frame, reading = read_stories(data, columns)
     if reading.left_out or reading.remarks:
-        warnings.warn(str(reading), stacklevel=2)
+        warnings.warn(str(reading), stacklevel=3)
     return frame
 
 

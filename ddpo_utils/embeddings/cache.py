@@ -108,7 +108,7 @@ class CachedEncoder:
         if cut and os.environ.get("RANK", "0") == "0":  # the first of several processes
             warnings.warn(
                 f"{self.key} reads {limits.max()} tokens: {cut} of {len(texts)} texts are cut.",
-                stacklevel=2,
+                stacklevel=3,
             )
         if len(texts) == len(keys):  # a large corpus is not copied
             return rows
