@@ -225,6 +225,18 @@ def test_the_weight_never_reaches_the_model(make, setup):
     assert seen[DDPOTrainer] == seen[DPOTrainer] and "input_ids" in seen[DDPOTrainer]
 
 
+def test_a_training_s_log_is_trl_s(make):
+    logs = []
+    for cls, weights in ((DPOTrainer, None), (DDPOTrainer, 1.0)):
+        options = {"per_device_train_batch_size": 2, "max_steps": 3, "learning_rate": 1e-2}
+        trainer = make(cls, preference_data(weights=weights), **options)
+        trainer.train()
+        logs.append([entry for entry in trainer.state.log_history if "loss" in entry])
+    for theirs, ours in zip(*logs, strict=True):
+        assert ours.pop("weight") == 1 and ours.keys() == theirs.keys()
+        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5)
+
+
 def test_evaluation_can_return_logits(make):
     trainer = make(DDPOTrainer, preference_data(), eval_dataset=preference_data(2))
     batch = trainer._prepare_inputs(next(iter(trainer.get_eval_dataloader())))
