@@ -153,6 +153,19 @@ def test_an_adapter_on_the_head_is_refused(make, tiny, cls, settings):
         make(cls, preference_data(), policy)
 
 
+@pytest.mark.parametrize("cls", TRAINERS)
+def test_an_adapter_that_the_trainer_itself_would_put_on_the_head_is_refused(cls, tiny, tmp_path):
+    config = ORPOConfig if cls is DORPOTrainer else DPOConfig
+    with pytest.raises(ValueError, match=r"LM head|lm_head"):
+        cls(
+            tiny[0],
+            args=config(str(tmp_path), report_to="none", bf16=False),
+            train_dataset=preference_data(3),
+            processing_class=tiny[1],
+            peft_config=LoraConfig(target_modules=["lm_head"], task_type="CAUSAL_LM"),
+        )
+
+
 @pytest.mark.parametrize("settings", ADAPTERS, ids=str)
 def test_the_reference_is_the_whole_adapter_that_training_starts_from(make, tiny_folder, settings):
     policy = moved(tiny_folder, **settings)
