@@ -385,11 +385,10 @@ def _check_arguments(
 def _check_losses(config: DPOConfig) -> None:
     """ValueError for a loss that is no mean over pairs, or that TRL computes elsewhere."""
     types = [config.loss_type] if isinstance(config.loss_type, str) else config.loss_type
-    for name in types:
-        if name in ("aot", "aot_unpaired"):
-            raise ValueError(
-                f"loss_type {name!r} sorts the batch, so no loss belongs to a pair: take another."
-            )
+    for name in {"aot", "aot_unpaired"} & set(types):
+        raise ValueError(
+            f"loss_type {name!r} sorts the batch, so no loss belongs to a pair: take another."
+        )
     if config.use_liger_kernel and Version(version("trl")) < Version("1.15"):
         raise ValueError("Before TRL 1.15 Liger's loss has no weights: use_liger_kernel=False.")
 

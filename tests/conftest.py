@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +148,11 @@ def teller(monkeypatch: pytest.MonkeyPatch) -> Iterator[Teller]:
     server = Teller()
     yield server
     server.close()
+
+
+@pytest.fixture
+def make(tiny_folder: Path, adapter_folder: Path, tmp_path: Path) -> Callable[..., Any]:
+    """Makes a trainer of any class over the tiny model: see `tiny_trainers.maker`."""
+    from tiny_trainers import maker
+
+    return maker(tiny_folder, adapter_folder, tmp_path)

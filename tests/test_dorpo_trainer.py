@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,7 +10,6 @@ from tiny_trainers import (
     WEIGHTS,
     assert_close,
     loss_and_gradients,
-    maker,
     mixture_policy,
     preference_data,
 )
@@ -21,11 +17,6 @@ from trl.experimental.orpo import ORPOTrainer
 
 from ddpo_utils import dorpo_loss
 from ddpo_utils.trainers import DORPOTrainer
-
-
-@pytest.fixture
-def make(tiny_folder: Path, adapter_folder: Path, tmp_path: Path) -> Callable[..., Any]:
-    return maker(tiny_folder, adapter_folder, tmp_path)
 
 
 def test_a_router_s_loss_has_no_weight(make, tiny_folder):

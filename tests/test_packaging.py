@@ -130,7 +130,7 @@ def test_the_trainers_extra_is_slim() -> None:
 def test_the_readme_of_a_wheel_has_no_relative_link(monkeypatch: pytest.MonkeyPatch) -> None:
     hatchling = SimpleNamespace(MetadataHookInterface=object)  # is there when a wheel is built
     monkeypatch.setitem(sys.modules, "hatchling.metadata.plugin.interface", hatchling)
-    hook = runpy.run_path(str(ROOT / "hatch_build.py"))["ReadmeHook"]()
+    hook = runpy.run_path(str(ROOT / ".ci" / "hatch_build.py"))["ReadmeHook"]()
     hook.root = str(ROOT)
     metadata = {"urls": PROJECT["urls"]}
     hook.update(metadata)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from tiny_trainers import (
     WEIGHTS,
     Spy,
     loss_and_gradients,
-    maker,
     preference_data,
 )
 from transformers import AutoModelForCausalLM
@@ -30,12 +28,6 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from ddpo_utils import compute_deviation
 from ddpo_utils.trainers import DDPOTrainer, DORPOTrainer, WeightedCollator
-
-
-@pytest.fixture
-def make(tiny_folder: Path, adapter_folder: Path, tmp_path: Path) -> Callable[..., Any]:
-    return maker(tiny_folder, adapter_folder, tmp_path)
-
 
 FAULTS = [  # (trainers, train_dataset, settings, what is named)
     (TRAINERS, preference_data(3, None), {}, "train_dataset has no column 'weight'"),

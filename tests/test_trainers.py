@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +16,6 @@ from tiny_trainers import (
     Spy,
     assert_close,
     loss_and_gradients,
-    maker,
     mixture_policy,
     preference_data,
 )
@@ -28,11 +25,6 @@ from trl.experimental.orpo import ORPOTrainer
 from ddpo_utils.trainers import DDPOTrainer, DORPOTrainer
 
 WITH_NLL = {"loss_type": ["sigmoid", "sft"], "loss_weights": [0.7, 0.4]}
-
-
-@pytest.fixture
-def make(tiny_folder: Path, adapter_folder: Path, tmp_path: Path) -> Callable[..., Any]:
-    return maker(tiny_folder, adapter_folder, tmp_path)
 
 
 @pytest.mark.parametrize("options", [{}, {"precompute_ref_log_probs": True}, WITH_NLL])

@@ -42,7 +42,7 @@ OPTIMISERS = {  # whether it is AdamW, and the largest norm (0: no limit)
     "AdamW": (True, 0.0),
     "AdamW, clipped at 1.0": (True, 1.0),
 }
-BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
+BETA2, EPS = 0.999, 1e-8
 
 
 def pair_gradients(profile: Profile, pairs: Any, folder: Path) -> torch.Tensor:
@@ -89,7 +89,8 @@ def shares(
         norm = gradient.norm().item()
         factor = min(1.0, limit / (norm + 1e-6)) if limit else 1.0  # as torch clips
         clipped.append(factor < 1)
-        squares.mul_(BETA2).addcmul_(factor * gradient, factor * gradient, value=1 - BETA2)
+        if adam:
+            squares.mul_(BETA2).addcmul_(factor * gradient, factor * gradient, value=1 - BETA2)
         if step <= len(steps) / 2:
             continue
         parts = lengths[rows]

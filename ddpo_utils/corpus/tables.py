@@ -115,7 +115,7 @@ def _table_rows(text: str, name: str, names: frozenset[str]) -> Rows:
         text = text[told.end() :]
     separator = told[1] if told else _separator(text, names)
     advice = f"put a text that holds {separator!r}, a quote or a line end into double quotes"
-    csv.field_size_limit(LARGEST_CELL)
+    limit = csv.field_size_limit(LARGEST_CELL)
     try:
         lines = list(_lines(text, separator, strict=True))
     except csv.Error as error:
@@ -124,6 +124,8 @@ def _table_rows(text: str, name: str, names: frozenset[str]) -> Rows:
                 f"{name} cannot be read as CSV ({error}): {advice}, and double the quotes in it."
             ) from None
         lines = list(_lines(text, separator, quoting=csv.QUOTE_NONE))  # a TSV may have bare quotes
+    finally:
+        csv.field_size_limit(limit)  # the whole process has one
     if not lines:
         return []
     header = [cell.strip() for cell in lines[0]]

@@ -24,8 +24,7 @@ QUIET = {
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
-    # These would print a path. Where a notebook gives every weight 1, it means to.
-    "PYTHONWARNINGS": "ignore:minilm-l6-v2 reads:UserWarning,ignore:Every weight is 1:UserWarning",
+    "PYTHONWARNINGS": "ignore:minilm-l6-v2 reads:UserWarning",  # it would print a path
 }
 MODEL_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]  # the first: weights
 
