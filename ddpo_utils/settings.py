@@ -34,7 +34,7 @@ SLEEPING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 TEXT = r"^[^\s\p{C}]([^\p{C}]*[^\s\p{C}])?$"  # a line without spaces around it; p{C}: control
 LAYER = re.compile(r"(\w+\.)*(?!(?:lm_head|embed_out)$)[^\W\d]\w*")  # other than the head
 
-METHODS = ("sft", "dpo", "ddpo", "orpo", "dorpo", "divpo", "shuffled")
+METHODS = ("sft", "dpo", "ddpo", "orpo", "dorpo", "divpo", "shuffled", "dorpo-shuffled")
 
 
 def let_threads_sleep() -> None:

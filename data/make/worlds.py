@@ -17,7 +17,7 @@ from typing import Any
 from ddpo_utils.course.recorded import rules
 from ddpo_utils.pairs import make_pairs
 from ddpo_utils.settings import CourseError
-from ddpo_utils.small_world.experiment import ARMS_OF_METHOD, Seed
+from ddpo_utils.small_world.experiment import Seed
 from ddpo_utils.storage.files import read_json, write_json
 from ddpo_utils.storage.locks import locked
 from ddpo_utils.training.all_arms import train_arms
@@ -28,6 +28,7 @@ from ddpo_utils.training.run_folder import run_facts
 from recording import folders, parser, run
 
 COMMAND = "python data/make/worlds.py"
+ARMS = ("dpo", "ddpo", "ddpo-sem", "ddpo-sty", "shuffled", "divpo", "orpo", "dorpo")  # at rho 0
 
 
 def world_of(seed: int, plan: Mapping[str, Any], work: Path) -> Seed:
@@ -85,9 +86,7 @@ def train_few(world: Seed, name: str, each: int, floor: float = 0.0, top: bool =
 
 def run_world(world: Seed, rho: float, plan: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row an arm at this rho: all arms at 0, the plan's `sweep_arms` elsewhere."""
-    arms = plan["sweep_arms"]
-    if rho == 0:
-        arms = [arm for names in ARMS_OF_METHOD.values() for arm in names]
+    arms = ARMS if rho == 0 else plan["sweep_arms"]
     adapters = world.train(rho, arms)
     if rho == 0:  # DivPO has fewer pairs: once more with as many steps as the others take
         profile = world.profile(**plan["chosen"]["divpo-steps"])

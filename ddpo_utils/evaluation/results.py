@@ -42,6 +42,7 @@ ROWS = {
     "dorpo-sem": "DORPO-sem",
     "dorpo-sty": "DORPO-sty",
     "dorpo": "DORPO-both",
+    "dorpo-shuffled": "ORPO, shuffled weights",
 }
 FITTED = {"stylometric", "delta"}  # encoders that depend on the bundled authors
 USABLE_ALONE = [f"{name} (usable)" for name in MEASURES]
@@ -74,6 +75,8 @@ def _controls(row: str) -> list[str]:
     """Gold, and the rows from which this row differs in one respect."""
     method = row.partition("-")[0]
     kind = row.removeprefix(method)
+    if row == "dorpo":
+        return ["gold", "orpo", "dorpo-shuffled"]
     if method == "dorpo":
         return ["gold", "orpo"]
     if method != "ddpo":

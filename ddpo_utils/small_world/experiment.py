@@ -20,17 +20,11 @@ from ..embeddings.encoders import load_encoder
 from ..settings import Profile, get_profile
 from ..storage.files import read_json, replacing
 from ..training.all_arms import sample_adapter, train_arms
+from ..training.arms import Arm
 from ..training.one_arm import train_sft
 from .grammar import DIMENSIONS, World, all_prompts, parse
 from .language_model import make_model
 
-ARMS_OF_METHOD = {  # a method's settings serve all of its arms
-    "dpo": ("dpo",),
-    "ddpo": ("ddpo", "ddpo-sem", "ddpo-sty", "shuffled"),
-    "divpo": ("divpo",),
-    "orpo": ("orpo",),
-    "dorpo": ("dorpo",),
-}
 NO_TRUNCATION = {"top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0}
 INVALID = -3.0  # quality of an invalid sample; one of the grammar's stories in seventy is worse
 COMPARED = 6  # valid samples of a prompt among which distinct modes are counted
@@ -85,14 +79,15 @@ class Seed:
         folder = self.folder / f"rho{rho:+.1f}"
         stories = self.stories(rho)
         sft = self.sft()
-        for method, names in ARMS_OF_METHOD.items():
-            trained = [arm for arm in arms if arm in names]
-            if trained:
-                profile = self.profile(**self.chosen.get(method, {}))
-                train_arms(profile, stories, folder, trained, sft)
+        of_method: dict[str, list[str]] = {}
+        for arm in arms:  # a method's settings serve all of its arms
+            of_method.setdefault(Arm.parse(arm).method, []).append(arm)
+        for method, names in of_method.items():
+            profile = self.profile(**self.chosen.get(method, {}))
+            train_arms(profile, stories, folder, names, sft)
         return {arm: folder / arm for arm in arms}
 
-    def sample(self, name: str, adapter: Path, temperature: float = 1.0) -> pd.DataFrame:
+    def sample(self, name: str, adapter: Path | None, temperature: float = 1.0) -> pd.DataFrame:
         """An adapter's samples on the test prompts, without truncation of the distribution."""
         import pandas as pd
 
@@ -109,9 +104,12 @@ class Seed:
         )
 
     def row(
-        self, rho: float, arm: str, adapter: Path, temperature: float = 1.0, name: str = ""
+        self, rho: float, arm: str, adapter: Path | None, temperature: float = 1.0, name: str = ""
     ) -> dict[str, Any]:
-        """One line of the results: the figures of an arm's samples, and its run's steps and KL."""
+        """One line of the results: the figures of an arm's samples, and its run's steps and KL.
+
+        Without an adapter the samples are the starting model's.
+        """
         profile = self.profile()
         encoders = {
             "distance semantic": profile.judge_semantic,
@@ -123,11 +121,11 @@ class Seed:
         row: dict[str, Any] = {"rho": rho, "arm": arm}
         for key, value in figures.items():
             row[key] = None if np.isnan(value) else round(value, 5)
-        if (adapter / "run.json").is_file():
+        if adapter and (adapter / "run.json").is_file():
             run = read_json(adapter / "run.json")
             row["steps"] = run["log"][-1]["step"]
             row["kl"] = next(reversed(run.get("kl", {}).values()), None)
-            for key in ("pairs", "mean_weight"):
+            for key in ("pairs", "mean_weight", "clipped_share"):
                 if key in run:
                     row[key] = run[key]
         return row

@@ -6,8 +6,10 @@
     shuffled                    the control: DDPO's weights shuffled among each prompt's winners
     divpo                       DPO on pairs that deviation chose
     orpo, dorpo                 from the starting model; DORPO has deviation weights
+    dorpo-shuffled              its control
 
-shuffled, divpo and dorpo take -sem and -sty as ddpo does. Folders and records have these names.
+All of them but sft, dpo and orpo take -sem and -sty as ddpo does. Folders and records have these
+names.
 """
 
 from __future__ import annotations
@@ -53,6 +55,7 @@ __all__ = [
 
 ARMS = ("dpo", "ddpo", "shuffled")  # what notebooks and recorded runs compare
 SUFFIXES = {"both": "", "semantic": "-sem", "style": "-sty"}
+CONTROLS = {"shuffled": "ddpo", "dorpo-shuffled": "dorpo"}  # with shuffled weights: of which method
 LARGE_CORPUS = 10_000  # stories above which embeddings are computed in half precision
 PAPER_RESPONSES = 421_330  # in training (arXiv 2503.17126)
 PAPER_POSTS = 95_000  # that they answer, about
@@ -71,19 +74,19 @@ class Arm:
     def parse(cls, name: str, weights: str = "both") -> Arm:
         """The arm of this name; `weights` is meant where the name has no suffix."""
         weight_kinds(weights)  # refuses unknown ones
-        method, dash, encoder = name.partition("-")
+        command = name.removesuffix("-sem").removesuffix("-sty")
         kinds = {"": weights, "-sem": "semantic", "-sty": "style"}
-        if method not in METHODS or dash + encoder not in kinds:
+        kind = name.removeprefix(command)
+        if command not in METHODS or kind not in kinds:
             raise CourseError(f"There is no arm {name!r}: name one of {', '.join(METHODS)}.")
-        weights = kinds[dash + encoder]
-        if method == "shuffled":
-            return cls("ddpo", weights, control=True)
-        return cls(method, weights)
+        return cls(CONTROLS.get(command, command), kinds[kind], command in CONTROLS)
 
     @property
     def command(self) -> str:
         """The method as `train --method` calls it."""
-        return "shuffled" if self.control else self.method
+        if not self.control:
+            return self.method
+        return next(name for name, method in CONTROLS.items() if method == self.method)
 
     @property
     def name(self) -> str:

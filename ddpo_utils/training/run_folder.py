@@ -79,6 +79,7 @@ DESCRIPTIONS = {
     "shuffled": "DPO with shuffled deviation weights (a control)",
     "ddpo": "Diversified DPO (deviation weights: {weights})",
     "dorpo": "Diversified ORPO (deviation weights: {weights})",
+    "dorpo-shuffled": "ORPO with shuffled deviation weights (a control)",
     "divpo": "DPO on DivPO's pairs (chosen by deviation: {weights})",
 }
 

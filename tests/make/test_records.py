@@ -30,7 +30,6 @@ from ddpo_utils.models.prompting import request
 from ddpo_utils.models.sampling import read_samples, sample_stories
 from ddpo_utils.settings import CourseError, data_dir, get_profile
 from ddpo_utils.small_world.claims import outcome
-from ddpo_utils.small_world.experiment import ARMS_OF_METHOD
 from ddpo_utils.storage.files import read_json
 from ddpo_utils.storage.locks import locked
 
@@ -137,7 +136,7 @@ def test_the_plan_of_the_worlds_can_be_run_as_it_is() -> None:
     assert len({len(tried) for tried in plan["candidates"].values()}) == 1  # the same budget
     assert not set(plan["seeds"]) & set(plan["tuning_seeds"])
     assert min(plan["rhos"]) < 0 < max(plan["rhos"])
-    arms = set().union(*ARMS_OF_METHOD.values(), plan["few"])
+    arms = {*worlds.ARMS, *plan["few"]}
     arms |= {"sft", "dpo-matched", "dpo-hot", "divpo-steps"}
     for claim in plan["claims"]:
         for test in claim["tests"]:
