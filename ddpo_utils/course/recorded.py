@@ -12,6 +12,7 @@ from ..evaluation.statistics import Interval, difference, verdict
 from ..evaluation.usability import Thresholds, check_stories, course_prompts, prompt_table
 from ..models.sampling import read_samples
 from ..settings import data_dir
+from ..small_world.claims import matched_points
 from ..storage.files import read_json
 from ..training.reference import matched_step
 
@@ -21,13 +22,16 @@ if TYPE_CHECKING:
 __all__ = [
     "load_results",
     "load_rivals",
+    "load_second_round",
     "load_seeds",
     "load_world",
     "real_models",
     "rules",
+    "second_rules",
     "trust_table",
 ]
 
+MATCHED = (("ddpo", "dpo"), ("ddpo", "shuffled"), ("dorpo", "orpo"))  # arm and control of a path
 KINDS = ("matter", "manner", "wording")
 
 
@@ -38,6 +42,11 @@ def _results(name: str) -> Path:
 def rules() -> dict[str, Any]:
     """data/claims.json: the small world's sizes, settings, seeds, candidates, claims, margin."""
     return read_json(data_dir() / "claims.json")
+
+
+def second_rules() -> dict[str, Any]:
+    """data/second_round.json: the worlds, arms and claims of the second round."""
+    return read_json(data_dir() / "second_round.json")
 
 
 def _samples(name: str) -> pd.DataFrame:
@@ -82,6 +91,28 @@ def load_world() -> pd.DataFrame:
     paths = sorted(_results("world").glob("*.json"), key=lambda path: int(path.stem))
     frames = [pd.DataFrame(read_json(path)["rows"]).assign(seed=int(path.stem)) for path in paths]
     return pd.concat(frames, ignore_index=True)
+
+
+def load_second_round(seeds: str = "seeds") -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The worlds of the second round: (ends of the arms, checkpoints before them).
+
+    The ends hold the matched points too, such as "dpo at ddpo's quality".
+
+    Args:
+        seeds: which worlds of data/second_round.json: seeds or pilot_seeds.
+    """
+    import pandas as pd
+
+    frames: dict[str, list[pd.DataFrame]] = {"rows": [], "paths": []}
+    for seed in second_rules()[seeds]:
+        path = _results("second_round") / f"{seed}.json"
+        if path.is_file():
+            record = read_json(path)
+            for name, parts in frames.items():
+                parts.append(pd.DataFrame(record[name]).assign(seed=seed))
+    ends, paths = (pd.concat(parts, ignore_index=True) for parts in frames.values())
+    points = [matched_points(ends, paths, arm, control) for arm, control in MATCHED]
+    return pd.concat([ends, *points], ignore_index=True), paths
 
 
 def trust_table() -> pd.DataFrame:

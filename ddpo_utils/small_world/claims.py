@@ -19,8 +19,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..evaluation.frontier import at_diversity, at_quality
 from ..evaluation.statistics import Interval, mean_interval
 from ..settings import CourseError
+from .experiment import INVALID
+
+MEASURES = ["valid", "quality", "quality of the valid", "semantic", "style", "total"]
 
 
 def contrast(
@@ -42,6 +46,38 @@ def contrast(
     if len(gaps) < 2:
         return Interval(float(gaps.mean()), -np.inf, np.inf, len(gaps))
     return mean_interval(gaps)
+
+
+def matched_points(ends: pd.DataFrame, paths: pd.DataFrame, arm: str, control: str) -> pd.DataFrame:
+    """Rows of the control, in every world, where its path meets the end of the arm.
+
+    They are named "<control> at <arm>'s quality" (of the valid samples) and "... total" (entropy).
+    See `evaluation.frontier` for what is interpolated.
+
+    Args:
+        ends: seed, arm and the measures, one row an arm.
+        paths: the same with `steps`, one row a checkpoint before the end.
+    """
+    start = "start" if "orpo" in control else "sft"
+    rows = []
+    for seed, world in ends.groupby("seed"):
+        of_arm = world.set_index("arm")
+        own = paths[(paths["seed"] == seed) & (paths["arm"] == control)].sort_values("steps")
+        path = pd.concat([of_arm.loc[[start]], own, of_arm.loc[[control]]])
+        path = path[MEASURES].astype(float).dropna()
+        end = of_arm.loc[arm]
+        for name, meets, along in (
+            ("quality", at_quality, "quality of the valid"),
+            ("total", at_diversity, "total"),
+        ):
+            row = {measure: meets(path[along], end[along], path[measure]) for measure in MEASURES}
+            rows.append({"seed": seed, "rho": 0.0, "arm": f"{control} at {arm}'s {name}", **row})
+    return pd.DataFrame(rows)
+
+
+def priced_quality(results: pd.DataFrame, price: float) -> pd.Series:
+    """Mean quality of all samples where an invalid one counts as `price` in place of INVALID."""
+    return results["quality"] + (price - INVALID) * (1 - results["valid"])
 
 
 def outcome(interval: Interval, test: str, margin: float = 0.0) -> str:

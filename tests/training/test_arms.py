@@ -46,16 +46,21 @@ def profile(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ("dorpo-sty", Arm("dorpo", "style")),
         ("shuffled", Arm("ddpo", control=True)),
         ("shuffled-sty", Arm("ddpo", "style", control=True)),
+        ("dorpo-shuffled", Arm("dorpo", control=True)),
+        ("dorpo-shuffled-sem", Arm("dorpo", "semantic", control=True)),
     ],
 )
 def test_names(name: str, arm: Arm) -> None:
-    assert arm.name == name and arm.command == name.split("-")[0]
+    command = name.removesuffix("-sem").removesuffix("-sty")
+    assert arm.name == name and arm.command == command
     assert Arm.parse(arm.command, arm.weights) == arm
-    if "-" in name:
+    if name != command:
         assert Arm.parse(name, "both") == arm  # a suffix goes before `weights`
 
 
-@pytest.mark.parametrize("arguments", [("dddpo",), ("ddpo-votes",), ("ddpo-",), ("ddpo", "votes")])
+@pytest.mark.parametrize(
+    "arguments", [("dddpo",), ("ddpo-votes",), ("ddpo-",), ("ddpo-sty-sem",), ("ddpo", "votes")]
+)
 def test_unknown_arms_are_refused(arguments: tuple[str, ...]) -> None:
     with pytest.raises(CourseError, match=arguments[-1]):
         Arm.parse(*arguments)

@@ -1,0 +1,103 @@
+"""Tiny stories whose quality is known: prompts that name three things, and a formula of the text.
+
+    quality   = 2 told + form + own + readable                     0 to 5
+    told      share of the prompt's three words that the story uses
+    form      1 if the model ended it itself, at a sentence's end, after two to four sentences
+    own       share of its 3-word sequences that are neither its prompt's nor a repetition
+    readable  share of its words that a common vocabulary holds
+    typical   quality + TYPICALITY * z,  z: its mean log-prob under the reference, standardised
+
+`typical` adds what people's preferences have as well, a liking for the expected (arXiv 2510.01171).
+A formula measures a sample exactly; what it does not ask for, such as sense, it does not measure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from itertools import product
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .text import words
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["PARTS", "SPLITS", "story_quality", "tiny_prompts", "typical_quality"]
+
+WHO = "baker beggar captain clown cook doctor farmer fisherman gardener ghost giant hunter judge"
+WHO += " king lawyer monk nurse painter pilot queen robot sailor shepherd soldier teacher thief"
+WHAT = "bell boat book bottle candle clock coin cup drum feather hat kite knife ladder lantern"
+WHAT += " letter map mirror painting ring rope shoe song stone sword violin"
+WHERE = "bakery bridge castle cave cellar church desert forest garden harbour hospital hotel"
+WHERE += " library lighthouse market mountain museum palace prison river school station theatre"
+SPLITS = {"train": 200, "development": 24, "test": 40}  # prompts; no combination is in two of them
+FORM = "A tiny story in two short sentences: a {}, a {} and a {}."
+PARTS = ("told", "form", "own", "readable")
+TYPICALITY = 0.7
+SENTENCES = range(2, 5)
+SEQUENCE = 3  # words
+
+_END = re.compile(r"[.!?][\"'”’)]*(?=\s|$)")
+_NAMED = re.compile(r"\ba (\w+)\b")
+
+
+def tiny_prompts(split: str) -> pd.DataFrame:
+    """The prompts (prompt_id, prompt) of "train", "development" or "test"; the same every time."""
+    import pandas as pd
+
+    combinations = list(product(WHO.split(), WHAT.split(), WHERE.split()))
+    order = np.random.default_rng(0).permutation(len(combinations))
+    first = sum(list(SPLITS.values())[: list(SPLITS).index(split)])
+    chosen = [combinations[i] for i in order[first : first + SPLITS[split]]]
+    return pd.DataFrame(
+        {
+            "prompt_id": ["-".join(names) for names in chosen],
+            "prompt": [FORM.format(*names) for names in chosen],
+        }
+    )
+
+
+def _sequences(tokens: list[str]) -> list[tuple[str, ...]]:
+    return [tuple(tokens[i : i + SEQUENCE]) for i in range(len(tokens) - SEQUENCE + 1)]
+
+
+def _parts(prompt: str, text: str, finished: bool, vocabulary: Collection[str]) -> list[float]:
+    tokens = words(text)
+    if not tokens:
+        return [0.0] * len(PARTS)
+    named = _NAMED.findall(prompt)[-3:]
+    told = np.mean([name in tokens or f"{name}s" in tokens for name in named])
+    ends = [match.end() for match in _END.finditer(text.strip())]
+    whole = finished and bool(ends) and ends[-1] == len(text.strip())
+    form = whole and len(ends) in SENTENCES
+    sequences = _sequences(tokens)
+    new = set(sequences) - set(_sequences(words(prompt)))
+    own = len(new) / max(1, len(sequences))
+    readable = np.mean([token in vocabulary for token in tokens])
+    return [float(told), float(form), float(own), float(readable)]
+
+
+def story_quality(stories: pd.DataFrame, vocabulary: Collection[str]) -> pd.DataFrame:
+    """The parts of each story's quality and `quality` itself, with the stories' index.
+
+    Args:
+        stories: prompt (of `tiny_prompts`), text, and finished: False where the limit cut it.
+        vocabulary: words in lower case.
+    """
+    import pandas as pd
+
+    rows = zip(stories["prompt"], stories["text"], stories["finished"], strict=True)
+    parts = [_parts(*row, vocabulary) for row in rows]
+    frame = pd.DataFrame(parts, index=stories.index, columns=list(PARTS))
+    return frame.assign(quality=frame.sum(axis=1) + frame["told"])
+
+
+def typical_quality(quality: np.ndarray, logps: np.ndarray, mean: float, sd: float) -> np.ndarray:
+    """Quality with the typicality term; `logps` are mean log-probs of a token, in nats.
+
+    `mean` and `sd` standardise them: those of the reference's own stories.
+    """
+    return quality + TYPICALITY * (logps - mean) / sd

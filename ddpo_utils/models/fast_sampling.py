@@ -1,0 +1,161 @@
+"""Many short samples of a small model on a CPU, several times faster than `generate`.
+
+The prompt is read once for all of its samples, finished samples leave the batch, grouped-query
+attention of one new token is two batched products, and a token is drawn by its cumulative
+probability. Sampling is without truncation: `sample_stories` has top-p, top-k and penalties.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
+from transformers.masking_utils import sdpa_mask
+
+from ..storage.answer_store import Record
+from .prompting import render, stop_tokens
+
+__all__ = ["sample_short"]
+
+ATTENTION = "grouped_products"
+FEWER = 0.8  # the batch shrinks when this share of it is left
+
+
+def _attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention of transformers' interface; sdpa's kernel is slow for one token of many samples."""
+    batch, heads, length, width = query.shape
+    groups = key.shape[1]
+    if length > 1:
+        out = torch.nn.functional.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=attention_mask,
+            scale=scaling,
+            is_causal=attention_mask is None,
+            enable_gqa=True,
+        )
+        return out.transpose(1, 2), None
+    query = query.reshape(batch * groups, heads // groups, width)
+    keys = key.reshape(batch * groups, -1, width)
+    scores = torch.bmm(query, keys.transpose(1, 2)).float() * scaling
+    if attention_mask is not None:  # boolean, True where there is no padding
+        seen = attention_mask.expand(batch, groups, 1, -1).reshape(batch * groups, 1, -1)
+        scores = scores.masked_fill(~seen, -torch.inf)
+    weights = scores.softmax(-1).to(value.dtype)
+    out = torch.bmm(weights, value.reshape(batch * groups, -1, width))
+    return out.reshape(batch, 1, heads, width), None
+
+
+def _draw(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """One token a row of logits (B, vocabulary), by the inverse of the distribution function."""
+    total = logits.float().softmax(-1).cumsum(-1)
+    level = torch.rand(len(logits), 1, generator=generator) * total[:, -1:]
+    return torch.searchsorted(total, level, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
+
+
+@torch.no_grad()
+def sample_short(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    copies: int,
+    max_new_tokens: int,
+    seed: int,
+    temperature: float = 1.0,
+) -> list[Record]:
+    """`copies` samples of every prompt, one after the other: text, tokens (number), finished.
+
+    All are one batch. The model runs on a CPU; it is used in its own number type.
+    """
+    AttentionInterface.register(ATTENTION, _attention)
+    AttentionMaskInterface.register(ATTENTION, sdpa_mask)  # else padding would be read
+    usual = model.config._attn_implementation
+    model.set_attn_implementation(ATTENTION)
+    try:
+        return _sample(model, tokenizer, prompts, copies, max_new_tokens, seed, temperature)
+    finally:
+        model.set_attn_implementation(usual)
+
+
+def _sample(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    copies: int,
+    max_new_tokens: int,
+    seed: int,
+    temperature: float,
+) -> list[Record]:
+    inputs = tokenizer(
+        render(tokenizer, prompts),
+        return_tensors="pt",
+        padding=True,
+        padding_side="left",
+        add_special_tokens=False,
+    )
+    stops = torch.tensor(stop_tokens(model, tokenizer))
+    generator = torch.Generator().manual_seed(seed)
+    cache = DynamicCache(config=model.config)
+    mask = inputs["attention_mask"]
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    out = model(
+        input_ids=inputs["input_ids"],
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        logits_to_keep=1,
+    )
+    cache.batch_repeat_interleave(copies)
+    logits = out.logits[:, -1].repeat_interleave(copies, 0)
+    mask = mask.repeat_interleave(copies, 0)
+    positions = positions[:, -1].repeat_interleave(copies)
+    answers: list[list[int]] = [[] for _ in logits]
+    finished = [False] * len(answers)
+    rows = torch.arange(len(answers))
+    going = torch.ones(len(rows), dtype=torch.bool)
+    for step in range(max_new_tokens):
+        tokens = _draw(logits / temperature, generator)
+        ends = torch.isin(tokens, stops)
+        for row, token, goes, end in zip(
+            rows.tolist(), tokens.tolist(), going.tolist(), ends.tolist(), strict=True
+        ):
+            if goes and end:
+                finished[row] = True
+            elif goes:
+                answers[row].append(token)
+        going &= ~ends
+        if not going.any() or step + 1 == max_new_tokens:
+            break
+        if going.float().mean() < FEWER:
+            keep = going.nonzero()[:, 0]
+            cache.batch_select_indices(keep)
+            rows, tokens, mask, positions, going = (
+                part[keep] for part in (rows, tokens, mask, positions, going)
+            )
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        positions = positions + 1
+        logits = model(
+            input_ids=tokens[:, None],
+            attention_mask=mask,
+            position_ids=positions[:, None],
+            past_key_values=cache,
+        ).logits[:, -1]
+    return [
+        {
+            "text": tokenizer.decode(tokens, skip_special_tokens=True).strip(),
+            "tokens": len(tokens),
+            "finished": end,
+        }
+        for tokens, end in zip(answers, finished, strict=True)
+    ]
