@@ -129,7 +129,8 @@ class Profile:
     orpo_beta: float = _setting(0.25, "weight of the odds ratio, the paper's lambda", gt=0)
     orpo_learning_rate: float = _setting(3e-4, "of ORPO and DORPO", gt=0, le=1)
     orpo_epochs: float = _setting(4.0, "where steps is 0", gt=0)
-    max_grad_norm: float = _setting(1.0, "longest gradient, in every run; 0: no limit", ge=0)
+    # so high that it catches outliers alone: a limit that acts on every step undoes weights
+    max_grad_norm: float = _setting(20.0, "longest gradient, in every run; 0: no limit", ge=0)
     weight_decay: float = _setting(0.0, "of AdamW, in every run", ge=0)
     adam_beta1: float = _setting(0.9, "of AdamW, in every run", ge=0, lt=1)
     adam_beta2: float = _setting(0.999, "of AdamW, in every run", ge=0, lt=1)

@@ -23,13 +23,13 @@ import pandas as pd
 import torch
 
 from ddpo_utils.corpus.text import first_words, words
-from ddpo_utils.corpus.tiny_stories import story_quality, tiny_prompts, typical_quality
 from ddpo_utils.deviation import diversity, raw_deviation
 from ddpo_utils.embeddings.encoders import embed_corpus, load_encoder
-from ddpo_utils.models.fast_sampling import sample_short
 from ddpo_utils.models.policy import load_adapter, load_policy, lora_config
 from ddpo_utils.models.scoring import mean_logps, token_kl
 from ddpo_utils.settings import CourseError, Profile, data_dir, get_profile, progress_bar
+from ddpo_utils.small_world.short_sampling import sample_short
+from ddpo_utils.small_world.tiny_stories import story_quality, tiny_prompts, typical_quality
 from ddpo_utils.storage.files import read_json, read_jsonl, write_json, write_jsonl
 from ddpo_utils.storage.locks import locked
 from ddpo_utils.training.all_arms import train_arms

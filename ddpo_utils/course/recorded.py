@@ -24,14 +24,16 @@ __all__ = [
     "load_rivals",
     "load_second_round",
     "load_seeds",
+    "load_tiny_stories",
     "load_world",
     "real_models",
     "rules",
     "second_rules",
+    "tiny_rules",
     "trust_table",
 ]
 
-MATCHED = (("ddpo", "dpo"), ("ddpo", "shuffled"), ("dorpo", "orpo"))  # arm and control of a path
+MATCHED = (("ddpo", "dpo"), ("ddpo", "shuffled"))  # arm, and control whose path is compared with it
 KINDS = ("matter", "manner", "wording")
 
 
@@ -47,6 +49,11 @@ def rules() -> dict[str, Any]:
 def second_rules() -> dict[str, Any]:
     """data/second_round.json: the worlds, arms and claims of the second round."""
     return read_json(data_dir() / "second_round.json")
+
+
+def tiny_rules() -> dict[str, Any]:
+    """data/tiny_stories.json: the seeds, settings, arms and claims of the runs on tiny stories."""
+    return read_json(data_dir() / "tiny_stories.json")
 
 
 def _samples(name: str) -> pd.DataFrame:
@@ -111,8 +118,49 @@ def load_second_round(seeds: str = "seeds") -> tuple[pd.DataFrame, pd.DataFrame]
             for name, parts in frames.items():
                 parts.append(pd.DataFrame(record[name]).assign(seed=seed))
     ends, paths = (pd.concat(parts, ignore_index=True) for parts in frames.values())
-    points = [matched_points(ends, paths, arm, control) for arm, control in MATCHED]
+    along = {"quality": "quality of the valid", "diversity": "total"}
+    points = [matched_points(ends, paths, *pair, start="sft", **along) for pair in MATCHED]
+    points.append(matched_points(ends, paths, "dorpo", "orpo", start="start", **along))
     return pd.concat([ends, *points], ignore_index=True), paths
+
+
+def load_tiny_stories(seeds: str = "seeds") -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """The runs on tiny stories: (ends of the arms, checkpoints before them, ends by prompt).
+
+    Each row holds a seed, an arm, its steps and the measures of `tiny_stories.by_prompt`, means
+    over prompts in the first two; the ends hold the matched points too, and "dpo-matched", the
+    checkpoint of DPO nearest to DDPO in KL.
+
+    Args:
+        seeds: which seeds of data/tiny_stories.json: seeds or development_seeds.
+    """
+    import pandas as pd
+
+    rows = []
+    for seed in tiny_rules()[seeds]:
+        path = _results("tiny_stories") / f"{seed}.json"
+        for row in read_json(path)["rows"] if path.is_file() else ():
+            facts = {"seed": seed, "arm": row["arm"], "steps": row["step"], "kl": row.get("kl")}
+            rows.append(pd.DataFrame(row["prompts"]).astype(float).assign(**facts))
+    table = pd.concat(rows).rename_axis("prompt").reset_index()
+    means = table.groupby(["seed", "arm", "steps"], as_index=False).mean(numeric_only=True)
+    last = means["steps"] == means.groupby(["seed", "arm"])["steps"].transform("max")
+    ends, paths = means[last].assign(rho=0.0), means[~last]
+    matched = []
+    for _, of_seed in means.groupby("seed"):
+        kl = {arm: own.set_index("steps")["kl"] for arm, own in of_seed.groupby("arm")}
+        step = matched_step(kl["dpo"].to_dict(), kl["ddpo"].to_dict())
+        row = of_seed[(of_seed["arm"] == "dpo") & (of_seed["steps"] == step)]
+        matched.append(row.assign(arm="dpo-matched", rho=0.0))
+    along = {"start": "start", "quality": "typical"}
+    points = []
+    for kind in ("semantic, judge", "style, judge"):
+        for pair in MATCHED:
+            points.append(matched_points(ends, paths, *pair, diversity=kind, **along))
+    everything = pd.concat([ends, *matched, *points], ignore_index=True)
+    everything = everything.drop_duplicates(["seed", "arm"])  # "at quality" of both kinds is one
+    steps = table.groupby(["seed", "arm"])["steps"].transform("max")
+    return everything, paths, table[table["steps"] == steps]
 
 
 def trust_table() -> pd.DataFrame:

@@ -19,12 +19,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..evaluation.frontier import at_diversity, at_quality
 from ..evaluation.statistics import Interval, mean_interval
 from ..settings import CourseError
 from .experiment import INVALID
-
-MEASURES = ["valid", "quality", "quality of the valid", "semantic", "style", "total"]
+from .frontier import at_diversity, at_quality
 
 
 def contrast(
@@ -48,30 +46,40 @@ def contrast(
     return mean_interval(gaps)
 
 
-def matched_points(ends: pd.DataFrame, paths: pd.DataFrame, arm: str, control: str) -> pd.DataFrame:
-    """Rows of the control, in every world, where its path meets the end of the arm.
+def matched_points(
+    ends: pd.DataFrame,
+    paths: pd.DataFrame,
+    arm: str,
+    control: str,
+    start: str,
+    quality: str,
+    diversity: str,
+) -> pd.DataFrame:
+    """Rows of the control, for every seed, where its path meets the end of the arm.
 
-    They are named "<control> at <arm>'s quality" (of the valid samples) and "... total" (entropy).
-    See `evaluation.frontier` for what is interpolated.
+    They are named "<control> at <arm>'s quality" and "<control> at <arm>'s <diversity>", and hold
+    every measure there; see `frontier` for the point that is taken.
 
     Args:
-        ends: seed, arm and the measures, one row an arm.
-        paths: the same with `steps`, one row a checkpoint before the end.
+        ends: seed, arm, steps and the measures, one row an arm.
+        paths: the same, one row a checkpoint before the end.
+        start: arm in `ends` from which the control's path starts.
+        quality, diversity: the measures at which the two are compared.
     """
-    start = "start" if "orpo" in control else "sft"
+    numeric = ends.select_dtypes("number").columns
+    measures = [name for name in numeric if name not in ("seed", "steps", "rho", "kl")]
     rows = []
-    for seed, world in ends.groupby("seed"):
-        of_arm = world.set_index("arm")
+    for seed, of_seed in ends.groupby("seed"):
+        of_arm = of_seed.set_index("arm")
         own = paths[(paths["seed"] == seed) & (paths["arm"] == control)].sort_values("steps")
         path = pd.concat([of_arm.loc[[start]], own, of_arm.loc[[control]]])
-        path = path[MEASURES].astype(float).dropna()
+        path = path[path[diversity].notna()]
         end = of_arm.loc[arm]
-        for name, meets, along in (
-            ("quality", at_quality, "quality of the valid"),
-            ("total", at_diversity, "total"),
-        ):
-            row = {measure: meets(path[along], end[along], path[measure]) for measure in MEASURES}
-            rows.append({"seed": seed, "rho": 0.0, "arm": f"{control} at {arm}'s {name}", **row})
+        name = f"{control} at {arm}'s"
+        at_equal = {m: at_quality(path[quality], end[quality], path[m]) for m in measures}
+        rows.append({"seed": seed, "rho": 0.0, "arm": f"{name} quality", **at_equal})
+        at_equal = {m: at_diversity(path[diversity], end[diversity], path[m]) for m in measures}
+        rows.append({"seed": seed, "rho": 0.0, "arm": f"{name} {diversity}", **at_equal})
     return pd.DataFrame(rows)
 
 

@@ -22,10 +22,15 @@ from ddpo_utils.storage.files import write_text
 
 ADDRESS = re.compile(r'^REPOSITORY = "[^"\n]*"', re.MULTILINE)  # in the Colab cell
 TEXT_SUFFIXES = {".csv", ".json", ".jsonl", ".md", ".txt", ".yaml"}
-NEVER_READ = ("make/", "results/benchmarks.json", "results/influence.json", "results/training.json")
+NEVER_READ = ("make/", "results/benchmarks.json", "results/training.json")
 # Files below data/ that only notebooks with a certain word in their code read.
 READ_BY = {
     "claims.json": "load_world",
+    "results/influence.json": "influence.json",
+    "second_round.json": "load_second_round",
+    "results/second_round": "load_second_round",
+    "tiny_stories.json": "tiny_stories",
+    "results/tiny_stories": "tiny_stories",
     "results/world": "load_world",
     "results/rivals": "load_world",
     "contrasts.jsonl": "trust_table",

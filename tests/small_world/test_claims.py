@@ -12,7 +12,6 @@ from scipy import stats
 
 from ddpo_utils.evaluation.statistics import Interval
 from ddpo_utils.small_world.claims import (
-    MEASURES,
     claims_table,
     contrast,
     matched_points,
@@ -105,22 +104,22 @@ def test_verdicts_and_the_table_of_claims() -> None:
 
 def test_a_control_is_read_off_its_path_where_it_meets_the_end_of_an_arm() -> None:
     def row(arm: str, steps: int, quality: float, total: float) -> dict[str, Any]:
-        rest = dict.fromkeys(MEASURES, 10 * total)
-        rest |= {"quality of the valid": quality, "total": total}
-        return {"seed": 3, "arm": arm, "steps": steps, **rest}
+        measures = {"valid": 10 * total, "quality": quality, "total": total}
+        return {"seed": 3, "arm": arm, "steps": steps, "kl": None, **measures}
 
     ends = pd.DataFrame([row("sft", 9, 0.0, 5.0), row("dpo", 30, 1.0, 4.0)])
     ends = pd.concat([ends, pd.DataFrame([row("ddpo", 30, 0.5, 4.75)])])
     paths = pd.DataFrame([row("dpo", 20, 0.75, 4.25), row("dpo", 10, 0.25, 4.5)])  # in any order
     paths = pd.concat([paths, pd.DataFrame([row("orpo", 10, 9.0, 9.0)])])
-    points = matched_points(ends, paths, "ddpo", "dpo").set_index("arm")
+    along = {"start": "sft", "quality": "quality", "diversity": "total"}
+    points = matched_points(ends, paths, "ddpo", "dpo", **along).set_index("arm")
     at_equal_quality = points.loc["dpo at ddpo's quality"]
-    assert at_equal_quality["quality of the valid"] == pytest.approx(0.5)
+    assert at_equal_quality["quality"] == pytest.approx(0.5)
     assert at_equal_quality["total"] == pytest.approx(4.375)
     assert at_equal_quality["valid"] == pytest.approx(43.75)
     at_equal_diversity = points.loc["dpo at ddpo's total"]
     assert at_equal_diversity["total"] == pytest.approx(4.75)
-    assert at_equal_diversity["quality of the valid"] == pytest.approx(0.125)
+    assert at_equal_diversity["quality"] == pytest.approx(0.125)
     assert (points["seed"] == 3).all()
 
 

@@ -14,8 +14,8 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 from transformers.masking_utils import sdpa_mask
 
+from ..models.prompting import render, stop_tokens
 from ..storage.answer_store import Record
-from .prompting import render, stop_tokens
 
 __all__ = ["sample_short"]
 

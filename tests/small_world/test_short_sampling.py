@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from scipy import stats
 
-from ddpo_utils.models.fast_sampling import sample_short
 from ddpo_utils.models.prompting import render, stop_tokens
 from ddpo_utils.models.sampling import complete
+from ddpo_utils.small_world.short_sampling import sample_short
 
 PROMPTS = ["Sea.", "A clock that stops at noon", "Nobody knows what the captain did"]
 COLD = 1e-4  # at this temperature the likeliest token is drawn

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ddpo_utils.evaluation.frontier import at_diversity, at_quality
+from ddpo_utils.small_world.frontier import at_diversity, at_quality
 
 QUALITY = [0.0, 1.0, 2.0, 4.0]
 DIVERSITY = [9.0, 7.0, 6.0, 2.0]

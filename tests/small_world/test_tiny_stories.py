@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ddpo_utils.corpus.tiny_stories import (
+from ddpo_utils.small_world.tiny_stories import (
     SPLITS,
     TYPICALITY,
     story_quality,

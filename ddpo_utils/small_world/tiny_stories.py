@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .text import words
+from ..corpus.text import words
 
 if TYPE_CHECKING:
     import pandas as pd
