@@ -110,18 +110,21 @@ def load_second_round(seeds: str = "seeds") -> tuple[pd.DataFrame, pd.DataFrame]
     """
     import pandas as pd
 
-    frames: dict[str, list[pd.DataFrame]] = {"rows": [], "paths": []}
+    ends, paths = [], []
     for seed in second_rules()[seeds]:
-        path = _results("second_round") / f"{seed}.json"
-        if path.is_file():
-            record = read_json(path)
-            for name, parts in frames.items():
-                parts.append(pd.DataFrame(record[name]).assign(seed=seed))
-    ends, paths = (pd.concat(parts, ignore_index=True) for parts in frames.values())
+        file = _results("second_round") / f"{seed}.json"
+        if file.is_file():
+            record = read_json(file)
+            ends.append(pd.DataFrame(record["rows"]).assign(seed=seed))
+            paths.append(pd.DataFrame(record["paths"]).assign(seed=seed))
+    end = pd.concat(ends, ignore_index=True)
+    path = pd.concat(paths, ignore_index=True)
+    parts = [end]
     along = {"quality": "quality of the valid", "diversity": "total"}
-    points = [matched_points(ends, paths, *pair, start="sft", **along) for pair in MATCHED]
-    points.append(matched_points(ends, paths, "dorpo", "orpo", start="start", **along))
-    return pd.concat([ends, *points], ignore_index=True), paths
+    for arm, control in MATCHED:
+        parts.append(matched_points(end, path, arm, control, start="sft", **along))
+    parts.append(matched_points(end, path, "dorpo", "orpo", start="start", **along))
+    return pd.concat(parts, ignore_index=True), path
 
 
 def load_tiny_stories(seeds: str = "seeds") -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
@@ -136,31 +139,49 @@ def load_tiny_stories(seeds: str = "seeds") -> tuple[pd.DataFrame, pd.DataFrame,
     """
     import pandas as pd
 
-    rows = []
+    frames = []
     for seed in tiny_rules()[seeds]:
         path = _results("tiny_stories") / f"{seed}.json"
-        for row in read_json(path)["rows"] if path.is_file() else ():
-            facts = {"seed": seed, "arm": row["arm"], "steps": row["step"], "kl": row.get("kl")}
-            rows.append(pd.DataFrame(row["prompts"]).astype(float).assign(**facts))
-    table = pd.concat(rows).rename_axis("prompt").reset_index()
-    means = table.groupby(["seed", "arm", "steps"], as_index=False).mean(numeric_only=True)
-    last = means["steps"] == means.groupby(["seed", "arm"])["steps"].transform("max")
-    ends, paths = means[last].assign(rho=0.0), means[~last]
-    matched = []
+        if not path.is_file():
+            continue
+        for row in read_json(path)["rows"]:
+            frame = pd.DataFrame(row["prompts"]).astype(float)
+            frame["seed"] = seed
+            frame["arm"] = row["arm"]
+            frame["steps"] = row["step"]
+            frame["kl"] = row.get("kl")
+            frames.append(frame.rename_axis("prompt").reset_index())
+    table = pd.concat(frames, ignore_index=True)
+    of_arm = table.groupby(["seed", "arm"])["steps"]
+    by_prompt = table[table["steps"] == of_arm.transform("max")]
+    runs = ["seed", "arm", "steps"]
+    means = table.groupby(runs, as_index=False).mean(numeric_only=True)
+    last = means.groupby(["seed", "arm"])["steps"].transform("max")
+    ends = means[means["steps"] == last]
+    paths = means[means["steps"] < last]
+    parts = [ends, _at_equal_kl(means)]
+    for diversity in ("semantic, judge", "style, judge"):
+        for arm, control in MATCHED:
+            points = matched_points(
+                ends, paths, arm, control, start="start", quality="typical", diversity=diversity
+            )
+            parts.append(points)
+    everything = pd.concat(parts, ignore_index=True).assign(rho=0.0)
+    # "at ddpo's quality" is the same point for both kinds of diversity
+    return everything.drop_duplicates(["seed", "arm"]), paths, by_prompt
+
+
+def _at_equal_kl(means: pd.DataFrame) -> pd.DataFrame:
+    """For every seed DPO's checkpoint whose KL is nearest to that of DDPO's end."""
+    import pandas as pd
+
+    rows = []
     for _, of_seed in means.groupby("seed"):
-        kl = {arm: own.set_index("steps")["kl"] for arm, own in of_seed.groupby("arm")}
-        step = matched_step(kl["dpo"].to_dict(), kl["ddpo"].to_dict())
-        row = of_seed[(of_seed["arm"] == "dpo") & (of_seed["steps"] == step)]
-        matched.append(row.assign(arm="dpo-matched", rho=0.0))
-    along = {"start": "start", "quality": "typical"}
-    points = []
-    for kind in ("semantic, judge", "style, judge"):
-        for pair in MATCHED:
-            points.append(matched_points(ends, paths, *pair, diversity=kind, **along))
-    everything = pd.concat([ends, *matched, *points], ignore_index=True)
-    everything = everything.drop_duplicates(["seed", "arm"])  # "at quality" of both kinds is one
-    steps = table.groupby(["seed", "arm"])["steps"].transform("max")
-    return everything, paths, table[table["steps"] == steps]
+        dpo = of_seed[of_seed["arm"] == "dpo"].set_index("steps", drop=False)
+        ddpo = of_seed[of_seed["arm"] == "ddpo"].set_index("steps", drop=False)
+        step = matched_step(dpo["kl"].to_dict(), ddpo["kl"].to_dict())
+        rows.append(dpo.loc[[step]])
+    return pd.concat(rows).assign(arm="dpo-matched")
 
 
 def trust_table() -> pd.DataFrame:

@@ -76,10 +76,13 @@ def matched_points(
         path = path[path[diversity].notna()]
         end = of_arm.loc[arm]
         name = f"{control} at {arm}'s"
-        at_equal = {m: at_quality(path[quality], end[quality], path[m]) for m in measures}
-        rows.append({"seed": seed, "rho": 0.0, "arm": f"{name} quality", **at_equal})
-        at_equal = {m: at_diversity(path[diversity], end[diversity], path[m]) for m in measures}
-        rows.append({"seed": seed, "rho": 0.0, "arm": f"{name} {diversity}", **at_equal})
+        equal_quality = {"seed": seed, "rho": 0.0, "arm": f"{name} quality"}
+        equal_diversity = {"seed": seed, "rho": 0.0, "arm": f"{name} {diversity}"}
+        for measure in measures:
+            along = path[measure]
+            equal_quality[measure] = at_quality(path[quality], end[quality], along)
+            equal_diversity[measure] = at_diversity(path[diversity], end[diversity], along)
+        rows += [equal_quality, equal_diversity]
     return pd.DataFrame(rows)
 
 

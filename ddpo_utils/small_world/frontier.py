@@ -18,8 +18,10 @@ def _where_reached(x: np.ndarray, level: float, y: np.ndarray) -> float:
     reached = np.flatnonzero(x >= level)
     if not len(reached):
         return float(y[-1])
-    last = reached[0]
-    return float(np.interp(level, x[max(0, last - 1) : last + 1], y[max(0, last - 1) : last + 1]))
+    after = reached[0]
+    before = max(0, after - 1)
+    between = slice(before, after + 1)
+    return float(np.interp(level, x[between], y[between]))
 
 
 def _path(*values: Sequence[float]) -> list[np.ndarray]:

@@ -151,11 +151,8 @@ def _sample(
             position_ids=positions[:, None],
             past_key_values=cache,
         ).logits[:, -1]
-    return [
-        {
-            "text": tokenizer.decode(tokens, skip_special_tokens=True).strip(),
-            "tokens": len(tokens),
-            "finished": end,
-        }
-        for tokens, end in zip(answers, finished, strict=True)
-    ]
+    records = []
+    for tokens, end in zip(answers, finished, strict=True):
+        text = tokenizer.decode(tokens, skip_special_tokens=True)
+        records.append({"text": text.strip(), "tokens": len(tokens), "finished": end})
+    return records

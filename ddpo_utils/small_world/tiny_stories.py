@@ -68,16 +68,18 @@ def _parts(prompt: str, text: str, finished: bool, vocabulary: Collection[str]) 
     tokens = words(text)
     if not tokens:
         return [0.0] * len(PARTS)
+    text = text.strip()
     named = _NAMED.findall(prompt)[-3:]
-    told = np.mean([name in tokens or f"{name}s" in tokens for name in named])
-    ends = [match.end() for match in _END.finditer(text.strip())]
-    whole = finished and bool(ends) and ends[-1] == len(text.strip())
+    used = [name in tokens or f"{name}s" in tokens for name in named]
+    ends = [match.end() for match in _END.finditer(text)]
+    whole = finished and ends[-1:] == [len(text)]
     form = whole and len(ends) in SENTENCES
     sequences = _sequences(tokens)
-    new = set(sequences) - set(_sequences(words(prompt)))
+    of_prompt = _sequences(words(prompt))
+    new = set(sequences) - set(of_prompt)
     own = len(new) / max(1, len(sequences))
-    readable = np.mean([token in vocabulary for token in tokens])
-    return [float(told), float(form), float(own), float(readable)]
+    known = [token in vocabulary for token in tokens]
+    return [float(np.mean(used)), float(form), own, float(np.mean(known))]
 
 
 def story_quality(stories: pd.DataFrame, vocabulary: Collection[str]) -> pd.DataFrame:
