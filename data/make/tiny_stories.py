@@ -24,12 +24,17 @@ import torch
 
 from ddpo_utils.corpus.text import first_words, words
 from ddpo_utils.deviation import diversity, raw_deviation
-from ddpo_utils.embeddings.encoders import embed_corpus, load_encoder
+from ddpo_utils.embeddings.encoders import embed_corpus
 from ddpo_utils.models.policy import load_adapter, load_policy, lora_config
 from ddpo_utils.models.scoring import mean_logps, token_kl
 from ddpo_utils.settings import CourseError, Profile, data_dir, get_profile, progress_bar
 from ddpo_utils.small_world.short_sampling import sample_short
-from ddpo_utils.small_world.tiny_stories import story_quality, tiny_prompts, typical_quality
+from ddpo_utils.small_world.tiny_stories import (
+    common_words,
+    story_quality,
+    tiny_prompts,
+    typical_quality,
+)
 from ddpo_utils.storage.files import read_json, read_jsonl, write_json, write_jsonl
 from ddpo_utils.storage.locks import locked
 from ddpo_utils.training.all_arms import train_arms
@@ -42,12 +47,6 @@ MEASURES = {"minilm": "semantic", "stylometric": "style"}  # made the weights
 MEASURES |= {"wordllama": "semantic, judge", "delta": "style, judge"}
 CUT = 12  # words at which diversity is compared at equal length
 OWN_SAMPLES = 2  # a prompt, along which the KL of an arm's end is measured
-
-
-def vocabulary() -> set[str]:
-    """MiniLM's whole words."""
-    tokens = load_encoder("minilm").encoder.load().tokenizer.get_vocab()
-    return {token for token in tokens if token.isalpha()}
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ class Run:
 
     def scored(self, stories: pd.DataFrame) -> pd.DataFrame:
         """The stories with the parts of their quality; an empty one is as bad as the worst."""
-        parts = story_quality(stories, vocabulary())
+        parts = story_quality(stories, common_words())
         logps = stories["logp"].fillna(stories["logp"].min())
         typical = typical_quality(parts["quality"], logps, *self.standard)
         return stories.join(parts.assign(typical=typical))

@@ -149,7 +149,7 @@ def load_tiny_stories(seeds: str = "seeds") -> tuple[pd.DataFrame, pd.DataFrame,
             frame["seed"] = seed
             frame["arm"] = row["arm"]
             frame["steps"] = row["step"]
-            frame["kl"] = row.get("kl")
+            frame["kl"] = np.array(row.get("kl"), dtype=float)  # None: NaN
             frames.append(frame.rename_axis("prompt").reset_index())
     table = pd.concat(frames, ignore_index=True)
     of_arm = table.groupby(["seed", "arm"])["steps"]

@@ -60,7 +60,7 @@ def _attention(
 def _draw(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """One token a row of logits (B, vocabulary), by the inverse of the distribution function."""
     total = logits.float().softmax(-1).cumsum(-1)
-    level = torch.rand(len(logits), 1, generator=generator) * total[:, -1:]
+    level = torch.rand(len(logits), 1, generator=generator, device=logits.device) * total[:, -1:]
     return torch.searchsorted(total, level, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
 
 
@@ -76,7 +76,7 @@ def sample_short(
 ) -> list[Record]:
     """`copies` samples of every prompt, one after the other: text, tokens (number), finished.
 
-    All are one batch. The model runs on a CPU; it is used in its own number type.
+    All are one batch, and the model computes in its own number type. On a GPU it is untested.
     """
     AttentionInterface.register(ATTENTION, _attention)
     AttentionMaskInterface.register(ATTENTION, sdpa_mask)  # else padding would be read
@@ -103,9 +103,9 @@ def _sample(
         padding=True,
         padding_side="left",
         add_special_tokens=False,
-    )
-    stops = torch.tensor(stop_tokens(model, tokenizer))
-    generator = torch.Generator().manual_seed(seed)
+    ).to(model.device)
+    stops = torch.tensor(stop_tokens(model, tokenizer), device=model.device)
+    generator = torch.Generator(model.device).manual_seed(seed)
     cache = DynamicCache(config=model.config)
     mask = inputs["attention_mask"]
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
@@ -122,8 +122,8 @@ def _sample(
     positions = positions[:, -1].repeat_interleave(copies)
     answers: list[list[int]] = [[] for _ in logits]
     finished = [False] * len(answers)
-    rows = torch.arange(len(answers))
-    going = torch.ones(len(rows), dtype=torch.bool)
+    rows = torch.arange(len(answers), device=model.device)
+    going = torch.ones_like(rows, dtype=torch.bool)
     for step in range(max_new_tokens):
         tokens = _draw(logits / temperature, generator)
         ends = torch.isin(tokens, stops)

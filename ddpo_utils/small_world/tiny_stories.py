@@ -1,9 +1,9 @@
 """Tiny stories whose quality is known: prompts that name three things, and a formula of the text.
 
-    quality   = 2 told + form + own + readable                     0 to 5
-    told      share of the prompt's three words that the story uses
+    quality   = 2 told + 2 form + own + readable                   0 to 6
+    told      share of the prompt's three words that the story uses in words of its own
     form      1 if the model ended it itself, at a sentence's end, after two to four sentences
-    own       share of its 3-word sequences that are neither its prompt's nor a repetition
+    own       share of its 3-word sequences that are its own: neither the prompt's nor a repetition
     readable  share of its words that a common vocabulary holds
     typical   quality + TYPICALITY * z,  z: its mean log-prob under the reference, standardised
 
@@ -15,17 +15,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from functools import cache
 from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..corpus.text import words
+from ..embeddings.encoders import load_encoder
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["PARTS", "SPLITS", "story_quality", "tiny_prompts", "typical_quality"]
+__all__ = ["PARTS", "SPLITS", "common_words", "story_quality", "tiny_prompts", "typical_quality"]
 
 WHO = "baker beggar captain clown cook doctor farmer fisherman gardener ghost giant hunter judge"
 WHO += " king lawyer monk nurse painter pilot queen robot sailor shepherd soldier teacher thief"
@@ -60,6 +62,13 @@ def tiny_prompts(split: str) -> pd.DataFrame:
     )
 
 
+@cache
+def common_words() -> frozenset[str]:
+    """The words that the vocabulary of MiniLM holds whole, in lower case."""
+    tokens = load_encoder("minilm").encoder.load().tokenizer.get_vocab()
+    return frozenset(token for token in tokens if token.isalpha())
+
+
 def _sequences(tokens: list[str]) -> list[tuple[str, ...]]:
     return [tuple(tokens[i : i + SEQUENCE]) for i in range(len(tokens) - SEQUENCE + 1)]
 
@@ -70,7 +79,6 @@ def _parts(prompt: str, text: str, finished: bool, vocabulary: Collection[str]) 
         return [0.0] * len(PARTS)
     text = text.strip()
     named = _NAMED.findall(prompt)[-3:]
-    used = [name in tokens or f"{name}s" in tokens for name in named]
     ends = [match.end() for match in _END.finditer(text)]
     whole = finished and ends[-1:] == [len(text)]
     form = whole and len(ends) in SENTENCES
@@ -78,6 +86,8 @@ def _parts(prompt: str, text: str, finished: bool, vocabulary: Collection[str]) 
     of_prompt = _sequences(words(prompt))
     new = set(sequences) - set(of_prompt)
     own = len(new) / max(1, len(sequences))
+    own_words = {token for sequence in new for token in sequence}
+    used = [name in own_words or f"{name}s" in own_words for name in named]
     known = [token in vocabulary for token in tokens]
     return [float(np.mean(used)), float(form), own, float(np.mean(known))]
 
@@ -94,7 +104,7 @@ def story_quality(stories: pd.DataFrame, vocabulary: Collection[str]) -> pd.Data
     rows = zip(stories["prompt"], stories["text"], stories["finished"], strict=True)
     parts = [_parts(*row, vocabulary) for row in rows]
     frame = pd.DataFrame(parts, index=stories.index, columns=list(PARTS))
-    return frame.assign(quality=frame.sum(axis=1) + frame["told"])
+    return frame.assign(quality=frame.sum(axis=1) + frame["told"] + frame["form"])
 
 
 def typical_quality(quality: np.ndarray, logps: np.ndarray, mean: float, sd: float) -> np.ndarray:

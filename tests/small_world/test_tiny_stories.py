@@ -36,8 +36,8 @@ def test_prompts_are_fixed_and_disjoint() -> None:
         assert who[0] not in "aeiou" and what[0] not in "aeiou" and where[0] not in "aeiou"
 
 
-def test_a_good_story_has_all_five_points() -> None:
-    assert parts(GOOD).tolist() == [1, 1, 1, 1, 5]
+def test_a_good_story_has_all_six_points() -> None:
+    assert parts(GOOD).tolist() == [1, 1, 1, 1, 6]
 
 
 @pytest.mark.parametrize(
@@ -49,14 +49,14 @@ def test_a_good_story_has_all_five_points() -> None:
         (GOOD.split(". ")[0] + ".", True, [1, 0, 1, 1]),  # one sentence
         ("He went home. " * 5, True, [0, 0, 3 / 13, 1]),  # five, and one is repeated
         ("The keys of bakeries. Baker!", True, [2 / 3, 1, 1, 2 / 5]),  # a plural counts
-        ("A baker, a key and a forest. He went.", True, [1, 1, 1 - 5 / 7, 1]),  # the prompt again
+        ("A baker, a key and a forest. He went.", True, [1 / 3, 1, 2 / 7, 1]),  # the prompt again
         ('"The baker went home." The key went "back."', True, [2 / 3, 1, 1, 1]),
     ],
 )
 def test_what_a_story_loses_points_for(text: str, finished: bool, expected: list[float]) -> None:
     found = parts(text, finished)
     assert found.tolist()[:4] == pytest.approx(expected)
-    assert found["quality"] == pytest.approx(sum(expected) + expected[0])
+    assert found["quality"] == pytest.approx(sum(expected) + expected[0] + expected[1])
 
 
 def test_typicality_is_in_units_of_the_references_spread() -> None:

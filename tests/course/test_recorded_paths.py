@@ -1,0 +1,65 @@
+"""Records with paths, as the notebooks read them: the second round and the tiny stories."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ddpo_utils.course import recorded
+
+MEASURES = ("typical", "semantic, judge", "style, judge")
+
+
+def row(arm: str, step: int, kl: float | None, quality: float, diversity: float) -> dict[str, Any]:
+    values = {"typical": quality, "semantic, judge": diversity, "style, judge": diversity / 2}
+    prompts = {name: [values[name] - 0.5, values[name] + 0.5, None] for name in MEASURES}
+    return {"arm": arm, "step": step, "kl": kl, "prompts": prompts}
+
+
+def write(folder: Path, plan: str, seeds: list[int], record: dict[str, Any]) -> None:
+    (folder / f"{plan}.json").write_text(json.dumps({"seeds": seeds}))
+    place = folder / "results" / plan
+    place.mkdir(parents=True)
+    for seed in seeds[:-1]:  # the last one is not made yet
+        (place / f"{seed}.json").write_text(json.dumps(record))
+
+
+def test_tiny_stories_have_points_at_equal_kl_quality_and_diversity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [row("start", 0, None, 1.0, 9.0), row("dpo", 4, 1.0, 2.0, 8.0)]
+    rows += [row("dpo", 8, 3.0, 4.0, 6.0), row("ddpo", 4, 0.5, 2.0, 8.5)]
+    rows += [row("ddpo", 8, 1.2, 3.0, 7.0), row("shuffled", 8, 1.0, 2.5, 7.5)]
+    write(tmp_path, "tiny_stories", [1, 2, 3], {"rows": rows})
+    monkeypatch.setattr(recorded, "data_dir", lambda: tmp_path)
+    ends, paths, by_prompt = recorded.load_tiny_stories()
+    assert set(ends["seed"]) == {1, 2} and not ends.duplicated(["seed", "arm"]).any()
+    of_first = ends[ends["seed"] == 1].set_index("arm")
+    assert of_first["typical"]["dpo-matched"] == 2.0  # KL 1.0 is nearest to 1.2
+    assert of_first["semantic, judge"]["dpo at ddpo's quality"] == pytest.approx(7.0)
+    assert of_first["typical"]["dpo at ddpo's semantic, judge"] == pytest.approx(3.0)
+    assert of_first["semantic, judge"]["shuffled at ddpo's quality"] == 7.5  # never there: its end
+    assert sorted(paths["arm"].unique()) == ["ddpo", "dpo"]
+    dpo = by_prompt[(by_prompt["arm"] == "dpo") & (by_prompt["seed"] == 2)]
+    assert dpo["steps"].tolist() == [8, 8, 8] and dpo["typical"].tolist()[:2] == [3.5, 4.5]
+
+
+def test_the_second_round_has_the_worlds_that_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(arm: str, steps: int, quality: float, total: float) -> dict[str, Any]:
+        facts = {"arm": arm, "steps": steps, "kl": 1.0, "rho": 0.0, "valid": 0.9}
+        return facts | {"quality of the valid": quality, "total": total}
+
+    arms = ("sft", "start", "dpo", "ddpo", "shuffled", "orpo", "dorpo")
+    ends = [end(arm, 8, place, 9.0 - place) for place, arm in enumerate(arms)]
+    record = {"rows": ends, "paths": [end("dpo", 4, 1.0, 8.0)]}
+    write(tmp_path, "second_round", [12, 13], record)
+    monkeypatch.setattr(recorded, "data_dir", lambda: tmp_path)
+    found, paths = recorded.load_second_round()
+    assert set(found["seed"]) == {12} and len(paths) == 1
+    points = {"dpo at ddpo's quality", "shuffled at ddpo's total", "orpo at dorpo's quality"}
+    assert points <= set(found["arm"])
