@@ -1,1 +1,1 @@
-"""A world with known truth: its grammar, its language model, its experiment and the claims."""
+"""Experiments whose quality is known: a grammar's world and its claims, and tiny stories."""
