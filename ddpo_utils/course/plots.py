@@ -8,9 +8,20 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from ..evaluation.statistics import Interval
 
-__all__ = ["COLOURS", "MARKERS", "NAMES", "figure", "interval_plot", "set_of_stories", "show"]
+__all__ = [
+    "COLOURS",
+    "MARKERS",
+    "NAMES",
+    "figure",
+    "interval_plot",
+    "path_plot",
+    "set_of_stories",
+    "show",
+]
 
 # Name, colour and marker of each source or arm. The palette is Okabe and Ito's, which colour-blind
 # readers can tell apart.
@@ -36,6 +47,7 @@ ARMS: dict[str, tuple[str, str | None, str | None]] = {
     "divpo-steps": ("DivPO, as many steps", "#F0E442", "P"),
     "orpo": ("ORPO", "#999999", "p"),
     "dorpo": ("DORPO", "#0072B2", "d"),
+    "dorpo-shuffled": ("ORPO, shuffled weights", "#E69F00", "d"),
 }
 NAMES = {key: name for key, (name, _, _) in ARMS.items()}
 COLOURS = {key: colour for key, (_, colour, _) in ARMS.items() if colour}
@@ -89,6 +101,50 @@ def interval_plot(
     ax.set_yticks(range(len(intervals)), [NAMES.get(key, key) for key in intervals])
     ax.set_ylim(len(intervals) - 0.5, -0.5)
     ax.set_xlabel(label)
+
+
+def path_plot(
+    ax: Any,
+    ends: pd.DataFrame,
+    paths: pd.DataFrame,
+    arms: Sequence[str],
+    start: str,
+    x: str,
+    y: str,
+) -> None:
+    """Plot each arm over training, y against x, as differences from `start` of the same seed.
+
+    A dot is the mean over seeds at a checkpoint; the end has 95% intervals over seeds.
+
+    Args:
+        ends: seed, arm, steps and the measures x and y, one row an arm and seed.
+        paths: the same, one row a checkpoint before the end.
+    """
+    import pandas as pd
+
+    from ..evaluation.statistics import mean_interval
+
+    first = ends[ends["arm"] == start].set_index("seed")[[x, y]]
+    for arm in arms:
+        end = ends[ends["arm"] == arm].set_index("seed")
+        before = paths[paths["arm"] == arm].set_index("seed")
+        points = pd.concat([before, end])
+        moved = points[[x, y]] - first.reindex(points.index)
+        line = moved.groupby(points["steps"]).mean()
+        ax.plot([0, *line[x]], [0, *line[y]], color=COLOURS[arm], marker=".", lw=1.5)
+        at_end = end[[x, y]] - first.reindex(end.index)
+        right, up = mean_interval(at_end[x]), mean_interval(at_end[y])
+        ax.errorbar(
+            right.mean,
+            up.mean,
+            xerr=right.high - right.mean,
+            yerr=up.high - up.mean,
+            fmt=MARKERS[arm],
+            color=COLOURS[arm],
+            ms=9,
+            label=NAMES[arm],
+        )
+    ax.axhline(0, color="black", lw=1, ls=":")
 
 
 def set_of_stories(texts: Sequence[str], heads: Sequence[str], columns: int = 3) -> None:
