@@ -1,6 +1,9 @@
 """DivPO's pairs, a rival of the weights: deviation chooses pairs, which plain DPO is trained on.
 
-Source: Lanchantin et al., arXiv 2501.18101, in the form that arXiv 2503.17126 compares with.
+Source: Lanchantin et al., arXiv 2501.18101, in the form that arXiv 2503.17126 compares with. The
+script released with the latter chooses the same responses where scores and deviations are distinct,
+but shuffles the chosen ones of both sides, without a seed, before it pairs them, and does not ask
+that the winner scored higher. Here they are paired in the order of deviation.
 """
 
 from __future__ import annotations
