@@ -1,0 +1,36 @@
+"""The plan of the runs on tiny stories."""
+
+from __future__ import annotations
+
+import tiny_stories
+from ddpo_utils.course.recorded import tiny_rules
+from ddpo_utils.evaluation.statistics import Interval
+from ddpo_utils.settings import get_profile
+from ddpo_utils.small_world.claims import outcome
+from ddpo_utils.small_world.tiny_stories import SPLITS
+from ddpo_utils.training.arms import Arm
+
+
+def test_the_plan_can_be_run_as_it_is() -> None:
+    plan = tiny_rules()
+    assert plan["prompts"] == SPLITS and plan["prompts"]["train"] >= 200
+    assert not set(plan["seeds"]) & set(plan["development_seeds"])
+    for method, settings in plan["chosen"].items():
+        assert settings in plan["candidates"][method]
+        profile = get_profile("laptop", **plan["settings"] | settings)
+        assert profile.steps // profile.checkpoint_every >= 6  # points of a frontier
+    for name, how in (plan["first_tier"] | plan["second_tier"]).items():
+        Arm.parse(how.get("arm", name))
+
+
+def test_the_tests_of_the_plan_read_what_the_script_records() -> None:
+    plan = tiny_rules()
+    arms = {"start", "dpo-matched", *plan["first_tier"], *plan["second_tier"]}
+    kinds = ("quality", "semantic, judge", "style, judge")
+    arms |= {f"{arm} at ddpo's {kind}" for arm in ("dpo", "shuffled") for kind in kinds}
+    measures = {"typical", "usable", *tiny_stories.MEASURES.values()}
+    measures |= {f"{name}, {tiny_stories.CUT} words" for name in tiny_stories.MEASURES.values()}
+    for claim in plan["claims"]:
+        for test in claim["tests"]:
+            assert set(test["arms"]) <= arms and test["measure"] in measures
+            assert outcome(Interval(0, -1, 1, 2), test["test"], plan["margin"]) == "open"
