@@ -1,0 +1,139 @@
+"""Real outputs: what people and GPT-4o answered to the 100 curated prompts of NoveltyBench.
+
+The texts are not part of the course. In a clone of github.com/novelty-bench/novelty-bench, checked
+out at COMMIT, the folder sample_data/ holds a file for each source. People's judgements of which
+answers are alike came to that project later, as data/train.jsonl and data/val.jsonl: put them
+beside the answers as labels-train.jsonl and labels-val.jsonl.
+
+Source: Zhang et al., "NoveltyBench", arXiv 2504.05228; MIT licence.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pandas as pd
+from pydantic import Field
+from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
+
+from ..corpus.text import words
+from ..settings import CourseError
+from ..storage.files import check_as, file_digest, read_jsonl
+
+__all__ = ["COMMIT", "DIGESTS", "SOURCES", "asks_for_writing", "load_answers", "load_labels"]
+
+COMMIT = "ff882fd3f2d6f895c6ada9a99e3b55d99967ec1d"
+DIGESTS = {  # first digits of the SHA-256 of each file: of COMMIT, and of the labels as recorded
+    "humans": "4ea7927df8215e7f",
+    "gpt-4o": "adc58f4b232ba6b6",
+    "gpt-4o-in-context": "4bb59c9c3316e4ed",
+    "gpt-4o-paraphrase": "1edb28217f328117",
+    "gpt-4o-system-prompt": "f7a5a88ccebd803f",
+    "labels-train": "dba70f5dad931ff9",
+    "labels-val": "764c82a6014a2b67",
+}
+SOURCES = tuple(name for name in DIGESTS if not name.startswith("labels"))
+REQUESTS = {"tell", "write", "describe"}
+FORMS = {"story", "poem", "haiku", "fable", "plot", "biography", "backstory"}
+ADVICE = f"Take it again from github.com/novelty-bench/novelty-bench, commit {COMMIT[:7]}."
+
+_Text = Annotated[str, Field(pattern=r"\S")]
+
+
+class _Answers(TypedDict):
+    id: _Text
+    prompt: _Text
+    generations: Annotated[list[_Text], Field(min_length=2)]
+
+
+class _Pair(TypedDict):
+    id: _Text
+    prompt: _Text
+    generation_0: _Text
+    generation_1: _Text
+    similar: Literal[0, 1]
+
+
+def asks_for_writing(prompt: str) -> bool:
+    """Whether a prompt asks for a story or poem: it holds a word of REQUESTS and one of FORMS."""
+    found = set(words(prompt))
+    return bool(found & REQUESTS) and bool(found & FORMS)
+
+
+def answers_folder(folder: str | Path) -> Path:
+    """sample_data/ of a clone, or the folder itself; CourseError where no file of SOURCES lies."""
+    for place in (Path(folder) / "sample_data", Path(folder)):
+        if any((place / f"{source}.jsonl").is_file() for source in SOURCES):
+            return place
+    raise CourseError(
+        f"{folder} holds no answers of NoveltyBench: clone github.com/novelty-bench/novelty-bench, "
+        f"check out commit {COMMIT[:7]}, and name the clone's folder."
+    )
+
+
+def load_answers(folder: str | Path) -> pd.DataFrame:
+    """All answers: prompt_id, prompt, source (one of SOURCES), text, number (from 0).
+
+    Every source has the same prompts, in the order of the people's file.
+
+    Args:
+        folder: a clone, or a folder with the files themselves.
+
+    Raises:
+        CourseError: a file is missing or damaged, or its prompts are not those of the others.
+    """
+    place = answers_folder(folder)
+    prompts: dict[str, str] = {}
+    parts = []
+    for source in SOURCES:
+        path = place / f"{source}.jsonl"
+        records = _records(list[_Answers], path)
+        answers = {record["id"]: record["generations"] for record in records}
+        asked = {record["id"]: record["prompt"] for record in records}
+        prompts = prompts or asked
+        if asked != prompts or len(records) != len(prompts):
+            raise CourseError(f"{path} holds other prompts than {SOURCES[0]}.jsonl. {ADVICE}")
+        for prompt_id, prompt in prompts.items():
+            part = pd.DataFrame({"text": answers[prompt_id]})
+            part = part.assign(prompt_id=prompt_id, prompt=prompt, source=source)
+            parts.append(part.assign(number=part.index))
+    columns = ["prompt_id", "prompt", "source", "text", "number"]
+    return pd.concat(parts, ignore_index=True)[columns]
+
+
+def load_labels(folder: str | Path, part: str) -> pd.DataFrame:
+    """Pairs of answers that people judged: prompt_id, prompt, first, second, alike (bool).
+
+    Args:
+        folder: as of `load_answers`; the labels lie beside the answers.
+        part: "train" (1,000 pairs), to choose thresholds on, or "val" (100), to test them once.
+
+    Raises:
+        CourseError: the file is missing or damaged.
+    """
+    pairs = pd.DataFrame(_records(list[_Pair], answers_folder(folder) / f"labels-{part}.jsonl"))
+    names = {"id": "prompt_id", "generation_0": "first", "generation_1": "second"}
+    pairs = pairs.rename(columns=names).assign(alike=pairs["similar"] == 1)
+    return pairs[["prompt_id", "prompt", "first", "second", "alike"]]
+
+
+def changed_files(folder: str | Path) -> list[str]:
+    """Names of DIGESTS whose file is missing or is not the recorded one."""
+    place = answers_folder(folder)
+    changed = []
+    for name, digest in DIGESTS.items():
+        path = place / f"{name}.jsonl"
+        if not path.is_file() or file_digest(path) != digest:
+            changed.append(name)
+    return changed
+
+
+def _records(kind: Any, path: Path) -> list[dict[str, Any]]:
+    """The file's records of this kind, at least one."""
+    if not path.is_file():
+        raise CourseError(f"{path} is missing. {ADVICE}")
+    records = check_as(kind, read_jsonl(path), path, ADVICE)
+    if not records:
+        raise CourseError(f"{path} is empty. {ADVICE}")
+    return records
