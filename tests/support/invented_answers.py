@@ -14,18 +14,7 @@ PROMPTS = {
     "curated-2": "Tell me a short STORY, please!",
     "curated-3": "Draw a sign.",
 }
-THINGS = [
-    "kettle",
-    "river",
-    "moth",
-    "ladder",
-    "winter",
-    "salt",
-    "engine",
-    "garden",
-    "letter",
-    "bell",
-]
+THINGS = ["kettle", "river", "moth", "ladder", "winter", "salt", "engine", "garden", "pen", "bell"]
 
 
 def _texts(prompt_id: str, source: str) -> list[str]:
