@@ -8,7 +8,9 @@ of measures.py, on whole answers and on their first 25 words. Sets have one size
 depend on it are averaged over random sets of four answers; a mean over pairs is taken over all
 answers, which is its average over all sets of four. Intervals of people minus GPT-4o are 95% t
 intervals over prompts, signed so that above 0 people are the more diverse. A measure of wording has
-no value at a prompt where an answer holds no word, such as a lone emoji.
+no value at a prompt where an answer holds no word, such as a lone emoji. `median_words` gives the
+lengths: to most prompts people answer in a few words, which show little style. A one-word answer
+has no n-gram of two words, so n-gram diversity is low for it.
 
 People judged 1,100 pairs of answers to other prompts, by twenty models, as alike or different. The
 AUC is how often a different pair scores as more diverse than an alike one; intervals resample
@@ -149,6 +151,15 @@ def gaps(
     return found
 
 
+def median_words(answers: pd.DataFrame, chosen: np.ndarray) -> dict[str, float]:
+    """source -> median number of words of its answers to the chosen of the frame's (P,) prompts."""
+    prompts = answers["prompt_id"].unique()[chosen]
+    answers = answers[answers["prompt_id"].isin(prompts)]
+    counts = answers.assign(words=[len(words(text)) for text in answers["text"]])
+    medians = counts.groupby("source", sort=False)["words"].median()
+    return {source: float(median) for source, median in medians.items()}
+
+
 def auc(pairs: pd.DataFrame, scores: np.ndarray) -> Interval:
     """How often a different pair has the higher score than an alike one; ties count half.
 
@@ -257,6 +268,7 @@ def make_record(
         "draws": draws,
         "seed": SEED,
         "stories_and_poems": prompts["prompt_id"][writing].tolist(),
+        "median_words": {name: median_words(answers, chosen) for name, chosen in groups.items()},
         "gaps": found,
         "labels": judged,
         "prompts": prompts["prompt_id"].tolist(),

@@ -71,6 +71,12 @@ def test_people_are_more_diverse_in_the_invented_answers(made):
     assert str(made).count("kettle") == 0
 
 
+def test_lengths_stand_beside_the_gaps(made):
+    assert made["median_words"]["stories and poems"]["gpt-4o"] == 10.0
+    assert made["median_words"]["stories and poems"]["humans"] == 5.0
+    assert made["median_words"]["all"]["humans"] == 5.0
+
+
 def test_wording_has_no_value_where_an_answer_has_no_word(made):
     for name, measure in MEASURES.items():
         missing = [value is None for value in made["values"]["whole"][name]["humans"]]
