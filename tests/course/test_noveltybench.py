@@ -46,7 +46,7 @@ def test_labels_are_pairs_with_a_judgement(tmp_path: Path) -> None:
     [
         ("Write a haiku.", True),
         ("I want a monster: describe its backstory.", True),
-        ("Tell me a riddle.", False),  # no form
+        ("Tell me a rumour.", False),  # no form
         ("Name the cat in my story.", False),  # no request
         ("Writer of a story", False),  # whole words only
     ],
