@@ -26,12 +26,12 @@ NEVER_READ = (
     "make/",
     "results/benchmarks.json",
     "results/training.json",
-    "results/novelty.json",  # until notebook 01 opens with it
 )
 # Files below data/ that only notebooks with a certain word in their code read.
 READ_BY = {
     "claims.json": "load_world",
     "results/influence.json": "influence.json",
+    "results/novelty.json": "novelty.json",
     "second_round.json": "load_second_round",
     "results/second_round": "load_second_round",
     "tiny_stories.json": "tiny_stories",
