@@ -191,22 +191,28 @@ def record_arm(
     return {"arm": name, **facts, "samples": copies, "prompts": rounded(by_prompt(samples))}
 
 
-def path_of(run_: Run, name: str, adapter: Path, split: str) -> list[dict[str, Any]]:
-    """The rows of an arm's checkpoints; the last one has more samples, and the KL along its own."""
-    record = read_json(adapter / "run.json")
-    steps = sorted(record["kl"], key=int)
+def path_of(run_: Run, name: str, adapter: Path) -> list[dict[str, Any]]:
+    """The rows of an arm's checkpoints before its end, on the test prompts."""
+    kl = read_json(adapter / "run.json")["kl"]
     rows = []
-    for step in steps[:-1]:
+    for step in sorted(kl, key=int)[:-1]:
         checkpoint = adapter / "checkpoints" / f"checkpoint-{step}"
-        facts = {"step": int(step), "kl": round(record["kl"][step], 4)}
+        facts = {"step": int(step), "kl": round(kl[step], 4)}
         copies = run_.plan["path_samples"]
-        rows.append(record_arm(run_, name, checkpoint, split, copies, **facts))
-    facts = {"step": int(steps[-1]), "kl": round(record["kl"][steps[-1]], 4)}
+        rows.append(record_arm(run_, name, checkpoint, "test", copies, **facts))
+    return rows
+
+
+def end_of(run_: Run, name: str, adapter: Path, split: str) -> dict[str, Any]:
+    """The row of an arm's end, with the KL along its own samples, and what its run did."""
+    record = read_json(adapter / "run.json")
+    step = max(record["kl"], key=int)
     copies = run_.plan["samples"]
+    facts = {"step": int(step), "kl": round(record["kl"][step], 4)}
     end = record_arm(run_, name, adapter, split, copies, **facts)
-    samples = run_.sample(f"{split}-{name}-{steps[-1]}", adapter, split, copies)
+    samples = run_.sample(f"{split}-{name}-{step}", adapter, split, copies)
     norms = [entry["grad_norm"] for entry in record["log"] if "grad_norm" in entry]
-    end |= {
+    return end | {
         "own_kl": round(run_.own_kl(adapter, samples), 3),
         "clipped_share": record["clipped_share"],
         "mean_weight": record["mean_weight"],
@@ -214,7 +220,6 @@ def path_of(run_: Run, name: str, adapter: Path, split: str) -> list[dict[str, A
         "seconds": record["seconds"],
         "norms": [round(norm, 2) for norm in norms],
     }
-    return [*rows, end]
 
 
 def record_seed(run_: Run, arms: Mapping[str, Any], data: Path) -> None:
@@ -239,7 +244,8 @@ def record_seed(run_: Run, arms: Mapping[str, Any], data: Path) -> None:
                 copies = run_.plan["samples"]
                 rows.append(record_arm(run_, name, adapter, "test", copies, **facts))
             else:
-                rows += path_of(run_, name, adapter, "test")
+                rows += path_of(run_, name, adapter)
+                rows.append(end_of(run_, name, adapter, "test"))
             facts = run_facts(run_.profile(), command=f"{COMMAND} {run_.seed}")
             write_json(path, facts | {"stories": facts_of(run_), "rows": rows}, indent=None)
             print(f"seed {run_.seed}: {name}", flush=True)
@@ -271,10 +277,10 @@ def record_development(plan: Mapping[str, Any], work: Path, data: Path) -> None:
                 tag = "-".join(f"{key}={value}" for key, value in candidate.items())
                 adapter = run_.train(method, f"development/{tag}", **candidate)
                 name = f"{method}-{tag}"
-                for row in path_of(run_, name, adapter, "development"):
-                    rows.append({"seed": seed, "candidate": candidate} | row | {"arm": method})
-                last = {key: np.nanmean(rows[-1]["prompts"][key]) for key in ("quality", "typical")}
-                print(seed, name, last, rows[-1]["kl"], flush=True)
+                row = end_of(run_, name, adapter, "development") | {"arm": method}
+                rows.append({"seed": seed, "candidate": candidate} | row)
+                scores = np.array(row["prompts"][plan["score"]], dtype=float)
+                print(f"{seed} {name}: score {scores.mean():.3f}, KL {row['kl']}", flush=True)
     facts = run_facts(run_.profile(), command=f"{COMMAND} --develop")
     path = data / "results" / "tiny_stories" / "development.json"
     write_json(path, {**facts, "rows": rows}, indent=None)
