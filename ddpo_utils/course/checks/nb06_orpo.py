@@ -53,7 +53,7 @@ def log_odds_ratio(answer: Learner) -> str:
     unlikely = _logs(0.02, 0.01, 0.03)
     right = log_odds(certain.mean()) - log_odds(unlikely.mean())
     agree(answer.number(certain, unlikely), right, "With nearly certain tokens it is wrong.")
-    return "the responses on paper, changed over and repeated, and one that is nearly certain."
+    return "the responses on paper, swapped and repeated, and one that is nearly certain."
 
 
 @exercise
