@@ -2,8 +2,8 @@
 
     python data/make/second_round.py 12 13 14    worlds: results/second_round/<seed>.json each
 
-About ten minutes on one core for each world. What is finished is kept in build/second_round: after
-an interruption, call again. Several processes may make different worlds at the same time.
+Ten to fifteen minutes on one core for each world. What is finished is kept in build/second_round:
+after an interruption, call again. Several processes may make different worlds at the same time.
 """
 
 from __future__ import annotations

@@ -147,7 +147,7 @@ class Run:
 
 
 def by_prompt(stories: pd.DataFrame) -> pd.DataFrame:
-    """One row a prompt of an arm's samples: quality and its parts, diversity, lengths, usable.
+    """One row a prompt, sorted by id, of an arm's samples: quality, diversity, lengths, usable.
 
     A story is usable if the model ended it, it uses two of the three words, and half of its
     sequences are its own.
@@ -156,8 +156,7 @@ def by_prompt(stories: pd.DataFrame) -> pd.DataFrame:
     names = ["quality", "typical", "told", "form", "own", "readable", "finished", "logp"]
     frame = stories.assign(usable=usable, words=[len(words(text)) for text in stories["text"]])
     groups = frame["prompt_id"].to_numpy()
-    prompts = pd.unique(groups)
-    table = frame.groupby("prompt_id")[[*names, "usable", "words"]].mean().loc[prompts]
+    table = frame.groupby("prompt_id")[[*names, "usable", "words"]].mean()
     for encoder, measure in MEASURES.items():
         whole = embed_corpus(frame["text"].tolist(), encoder)
         cut = embed_corpus([first_words(text, CUT) for text in frame["text"]], encoder)
@@ -168,8 +167,7 @@ def by_prompt(stories: pd.DataFrame) -> pd.DataFrame:
         kept = usable.to_numpy() & np.isin(groups, enough)
         table[f"{measure}, usable"] = np.nan
         if kept.any():
-            kept_prompts = pd.unique(groups[kept])
-            table.loc[kept_prompts, f"{measure}, usable"] = diversity(whole[kept], groups[kept])
+            table.loc[enough, f"{measure}, usable"] = diversity(whole[kept], groups[kept])
     return table
 
 

@@ -100,18 +100,15 @@ def load_world() -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def load_second_round(seeds: str = "seeds") -> tuple[pd.DataFrame, pd.DataFrame]:
+def load_second_round() -> tuple[pd.DataFrame, pd.DataFrame]:
     """The worlds of the second round: (ends of the arms, checkpoints before them).
 
     The ends hold the matched points too, such as "dpo at ddpo's quality".
-
-    Args:
-        seeds: which worlds of data/second_round.json: seeds or pilot_seeds.
     """
     import pandas as pd
 
     ends, paths = [], []
-    for seed in second_rules()[seeds]:
+    for seed in second_rules()["seeds"]:
         file = _results("second_round") / f"{seed}.json"
         if file.is_file():
             record = read_json(file)
@@ -127,20 +124,17 @@ def load_second_round(seeds: str = "seeds") -> tuple[pd.DataFrame, pd.DataFrame]
     return pd.concat(parts, ignore_index=True), path
 
 
-def load_tiny_stories(seeds: str = "seeds") -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+def load_tiny_stories() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """The runs on tiny stories: (ends of the arms, checkpoints before them, ends by prompt).
 
     Each row holds a seed, an arm, its steps and the measures of `tiny_stories.by_prompt`, means
     over prompts in the first two; the ends hold the matched points too, and "dpo-matched", the
     checkpoint of DPO nearest to DDPO in KL.
-
-    Args:
-        seeds: which seeds of data/tiny_stories.json: seeds or development_seeds.
     """
     import pandas as pd
 
     frames = []
-    for seed in tiny_rules()[seeds]:
+    for seed in tiny_rules()["seeds"]:
         path = _results("tiny_stories") / f"{seed}.json"
         if not path.is_file():
             continue

@@ -23,6 +23,7 @@ import numpy as np
 
 from ..corpus.text import words
 from ..embeddings.encoders import load_encoder
+from ..evaluation.diversity import ngrams
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,10 +70,6 @@ def common_words() -> frozenset[str]:
     return frozenset(token for token in tokens if token.isalpha())
 
 
-def _sequences(tokens: list[str]) -> list[tuple[str, ...]]:
-    return [tuple(tokens[i : i + SEQUENCE]) for i in range(len(tokens) - SEQUENCE + 1)]
-
-
 def _parts(prompt: str, text: str, finished: bool, vocabulary: Collection[str]) -> list[float]:
     tokens = words(text)
     if not tokens:
@@ -82,8 +79,8 @@ def _parts(prompt: str, text: str, finished: bool, vocabulary: Collection[str]) 
     ends = [match.end() for match in _END.finditer(text)]
     whole = finished and ends[-1:] == [len(text)]
     form = whole and len(ends) in SENTENCES
-    sequences = _sequences(tokens)
-    of_prompt = _sequences(words(prompt))
+    sequences = ngrams(tokens, SEQUENCE)
+    of_prompt = ngrams(words(prompt), SEQUENCE)
     new = set(sequences) - set(of_prompt)
     own = len(new) / max(1, len(sequences))
     own_words = {token for sequence in new for token in sequence}

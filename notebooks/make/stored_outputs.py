@@ -22,11 +22,7 @@ from ddpo_utils.storage.files import write_text
 
 ADDRESS = re.compile(r'^REPOSITORY = "[^"\n]*"', re.MULTILINE)  # in the Colab cell
 TEXT_SUFFIXES = {".csv", ".json", ".jsonl", ".md", ".txt", ".yaml"}
-NEVER_READ = (
-    "make/",
-    "results/benchmarks.json",
-    "results/training.json",
-)
+NEVER_READ = ("make/", "results/benchmarks.json", "results/training.json")
 # Files below data/ that only notebooks with a certain word in their code read.
 READ_BY = {
     "claims.json": "load_world",

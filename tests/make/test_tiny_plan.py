@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pandas as pd
+import pytest
+
 import tiny_stories
 from ddpo_utils.course.recorded import tiny_rules
+from ddpo_utils.embeddings.encoders import load_encoder
 from ddpo_utils.evaluation.statistics import Interval
 from ddpo_utils.settings import get_profile
 from ddpo_utils.small_world.claims import outcome
@@ -34,3 +38,18 @@ def test_the_tests_of_the_plan_read_what_the_script_records() -> None:
         for test in claim["tests"]:
             assert set(test["arms"]) <= arms and test["measure"] in measures
             assert outcome(Interval(0, -1, 1, 2), test["test"], plan["margin"]) == "open"
+
+
+def test_each_prompt_has_the_diversity_of_its_own_samples() -> None:
+    """The prompts come in an order that is not that of their names."""
+    same, apart = ["A cook sang."] * 3, ["A cook sang.", "The sea is cold.", "Nobody paid tax."]
+    stories = pd.DataFrame({"prompt_id": ["z"] * 3 + ["a"] * 3, "text": same + apart})
+    stories = stories.assign(finished=True, told=1.0, own=1.0, form=1.0, readable=1.0)
+    stories = stories.assign(quality=[1.0] * 3 + [2.0] * 3, typical=0.0, logp=-1.0)
+    table = tiny_stories.by_prompt(stories)
+    assert table.loc["z", "quality"] == 1 and table.loc["a", "quality"] == 2
+    assert table.loc["z", "semantic"] == pytest.approx(0, abs=1e-6)
+    rows = load_encoder("wordllama").encode(apart)
+    expected = 1 - ((rows @ rows.T).sum() - 3) / 6
+    for name in ("semantic, judge", "semantic, judge, usable"):
+        assert table.loc["a", name] == pytest.approx(expected, abs=1e-5)
