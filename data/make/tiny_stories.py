@@ -2,7 +2,7 @@
 
     python data/make/tiny_stories.py 1 2 3         first tier: results/tiny_stories/<seed>.json each
     python data/make/tiny_stories.py --more 1 2    with the arms of the second tier
-    python data/make/tiny_stories.py --develop     candidates on the development seeds and prompts
+    python data/make/tiny_stories.py --develop 91 92    candidates on development seeds and prompts
 
 SmolLM2 as it comes writes the stories and is the reference. Each seed draws everything anew:
 stories, pairs, order of training, test samples. What is finished is kept in build/tiny_stories:
@@ -262,26 +262,26 @@ def facts_of(run_: Run) -> dict[str, Any]:
     return facts
 
 
-def record_development(plan: Mapping[str, Any], work: Path, data: Path) -> None:
-    """Train each method with each candidate on the development seeds; store what was measured."""
-    rows = []
-    for seed in plan["development_seeds"]:
-        run_ = Run(seed, work / f"seed-{seed}", plan)
-        copies = plan["samples"]
-        row = record_arm(run_, "start", None, "development", copies, step=0)
-        rows.append({"seed": seed, "candidate": {}} | row)
-        for method, candidates in plan["candidates"].items():
-            for candidate in candidates:
-                tag = "-".join(f"{key}={value}" for key, value in candidate.items())
-                adapter = run_.train(method, f"development/{tag}", **candidate)
-                name = f"{method}-{tag}"
-                row = end_of(run_, name, adapter, "development") | {"arm": method}
-                rows.append({"seed": seed, "candidate": candidate} | row)
-                scores = np.array(row["prompts"][plan["score"]], dtype=float)
-                print(f"{seed} {name}: score {scores.mean():.3f}, KL {row['kl']}", flush=True)
-    facts = run_facts(run_.profile(), command=f"{COMMAND} --develop")
+def record_development(run_: Run, data: Path) -> None:
+    """Train each method with each candidate on a development seed; store what was measured."""
+    plan = run_.plan
+    row = record_arm(run_, "start", None, "development", plan["samples"], step=0)
+    rows = [{"seed": run_.seed, "candidate": {}} | row]
+    for method, candidates in plan["candidates"].items():
+        for candidate in candidates:
+            tag = "-".join(f"{key}={value}" for key, value in candidate.items())
+            adapter = run_.train(method, f"development/{tag}", **candidate)
+            row = end_of(run_, f"{method}-{tag}", adapter, "development") | {"arm": method}
+            rows.append({"seed": run_.seed, "candidate": candidate} | row)
+            score = np.mean(row["prompts"][plan["score"]])
+            print(f"{run_.seed} {method} {tag}: score {score:.3f}, KL {row['kl']}", flush=True)
     path = data / "results" / "tiny_stories" / "development.json"
-    write_json(path, {**facts, "rows": rows}, indent=None)
+    facts = run_facts(run_.profile(), command=f"{COMMAND} --develop")
+    with locked(path):
+        others = read_json(path)["rows"] if path.is_file() else []
+        others = [row for row in others if row["seed"] != run_.seed]
+        rows = sorted(others + rows, key=lambda row: row["seed"])
+        write_json(path, {**facts, "rows": rows}, indent=None)
 
 
 def smaller(plan: dict[str, Any]) -> dict[str, Any]:
@@ -296,18 +296,20 @@ def smaller(plan: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     flags = parser(__doc__)
-    flags.add_argument("seeds", nargs="*", type=int, metavar="SEED", help="test seeds to make")
+    flags.add_argument("seeds", nargs="*", type=int, metavar="SEED", help="seeds to make")
     flags.add_argument("--more", action="store_true", help="with the arms of the second tier")
     flags.add_argument("--develop", action="store_true", help="the trials that chose the settings")
     args = flags.parse_args()
     work, data = folders(args, "tiny_stories")
     plan = read_json(data_dir() / "tiny_stories.json")
     plan = smaller(plan) if args.smoke else plan
+    known = plan["development_seeds" if args.develop else "seeds"]
+    if not args.seeds or not set(args.seeds) <= set(known):
+        raise CourseError(f"Name seeds of data/tiny_stories.json: of {known}.")
     if args.develop:
-        record_development(plan, work, data)
+        for seed in args.seeds:
+            record_development(Run(seed, work / f"seed-{seed}", plan), data)
         return
-    if not args.seeds or not set(args.seeds) <= set(plan["seeds"]):
-        raise CourseError(f"Name test seeds of data/tiny_stories.json, such as {plan['seeds']}.")
     arms = plan["first_tier"] | (plan["second_tier"] if args.more else {})
     for seed in args.seeds:
         record_seed(Run(seed, work / f"seed-{seed}", plan), arms, data)
