@@ -1,4 +1,4 @@
-"""The figures that several notebooks use; every figure is a PNG with alternative text."""
+"""The figures that several notebooks use; every figure is a PNG with a caption below it."""
 
 from __future__ import annotations
 
@@ -74,15 +74,21 @@ def figure(
     return plt.subplots(rows, columns, figsize=(width, height), layout="constrained", **options)
 
 
-def show(fig: Any, alt: str) -> None:
-    """Display the figure as a PNG with alternative text and close it."""
+def show(fig: Any, caption: str) -> None:
+    """Display the figure as a PNG with its caption below it, and close it.
+
+    The caption says what the marks mean, which interval is drawn and what to see; it is the PNG's
+    alternative text as well.
+    """
     import matplotlib.pyplot as plt
-    from IPython.display import Image, display
+    from IPython.display import HTML, Image, display
 
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png")
     plt.close(fig)
-    display(Image(buffer.getvalue(), alt=alt))
+    display(Image(buffer.getvalue(), alt=caption))
+    style = "max-width:50em;font-size:90%;margin:0 0 1em"
+    display(HTML(f"<p style='{style}'><b>Figure.</b> {escape(caption)}</p>"))
 
 
 def interval_plot(
