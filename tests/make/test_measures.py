@@ -178,7 +178,7 @@ def test_recorded_answers_are_those_of_the_code(name, record):
 def test_the_table_is_sorted_by_the_rule(record):
     table = trust_table()
     assert set(table.index) == set(MEASURES)
-    assert list(dict.fromkeys(table["kind"])) == ["matter", "manner", "wording"]
+    assert list(dict.fromkeys(table["kind"])) == ["semantic", "style", "wording"]
     for _, rows in table.groupby("kind", sort=False):
         refused = rows["recommendation"].str.startswith("no").tolist()
         assert refused == sorted(refused)
