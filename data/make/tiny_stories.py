@@ -12,7 +12,7 @@ after an interruption, call again. Several processes may make different seeds at
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,7 @@ import torch
 from ddpo_utils.corpus.text import first_words, words
 from ddpo_utils.deviation import diversity, raw_deviation
 from ddpo_utils.embeddings.encoders import embed_corpus
+from ddpo_utils.evaluation.statistics import mean_interval
 from ddpo_utils.models.policy import load_adapter, load_policy, lora_config
 from ddpo_utils.models.scoring import mean_logps, token_kl
 from ddpo_utils.settings import CourseError, Profile, data_dir, get_profile, progress_bar
@@ -281,7 +282,37 @@ def record_development(run_: Run, data: Path) -> None:
         others = read_json(path)["rows"] if path.is_file() else []
         others = [row for row in others if row["seed"] != run_.seed]
         rows = sorted(others + rows, key=lambda row: row["seed"])
-        write_json(path, {**facts, "rows": rows}, indent=None)
+        power = power_of(rows, len(plan["seeds"])) if others else {}
+        write_json(path, {**facts, "power": power, "rows": rows}, indent=None)
+
+
+def power_of(rows: Sequence[Mapping[str, Any]], seeds: int, draws: int = 4000) -> dict[str, Any]:
+    """Whether so many seeds find a DDPO - DPO as large as a quarter of what DPO loses.
+
+    The spread between seeds is that of DDPO - DPO at the same rate on the development seeds, pooled
+    over the rates; each draw is a set of seeds with that spread, and counts where its 95% t
+    interval lies above 0.
+    """
+    found = {}
+    for measure in ("semantic, judge", "style, judge"):
+        values = {}
+        for row in rows:
+            key = (row["arm"], str(row["candidate"]), row["seed"])
+            values[key] = float(np.mean(row["prompts"][measure]))
+        lost, gaps = [], {}
+        for (arm, candidate, seed), value in values.items():
+            if arm == "dpo":
+                lost.append(values["start", "{}", seed] - value)
+            elif arm == "ddpo":
+                gaps.setdefault(candidate, []).append(value - values["dpo", candidate, seed])
+        variances = [np.var(own, ddof=1) for own in gaps.values()]
+        spread = float(np.sqrt(np.mean(variances)))
+        effect = float(np.mean(lost)) / 4
+        drawn = np.random.default_rng(0).normal(effect, spread, (draws, seeds))
+        hits = [mean_interval(own).low > 0 for own in drawn]
+        facts = {"effect": effect, "spread between seeds": spread, "found": float(np.mean(hits))}
+        found[measure] = {name: round(value, 4) for name, value in facts.items()}
+    return found
 
 
 def smaller(plan: dict[str, Any]) -> dict[str, Any]:
