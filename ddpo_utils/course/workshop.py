@@ -15,19 +15,21 @@ from ..settings import Profile, get_profile
 from .doctor import INSTALL, PARTS, Finding, lacking, report
 from .notebooks import execute, fetch
 
-__all__ = ["live_minutes", "preflight"]
+__all__ = ["LIVE_STEPS", "live_minutes", "preflight"]
 
 LONGEST_LIVE = 10  # minutes of live training that a class waits for
-LIVE_ARMS, ARM_SECONDS = 3, 90  # notebook 04 gives each arm the steps that fit, two at least
+LIVE_STEPS = {"sft_steps": 6, "steps": 3, "checkpoint_every": 3}  # of notebook 04 on a laptop
+LIVE_ARMS = 3
 OVERHEAD = 1.3  # measured: its run takes so many times what its steps take
 
 
 def live_minutes(profile: Profile, seconds: float) -> float:
     """Estimated minutes of notebook 04's live training (SFT and arms) at `seconds` a step."""
-    arm_steps: float = profile.steps
-    if profile.name in ("smoke", "laptop"):  # the others are not held to the clock
-        arm_steps = min(profile.steps, max(ARM_SECONDS / seconds, 2))
-    return OVERHEAD * (profile.sft_steps + LIVE_ARMS * arm_steps) * seconds / 60
+    sft_steps, arm_steps = profile.sft_steps, profile.steps
+    if profile.name == "laptop":
+        sft_steps = min(sft_steps, LIVE_STEPS["sft_steps"])
+        arm_steps = min(arm_steps, LIVE_STEPS["steps"])
+    return OVERHEAD * (sft_steps + LIVE_ARMS * arm_steps) * seconds / 60
 
 
 def _models() -> Iterator[Finding]:

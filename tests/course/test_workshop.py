@@ -17,14 +17,11 @@ from ddpo_utils.settings import cache_dir, get_profile
 from ddpo_utils.training import one_arm
 
 
-@pytest.mark.parametrize(
-    ("seconds", "arm_steps"),
-    [(1.0, 12), (10.0, 9), (60.0, 2)],  # all; 90 s; two at least
-)
-def test_live_training_is_estimated_by_notebook_04_s_rule(seconds: float, arm_steps: int) -> None:
-    laptop = get_profile("laptop")
-    minutes = workshop.OVERHEAD * (laptop.sft_steps + 3 * arm_steps) * seconds / 60
-    assert live_minutes(laptop, seconds) == pytest.approx(minutes)
+def test_live_training_is_estimated_from_notebook_04_s_steps() -> None:
+    minutes = workshop.OVERHEAD * (6 + 3 * 3) * 10.0 / 60
+    assert live_minutes(get_profile("laptop"), 10.0) == pytest.approx(minutes)
+    shorter = get_profile("laptop", sft_steps=1, steps=2)
+    assert live_minutes(shorter, 10.0) == pytest.approx(minutes * 7 / 15)
     colab = get_profile("colab", sft_steps=10, steps=20)  # takes all its steps
     assert live_minutes(colab, 60.0) == pytest.approx(workshop.OVERHEAD * 70)
 
