@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ddpo_utils.evaluation.statistics import bootstrap_interval
+from ddpo_utils.evaluation.statistics import jackknife_interval
 from ddpo_utils.models.policy import load_policy
 from ddpo_utils.pairs import make_pairs
 from ddpo_utils.settings import Profile, data_dir, get_profile, progress_bar
@@ -112,7 +112,7 @@ def influence_of(
     def correlation(pairs: np.ndarray) -> float:
         return float(np.corrcoef(weight[pairs], influence[pairs])[0, 1])
 
-    interval = bootstrap_interval(correlation, len(weight))
+    interval = jackknife_interval(correlation, len(weight), (-1, 1))
     return {
         "correlation": [round(x, 4) for x in (interval.mean, interval.low, interval.high)],
         "mean_influence": round(float(influence.mean()), 4),

@@ -7,7 +7,7 @@ every measure is set so that larger means more diverse. Its separation is the AU
 by four authors scores above one by the assistant, over all pairs of prompts. Next to it is the
 paired difference over prompts in its own standard deviations. An answer to a contrast is a share
 of the gap between authors and assistant: 0 is the authors' level, -1 the assistant's. Intervals
-are over prompts (bootstrap). The tests, with a tolerance of a quarter of the gap:
+are over prompts (jackknife). The tests, with a tolerance of a quarter of the gap:
 
     separates   the lower end of the AUC's interval is at least 0.75, half way to certainty
     sameness    four paraphrases of one story score as low as the assistant: upper end at most -0.75
@@ -51,7 +51,7 @@ from contrasts import CONTRASTS, SIZE, Sets, build_contrasts, distinct_threshold
 from ddpo_utils.deviation import diversity
 from ddpo_utils.embeddings.encoders import load_encoder
 from ddpo_utils.evaluation.diversity import compression_ratio, self_bleu
-from ddpo_utils.evaluation.statistics import Interval, bootstrap_interval
+from ddpo_utils.evaluation.statistics import Interval, jackknife_interval
 from ddpo_utils.settings import get_profile
 from ddpo_utils.storage.files import write_json
 from ddpo_utils.storage.locks import locked
@@ -141,13 +141,13 @@ def separation(
     above = np.array(shares).reshape(len(authors), len(assistant))
     gaps = np.array([a.mean() - b.mean() for a, b in zip(authors, assistant, strict=True)])
 
-    def auc(drawn: np.ndarray) -> float:
-        return float(above[np.ix_(drawn, drawn)].mean())
+    def auc(prompts: np.ndarray) -> float:
+        return float(above[np.ix_(prompts, prompts)].mean())
 
-    def paired(drawn: np.ndarray) -> float:
-        return float(gaps[drawn].mean() / gaps[drawn].std(ddof=1))
+    def paired(prompts: np.ndarray) -> float:
+        return float(gaps[prompts].mean() / gaps[prompts].std(ddof=1))
 
-    return bootstrap_interval(auc, len(authors)), bootstrap_interval(paired, len(gaps))
+    return jackknife_interval(auc, len(authors), (0, 1)), jackknife_interval(paired, len(gaps))
 
 
 def _share_above(a: np.ndarray, b: np.ndarray) -> float:
@@ -165,10 +165,10 @@ def share_of_gap(contrast: np.ndarray, authors: np.ndarray, assistant: np.ndarra
     """
     moved, gap = contrast - authors, authors - assistant
 
-    def share(drawn: np.ndarray) -> float:
-        return float(moved[drawn].mean() / gap[drawn].mean())
+    def share(prompts: np.ndarray) -> float:
+        return float(moved[prompts].mean() / gap[prompts].mean())
 
-    return bootstrap_interval(share, len(gap))
+    return jackknife_interval(share, len(gap))
 
 
 def passed_tests(

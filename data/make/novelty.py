@@ -45,8 +45,8 @@ from ddpo_utils.deviation import diversity
 from ddpo_utils.embeddings.encoders import load_encoder
 from ddpo_utils.evaluation.statistics import (
     Interval,
-    bootstrap_interval,
     difference,
+    jackknife_interval,
     mean_interval,
     share_interval,
 )
@@ -164,8 +164,7 @@ def auc(pairs: pd.DataFrame, scores: np.ndarray) -> Interval:
     """How often a different pair has the higher score than an alike one; ties count half.
 
     Args:
-        scores: (N,) larger = more diverse; NaN leaves the pair out. The interval is a bootstrap
-            over prompts.
+        scores: (N,) larger = more diverse; NaN leaves the pair out. The interval is over prompts.
     """
     from scipy.stats import rankdata
 
@@ -173,8 +172,8 @@ def auc(pairs: pd.DataFrame, scores: np.ndarray) -> Interval:
     alike, scores = pairs["alike"].to_numpy()[known], scores[known]
     places = list(pairs[known].reset_index(drop=True).groupby("prompt_id").indices.values())
 
-    def statistic(drawn: np.ndarray) -> float:
-        chosen = np.concatenate([places[prompt] for prompt in drawn])
+    def statistic(prompts: np.ndarray) -> float:
+        chosen = np.concatenate([places[prompt] for prompt in prompts])
         different = ~alike[chosen]
         high, low = different.sum(), (~different).sum()
         if not high or not low:
@@ -182,7 +181,7 @@ def auc(pairs: pd.DataFrame, scores: np.ndarray) -> Interval:
         above = rankdata(scores[chosen])[different].sum() - high * (high + 1) / 2
         return float(above / (high * low))
 
-    return bootstrap_interval(statistic, len(places))
+    return jackknife_interval(statistic, len(places), (0, 1))
 
 
 def pair_scores(pairs: pd.DataFrame, length: int | None) -> dict[str, np.ndarray]:

@@ -236,7 +236,9 @@ def real_models() -> dict[str, str]:
         return matrices
 
     lost = difference(tables[0]["dpo"]["semantic"], tables[0]["sft"]["semantic"])
-    result = verdict(by_seed("semantic"), by_seed("usable"), thresholds.usable_margin)
+    usable = by_seed("usable")
+    stories = int(samples.groupby(["source", "prompt_id"]).size().min())
+    result = verdict(by_seed("semantic"), usable, thresholds.usable_margin, stories=stories)
     decided = result["verdict"].partition(" (")[0]
     return {
         "a": f"these two adapters: DPO - SFT {lost} (cosine distance)",

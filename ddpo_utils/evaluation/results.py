@@ -17,7 +17,14 @@ from ..settings import Profile
 from ..storage.files import write_text
 from ..storage.markdown import markdown_text, printable
 from ..training.run_folder import run_facts
-from .statistics import difference, mean_interval, share_interval, verdict
+from .statistics import (
+    Interval,
+    difference,
+    mean_interval,
+    share_difference,
+    share_interval,
+    verdict,
+)
 from .usability import CUT, CUT_TEXTS, FAULTS, MEASURES, Thresholds, encoders_by_measure
 
 if TYPE_CHECKING:
@@ -54,6 +61,7 @@ SECTIONS = {  # of the table: title -> columns
     f"diversity of every story's first {CUT} words": ["usable", *CUT_TEXTS],
 }
 DIFFERENCES = ["reward", *MEASURES, "usable", "words", "kl"]
+SHARES = ["usable", *FAULTS]
 
 
 def _interval(values: pd.Series, stories: pd.Series | None = None) -> dict[str, Any] | None:
@@ -68,6 +76,10 @@ def _interval(values: pd.Series, stories: pd.Series | None = None) -> dict[str, 
     if stories is not None:
         labels = stories[values.index]
         interval = share_interval(values * labels, labels)
+    return _rounded(interval)
+
+
+def _rounded(interval: Interval) -> dict[str, Any]:
     return {end: round(getattr(interval, end), 5) for end in ("mean", "low", "high", "n")}
 
 
@@ -85,18 +97,28 @@ def _controls(row: str) -> list[str]:
     return ["gold", "dpo", *matched, f"shuffled{kind}", f"divpo{kind}"]
 
 
-def _differences(tables: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Any]]:
+def _differences(
+    tables: Mapping[str, pd.DataFrame], stories: Mapping[str, int]
+) -> dict[str, dict[str, Any]]:
     """{"ddpo - dpo": {measure: interval}}, paired by prompt; prompts that one lacks drop out."""
     differences = {}
     for row, table in tables.items():
         for control in (name for name in _controls(row) if name in tables):
-            gaps = table - tables[control].reindex(index=table.index, columns=table.columns)
-            differences[f"{row} - {control}"] = {name: _interval(gaps[name]) for name in gaps}
+            other = tables[control].reindex(index=table.index, columns=table.columns)
+            gaps = table - other
+            found = {name: _interval(gaps[name]) for name in gaps}
+            least = min(stories[row], stories[control])  # of a prompt
+            for name in (share for share in SHARES if found.get(share)):
+                found[name] = _rounded(share_difference(table[name], other[name], least))
+            differences[f"{row} - {control}"] = found
     return differences
 
 
 def _verdicts(
-    tables: Mapping[str, pd.DataFrame], thresholds: Thresholds, reward_spread: float | None
+    tables: Mapping[str, pd.DataFrame],
+    stories: Mapping[str, int],
+    thresholds: Thresholds,
+    reward_spread: float | None,
 ) -> dict[str, Any]:
     """The course's verdict on each measure, where DDPO-both has both controls with their KLs."""
     control = "dpo-matched" if "dpo-matched" in tables else "dpo"
@@ -114,8 +136,10 @@ def _verdicts(
         lows = [difference(reward["ddpo"], reward[name]).low for name in ("shuffled", "dpo")]
         quality = "at equal quality" if min(lows) > -margin else "equal quality not shown"
     texts = {}
+    usable = values("usable")
+    least = min(stories[row] for row in rows.values())
     for name in MEASURES:
-        result = verdict(values(name), values("usable"), thresholds.usable_margin, quality)
+        result = verdict(values(name), usable, thresholds.usable_margin, quality, least)
         texts[name] = result["verdict"]
     return {"control": control, "measures": texts}
 
@@ -147,11 +171,13 @@ def make_results(
     """
     rows = {}
     by_prompt = {}
+    of_prompt = {}
     for row, table in tables.items():
         values = table.astype(float).round(4).astype(object).where(table.notna(), None)
         by_prompt[row] = {"prompt_id": table.index.tolist(), **values.to_dict("list")}
         stories = frames[row].groupby("prompt_id").size()
-        shares = dict.fromkeys(["usable", *FAULTS], stories)
+        of_prompt[row] = int(stories.min())
+        shares = dict.fromkeys(SHARES, stories)
         rows[row] = {
             "label": ROWS.get(row, row),
             "stories": len(frames[row]),
@@ -169,8 +195,8 @@ def make_results(
         encoders=encoders,
         cut_by_encoders=_cut_by_encoders(encoders.values(), texts),
         rows=rows,
-        differences=_differences(tables),
-        verdicts=_verdicts(tables, thresholds, reward_spread),
+        differences=_differences(tables, of_prompt),
+        verdicts=_verdicts(tables, of_prompt, thresholds, reward_spread),
         by_prompt=by_prompt,
     )
     notes = [*_measure_notes(results), *_row_notes(results), *_comparison_notes(results)]

@@ -9,7 +9,7 @@ counts, labels and rates CourseError.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,9 @@ import numpy as np
 from ..settings import CourseError, course_errors
 
 LOWER, UPPER = 0.025, 0.975  # the tails of a 95% interval
+NORMAL = 1.959964  # upper tail of a standard normal
+ALIKE = 0.25  # correlation of usable stories of a prompt; the recorded runs have -0.03 to 0.23
+NEARER = 1 / 3  # of its distance to a bound a statistic keeps at least if one cluster is left out
 POWER = 0.8  # chance of finding a true difference of the detectable size
 
 
@@ -106,28 +109,62 @@ def detectable(interval: Interval) -> float:
     from scipy.stats import t
 
     df = interval.n - 1 if interval.df is None else interval.df
-    if not (df > 0 and 0 <= interval.high - interval.mean < np.inf):
-        raise ValueError(f"{interval} of {interval.n} has no spread: give two prompts or more.")
-    quantile = t.ppf(UPPER, df)
-    standard_error = (interval.high - interval.mean) / quantile
+    standard_error, quantile = _spread(interval)
     return float((quantile + t.ppf(POWER, df)) * standard_error)
 
 
-def bootstrap_interval(
-    statistic: Callable[[np.ndarray], float], clusters: int, draws: int = 1000, seed: int = 0
-) -> Interval:
-    """A statistic with its 95% percentile interval when whole clusters are resampled.
+def _spread(interval: Interval) -> tuple[float, float]:
+    """Standard error of a t interval's mean, and the quantile that its half-width has of them."""
+    from scipy.stats import t
 
-    `statistic` maps (clusters,) drawn cluster numbers, with repetition, to one number or NaN.
+    df = interval.n - 1 if interval.df is None else interval.df
+    if not (df > 0 and 0 <= interval.high - interval.mean < np.inf):
+        raise ValueError(f"{interval} of {interval.n} has no spread: give two prompts or more.")
+    quantile = float(t.ppf(UPPER, df))
+    return (interval.high - interval.mean) / quantile, quantile
+
+
+def jackknife_interval(
+    statistic: Callable[[np.ndarray], float],
+    clusters: int,
+    bounds: tuple[float, float] | None = None,
+) -> Interval:
+    """A statistic with its 95% interval from leaving out one whole cluster at a time.
+
+    It is the t interval of Tukey's pseudo-values. A statistic between bounds, such as an AUC, is
+    taken on the logit scale between them. Where it is at a bound, as many clusters have the exact
+    interval of a share. With few clusters a percentile bootstrap is too narrow, and BCa hardly
+    better: tests/slow/test_coverage.py measures how often each holds the true value.
+
+    Args:
+        statistic: maps cluster numbers, all or all but one, to a number.
+        bounds: smallest and largest value that the statistic can have.
+
+    Raises:
+        ValueError: fewer than two clusters, or no finite number without one of them.
+
+    Source: Tukey 1958, Annals of Mathematical Statistics 29; Miller 1974, Biometrika 61.
     """
-    if clusters < 2 or draws < 1:
-        raise ValueError(f"A bootstrap needs two clusters and a draw; got {clusters} and {draws}.")
-    rng = np.random.default_rng(seed)
-    values = [statistic(rng.integers(0, clusters, clusters)) for _ in range(draws)]
-    if not np.isfinite(values).any():
-        raise ValueError("The statistic is no finite number in any draw.")
-    low, high = np.nanpercentile(values, [100 * LOWER, 100 * UPPER])
-    return Interval(float(statistic(np.arange(clusters))), float(low), float(high), clusters)
+    if clusters < 2:
+        raise ValueError(f"An interval needs at least two clusters; got {clusters}.")
+    everything = np.arange(clusters)
+    value = float(statistic(everything))
+    without = np.array([statistic(np.delete(everything, i)) for i in everything], dtype=float)
+    if not np.isfinite([value, *without]).all():
+        raise ValueError("The statistic is no finite number, or none without one of the clusters.")
+    if bounds is None:
+        return replace(mean_interval(clusters * value - (clusters - 1) * without), mean=value)
+    low, width = bounds[0], bounds[1] - bounds[0]
+    share = (value - low) / width
+    nearest = min(share, 1 - share) * NEARER
+    if nearest < 1e-12:
+        ends = exact_limits(clusters * round(share), clusters)
+    else:
+        shares = np.clip((np.array([value, *without]) - low) / width, nearest, 1 - nearest)
+        logits = np.log(shares / (1 - shares))
+        pseudo_values = mean_interval(clusters * logits[0] - (clusters - 1) * logits[1:])
+        ends = [1 / (1 + np.exp(-end)) for end in (pseudo_values.low, pseudo_values.high)]
+    return Interval(value, *(float(low + width * end) for end in ends), clusters)
 
 
 def verdict(
@@ -135,6 +172,7 @@ def verdict(
     usable: Mapping[str, Any],
     margin: float,
     quality: str = "quality not measured",
+    stories: int = 1,
 ) -> dict[str, Any]:
     """The course's verdict on one measure of diversity: did the deviation weights raise it?
 
@@ -143,7 +181,8 @@ def verdict(
     stories. Else the verdict is "no effect shown".
 
     `diversity` and `usable` hold values per prompt, or (seeds, prompts), for "ddpo", "shuffled" and
-    "dpo" (the DPO checkpoint nearest in KL); `quality` is added to the text of an effect.
+    "dpo" (the DPO checkpoint nearest in KL); `quality` is added to the text of an effect; `stories`
+    is the number behind each share of usable ones (see `share_difference`).
 
     Returns:
         verdict (text); to_shuffled, to_dpo, usable_to_shuffled, usable_to_dpo (Intervals);
@@ -154,7 +193,7 @@ def verdict(
     gaps, kept = {}, {}
     for control in ("shuffled", "dpo"):
         gaps[f"to_{control}"] = difference(diversity["ddpo"], diversity[control])
-        kept[f"usable_to_{control}"] = difference(usable["ddpo"], usable[control])
+        kept[f"usable_to_{control}"] = share_difference(usable["ddpo"], usable[control], stories)
     smallest = max(detectable(gap) for gap in gaps.values())
     diverse = all(gap.low > 0 for gap in gaps.values())
     as_usable = all(gap.low > -margin for gap in kept.values())
@@ -165,7 +204,7 @@ def verdict(
     return {"verdict": text, **gaps, **kept, "detectable": smallest}
 
 
-def _exact_limits(hits: float, trials: float) -> tuple[float, float]:
+def exact_limits(hits: float, trials: float) -> tuple[float, float]:
     """Clopper and Pearson's 95% limits of a share (1934); the counts need not be whole."""
     from scipy.stats import beta
 
@@ -204,7 +243,50 @@ def share_interval(hits: Any, labels: Any) -> Interval:
         with np.errstate(divide="ignore"):
             unbounded = share * (1 - share) / variance * allowance
         effective = np.clip(unbounded, alike, total)
-    return Interval(float(share), *_exact_limits(share * effective, effective), prompts)
+    return Interval(float(share), *exact_limits(share * effective, effective), prompts)
+
+
+def share_difference(a: Any, b: Any, stories: int = 1) -> Interval:
+    """Mean of a - b with its 95% interval, where the values are shares, such as of usable stories.
+
+    a and b are those of `difference`. A t interval of shares near 1 is too narrow, and [0, 0] where
+    every story is usable. So this one is put together from intervals of either share, exact ones at
+    its effective number of stories (see `share_interval`). Where all shares of one side are equal
+    their spread says nothing, and stories of a prompt count as correlated by ALIKE.
+
+    Args:
+        stories: number of stories behind each share.
+
+    Source: Zou and Donner 2008, Statistics in Medicine 27 (intervals of differences from those of
+    the parts, with their correlation).
+    """
+    gap = difference(a, b)
+    shares = np.array([a, b], dtype=float)
+    if np.nanmin(shares) < 0 or np.nanmax(shares) > 1:
+        raise ValueError("A share lies between 0 and 1.")
+    known = ~np.isnan(shares).any(axis=tuple(range(shares.ndim - 1)))
+    below, above, errors = [], [], []
+    for side in shares[..., known]:
+        own = crossed_interval(side) if side.ndim == 2 else mean_interval(side)
+        error, quantile = _spread(own)
+        total = stories * side.size
+        effective = total / (1 + (total / own.n - 1) * ALIKE)
+        if error > 1e-9:
+            effective = own.mean * (1 - own.mean) * (NORMAL / (quantile * error)) ** 2
+        low, high = exact_limits(own.mean * effective, effective)
+        below.append(own.mean - low)
+        above.append(high - own.mean)
+        errors.append(error)
+    together = 0.0
+    if min(errors) > 1e-9:
+        joint = errors[0] ** 2 + errors[1] ** 2 - _spread(gap)[0] ** 2
+        together = float(np.clip(joint / (2 * errors[0] * errors[1]), -1, 1))
+
+    def reach(x: float, y: float) -> float:
+        return float(np.sqrt(max(x**2 + y**2 - 2 * together * x * y, 0.0)))
+
+    low, high = gap.mean - reach(below[0], above[1]), gap.mean + reach(above[0], below[1])
+    return replace(gap, low=low, high=high)
 
 
 @dataclass(frozen=True)
@@ -229,7 +311,7 @@ def sign_test(wins: int, losses: int, ties: int = 0) -> SignTest:
     """
     from scipy.stats import binomtest
 
-    wins, losses, ties = (_count(number) for number in (wins, losses, ties))
+    wins, losses, ties = (whole_number(number) for number in (wins, losses, ties))
 
     def p_value(a: int, b: int) -> float:
         return float(binomtest(a, a + b).pvalue) if a + b else 1.0
@@ -239,7 +321,7 @@ def sign_test(wins: int, losses: int, ties: int = 0) -> SignTest:
     return SignTest(wins, losses, ties, p_value(wins, losses), split)
 
 
-def _count(value: Any, least: int = 0) -> int:
+def whole_number(value: Any, least: int = 0) -> int:
     """The value as a whole number from `least` to a million, beyond which exact sums take hours."""
     try:
         number = int(value)
@@ -248,96 +330,3 @@ def _count(value: Any, least: int = 0) -> int:
     if number != value or not least <= number <= 1_000_000:
         raise CourseError(f"A count is a whole number from {least} to 1,000,000; got {value!r}.")
     return number
-
-
-def _check_rates(win: float, loss: float) -> None:
-    if not (win >= 0 and loss >= 0 and win + loss <= 1 + 1e-9):
-        raise CourseError(f"Win rates are shares that add up to 1 at most; got {win} and {loss}.")
-
-
-def _power_given_decided(n: int, win: float, loss: float) -> np.ndarray:
-    """(n + 1,) probability that the test finds p <= 0.05, given 0 to n decided items."""
-    from scipy.stats import binom
-
-    decided = np.arange(n + 1)
-    # the largest count of the smaller side with 2 P(X <= count) <= 0.05, or -1
-    bound = binom.ppf(LOWER, decided, 0.5)
-    bound -= binom.cdf(bound, decided, 0.5) > LOWER
-    few_wins = binom.cdf(bound, decided, win / (win + loss))
-    few_losses = binom.cdf(bound, decided, loss / (win + loss))
-    return few_wins + few_losses
-
-
-def _power(n: int, given_decided: np.ndarray, decided_share: float) -> float:
-    from scipy.stats import binom
-
-    chances = binom.pmf(np.arange(n + 1), n, min(decided_share, 1.0))
-    return float(chances @ given_decided[: n + 1])
-
-
-def sign_power(n: int, win: float, loss: float) -> float:
-    """Exact power of the sign test of n items at p <= 0.05; win, loss: true shares, ties apart."""
-    _check_rates(win, loss)
-    n = _count(n)
-    if not win + loss:
-        return 0.0
-    return _power(n, _power_given_decided(n, win, loss), win + loss)
-
-
-def comparisons_needed(win: float, loss: float) -> int:
-    """Smallest number of comparisons, below 5,000, from which on `sign_power` is 0.8 or more."""
-    from scipy.stats import norm
-
-    _check_rates(win, loss)
-    squared_gap = (win - loss) ** 2
-    scale = (norm.ppf(UPPER) + norm.ppf(POWER)) ** 2 * (win + loss)
-    if scale >= 5000 * squared_gap:
-        raise CourseError(f"Telling {win} from {loss} needs about 5,000 comparisons or more.")
-    # more than the normal approximation, since the exact power falls back here and there
-    n = 40 + int(1.3 * scale / squared_gap)
-    given_decided = _power_given_decided(n, win, loss)
-    while _power(n - 1, given_decided, win + loss) >= POWER:
-        n -= 1
-    return n
-
-
-def _score_limit(wins: float, losses: float, n: int, side: int) -> float:
-    """One end (side -1 or 1) of Tango's score interval of a difference of paired shares."""
-    from scipy.optimize import brentq
-    from scipy.stats import norm
-
-    critical = norm.ppf(UPPER) ** 2
-    lead = wins - losses
-    estimate = lead / n
-
-    def excess(gap: float) -> float:
-        # the likeliest share of losses, given the gap, solves 2 n x^2 + b x + c = 0
-        b = (2 * n - lead) * gap - wins - losses
-        c = -losses * gap * (1 - gap)
-        discriminant = max(b * b - 8 * n * c, 0.0)
-        loss_share = (np.sqrt(discriminant) - b) / (4 * n)
-        variance = max(2 * loss_share + gap * (1 - gap), 0.0)
-        return (lead - n * gap) ** 2 - critical * n * variance
-
-    if abs(estimate - side) < 1e-9:
-        return float(side)
-    # the excess is below 0 next to the estimate and above 0 at the far end
-    return float(brentq(excess, estimate + side * 1e-9, side))
-
-
-def what_rates_mean(win: float, loss: float, n: int) -> dict[str, Interval]:
-    """95% intervals that published win rates would have if they had been measured on n items.
-
-    "win" and "loss" are exact, "difference" (win - loss) is Tango's score interval (Statistics in
-    Medicine 17, 1998).
-    """
-    _check_rates(win, loss)
-    n = _count(n, least=1)
-    wins = win * n
-    losses = loss * n
-    limits = [_score_limit(wins, losses, n, side) for side in (-1, 1)]
-    return {
-        "win": Interval(win, *_exact_limits(wins, n), n),
-        "loss": Interval(loss, *_exact_limits(losses, n), n),
-        "difference": Interval(win - loss, *limits, n),
-    }

@@ -1,5 +1,6 @@
 """What the labels say: win rates, sign tests, agreement, position bias, models beside people.
 
+Before there are any: how many comparisons a study needs, and what published rates would mean.
 The unit is the prompt: the intervals cover other prompts, not other raters.
 """
 
@@ -13,11 +14,16 @@ import numpy as np
 import pandas as pd
 
 from ..evaluation.statistics import (
+    LOWER,
+    POWER,
+    UPPER,
     Interval,
     SignTest,
-    bootstrap_interval,
+    exact_limits,
+    jackknife_interval,
     share_interval,
     sign_test,
+    whole_number,
 )
 from ..settings import CourseError
 from .comparisons import QUESTIONS, UNDECIDED
@@ -66,11 +72,11 @@ def item_test(labels: pd.DataFrame, question: str, systems: Sequence[str]) -> Si
 
 
 def agreement(labels: pd.DataFrame, question: str) -> Interval | None:
-    """Krippendorff's nominal alpha of the raters, with a bootstrap interval over prompts.
+    """Krippendorff's nominal alpha of the raters, with its jackknife interval over prompts.
 
     1: they always agree; 0: as often as by chance. Items with one label do not count. None where it
-    is not defined: no item has two labels, all such labels are the same, or there is one prompt.
-    With few prompts the percentile interval is too narrow.
+    is not defined, with all prompts or without one of them: no item has two labels, or all such
+    labels are the same.
 
     Source: Krippendorff, Computing Krippendorff's Alpha-Reliability (2011), section C.
     """
@@ -88,15 +94,17 @@ def agreement(labels: pd.DataFrame, question: str) -> Interval | None:
     observed = disagreement.groupby("prompt_id").sum().to_numpy()
     counts = counts.groupby("prompt_id").sum().to_numpy()
 
-    def alpha(drawn: np.ndarray) -> float:
-        totals = counts[drawn].sum(axis=0)
+    without_one = counts.sum(axis=0) - counts
+    if ((without_one > 0).sum(axis=1) < 2).any():
+        return None
+
+    def alpha(prompts: np.ndarray) -> float:
+        totals = counts[prompts].sum(axis=0)
         n = totals.sum()
         expected = (n**2 - (totals**2).sum()) / (n - 1)
-        if not expected:
-            return np.nan
-        return 1 - observed[drawn].sum() / expected
+        return float(1 - observed[prompts].sum() / expected)
 
-    return bootstrap_interval(alpha, len(counts))
+    return jackknife_interval(alpha, len(counts), (-1, 1))
 
 
 def position_bias(labels: pd.DataFrame) -> pd.DataFrame:
@@ -193,3 +201,96 @@ def show_ratings(folder: str | Path) -> None:
     if len(beside):
         print("\nShare of the comparisons that a model labels as the majority of people does")
         print(beside.to_string(index=False))
+
+
+def _check_rates(win: float, loss: float) -> None:
+    if not (win >= 0 and loss >= 0 and win + loss <= 1 + 1e-9):
+        raise CourseError(f"Win rates are shares that add up to 1 at most; got {win} and {loss}.")
+
+
+def _power_given_decided(n: int, win: float, loss: float) -> np.ndarray:
+    """(n + 1,) probability that the test finds p <= 0.05, given 0 to n decided items."""
+    from scipy.stats import binom
+
+    decided = np.arange(n + 1)
+    # the largest count of the smaller side with 2 P(X <= count) <= 0.05, or -1
+    bound = binom.ppf(LOWER, decided, 0.5)
+    bound -= binom.cdf(bound, decided, 0.5) > LOWER
+    few_wins = binom.cdf(bound, decided, win / (win + loss))
+    few_losses = binom.cdf(bound, decided, loss / (win + loss))
+    return few_wins + few_losses
+
+
+def _power(n: int, given_decided: np.ndarray, decided_share: float) -> float:
+    from scipy.stats import binom
+
+    chances = binom.pmf(np.arange(n + 1), n, min(decided_share, 1.0))
+    return float(chances @ given_decided[: n + 1])
+
+
+def sign_power(n: int, win: float, loss: float) -> float:
+    """Exact power of the sign test of n items at p <= 0.05; win, loss: true shares, ties apart."""
+    _check_rates(win, loss)
+    n = whole_number(n)
+    if not win + loss:
+        return 0.0
+    return _power(n, _power_given_decided(n, win, loss), win + loss)
+
+
+def comparisons_needed(win: float, loss: float) -> int:
+    """Smallest number of comparisons, below 5,000, from which on `sign_power` is 0.8 or more."""
+    from scipy.stats import norm
+
+    _check_rates(win, loss)
+    squared_gap = (win - loss) ** 2
+    scale = (norm.ppf(UPPER) + norm.ppf(POWER)) ** 2 * (win + loss)
+    if scale >= 5000 * squared_gap:
+        raise CourseError(f"Telling {win} from {loss} needs about 5,000 comparisons or more.")
+    # more than the normal approximation, since the exact power falls back here and there
+    n = 40 + int(1.3 * scale / squared_gap)
+    given_decided = _power_given_decided(n, win, loss)
+    while _power(n - 1, given_decided, win + loss) >= POWER:
+        n -= 1
+    return n
+
+
+def _score_limit(wins: float, losses: float, n: int, side: int) -> float:
+    """One end (side -1 or 1) of Tango's score interval of a difference of paired shares."""
+    from scipy.optimize import brentq
+    from scipy.stats import norm
+
+    critical = norm.ppf(UPPER) ** 2
+    lead = wins - losses
+    estimate = lead / n
+
+    def excess(gap: float) -> float:
+        # the likeliest share of losses, given the gap, solves 2 n x^2 + b x + c = 0
+        b = (2 * n - lead) * gap - wins - losses
+        c = -losses * gap * (1 - gap)
+        discriminant = max(b * b - 8 * n * c, 0.0)
+        loss_share = (np.sqrt(discriminant) - b) / (4 * n)
+        variance = max(2 * loss_share + gap * (1 - gap), 0.0)
+        return (lead - n * gap) ** 2 - critical * n * variance
+
+    if abs(estimate - side) < 1e-9:
+        return float(side)
+    # the excess is below 0 next to the estimate and above 0 at the far end
+    return float(brentq(excess, estimate + side * 1e-9, side))
+
+
+def what_rates_mean(win: float, loss: float, n: int) -> dict[str, Interval]:
+    """95% intervals that published win rates would have if they had been measured on n items.
+
+    "win" and "loss" are exact, "difference" (win - loss) is Tango's score interval (Statistics in
+    Medicine 17, 1998).
+    """
+    _check_rates(win, loss)
+    n = whole_number(n, least=1)
+    wins = win * n
+    losses = loss * n
+    limits = [_score_limit(wins, losses, n, side) for side in (-1, 1)]
+    return {
+        "win": Interval(win, *exact_limits(wins, n), n),
+        "loss": Interval(loss, *exact_limits(losses, n), n),
+        "difference": Interval(win - loss, *limits, n),
+    }

@@ -23,7 +23,7 @@ from ddpo_utils.evaluation.results import (
 )
 from ddpo_utils.evaluation.reward import load_reward, score_stories
 from ddpo_utils.evaluation.scores import score_rewards
-from ddpo_utils.evaluation.statistics import difference, mean_interval
+from ddpo_utils.evaluation.statistics import difference, mean_interval, share_difference
 from ddpo_utils.evaluation.usability import FAULTS, MEASURES
 from ddpo_utils.models.sampling import read_samples
 from ddpo_utils.storage.files import read_json, write_json
@@ -71,10 +71,14 @@ def test_gold_is_what_people_wrote_and_differences_are_paired_by_prompt(run, sto
     tables = {}
     for row in ("ddpo", "shuffled", "gold"):
         tables[row] = pd.DataFrame(results["by_prompt"][row]).set_index("prompt_id")
-    for control, n in (("shuffled", 5), ("gold", 4)):
+    smallest = min(3, int(gold["prompt_id"].value_counts().min()))
+    for control, n, least in (("shuffled", 5, 3), ("gold", 4, smallest)):
         other = tables[control]
         for name in ("semantic", "usable"):
-            expected = difference(tables["ddpo"].loc[other.index, name], other[name])
+            values = tables["ddpo"].loc[other.index, name], other[name]
+            expected = difference(*values)
+            if name == "usable":
+                expected = share_difference(*values, stories=least)
             got = results["differences"][f"ddpo - {control}"][name]
             assert got["n"] == n
             assert got["mean"] == pytest.approx(expected.mean, abs=2e-4)
@@ -85,7 +89,8 @@ def test_each_row_is_set_against_what_it_differs_from_in_one_thing():
     arms = ["gold", "dpo", "dpo-matched", "shuffled-sem", "ddpo", "ddpo-sem"]
     arms += ["divpo", "divpo-sem", "orpo", "dorpo", "dorpo-sty"]
     values = np.arange(4.0) ** 2
-    gaps = _differences({arm: pd.DataFrame({"x": values + i}) for i, arm in enumerate(arms)})
+    tables = {arm: pd.DataFrame({"x": values + i}) for i, arm in enumerate(arms)}
+    gaps = _differences(tables, dict.fromkeys(arms, 4))
     expected = {
         "ddpo": ["gold", "dpo", "dpo-matched", "divpo"],
         "ddpo-sem": ["gold", "dpo", "shuffled-sem", "divpo-sem"],
@@ -113,18 +118,21 @@ def test_the_verdict_asks_for_diversity_usable_stories_and_quality(
     for row in ("dpo", "shuffled", "ddpo"):
         values = rng.normal(0, 0.01, (40, 6))
         tables[row] = pd.DataFrame(values, columns=columns).assign(kl=1.0)
+        tables[row]["usable"] += 0.8
+    stories = dict.fromkeys([*tables, "dpo-matched"], 4)
     tables["ddpo"][list(MEASURES)] += effect
     tables["ddpo"]["usable"] -= lost
     tables["ddpo"]["reward"] -= worse
-    got = _verdicts(tables, LENIENT, spread)
+    got = _verdicts(tables, stories, LENIENT, spread)
     assert got["control"] == "dpo" and list(got["measures"]) == list(MEASURES)
     assert all(text.startswith(expected) for text in got["measures"].values())
     matched = tables | {"dpo-matched": tables["ddpo"]}  # DPO at the same KL goes before its end
-    control, texts = _verdicts(matched, LENIENT, spread).values()
+    control, texts = _verdicts(matched, stories, LENIENT, spread).values()
     assert control == "dpo-matched" and all(text.startswith("no effect") for text in texts.values())
     no_kl = tables["shuffled"].drop(columns="kl")
-    assert _verdicts({**tables, "shuffled": no_kl}, LENIENT, spread) == {}
-    assert _verdicts({row: tables[row] for row in ("dpo", "ddpo")}, LENIENT, spread) == {}
+    assert _verdicts({**tables, "shuffled": no_kl}, stories, LENIENT, spread) == {}
+    two = {row: tables[row] for row in ("dpo", "ddpo")}
+    assert _verdicts(two, stories, LENIENT, spread) == {}
 
 
 def trial_record(backbone: str) -> dict[str, Any]:

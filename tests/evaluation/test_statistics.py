@@ -6,22 +6,21 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import special as scipy_special
 from scipy import stats as scipy_stats
 
 from ddpo_utils import CourseError
 from ddpo_utils.evaluation.statistics import (
     Interval,
-    bootstrap_interval,
-    comparisons_needed,
     crossed_interval,
     detectable,
     difference,
+    jackknife_interval,
     mean_interval,
+    share_difference,
     share_interval,
-    sign_power,
     sign_test,
     verdict,
-    what_rates_mean,
 )
 
 
@@ -40,12 +39,55 @@ def test_mean_and_difference_intervals_are_scipys(n):
     assert limits(difference([*a, 1.0], [*b, np.nan])) == pytest.approx(tuple(paired))
 
 
-def test_a_bootstrap_resamples_whole_clusters():
-    values = np.random.default_rng(4).normal(0, 1, 40)
-    got = bootstrap_interval(lambda drawn: float(values[drawn].mean()), 40, draws=400)
-    exact = mean_interval(values)
-    assert got.mean == pytest.approx(exact.mean) and got.n == 40
-    assert got.high - got.low == pytest.approx(exact.high - exact.low, rel=0.2)
+def test_a_jackknife_leaves_out_whole_clusters():
+    values = np.random.default_rng(4).normal(0, 1, 12)
+    of_mean = jackknife_interval(lambda clusters: values[clusters].mean(), 12)
+    exact_ = mean_interval(values)
+    assert (of_mean.mean, *limits(of_mean), of_mean.n) == pytest.approx(
+        (exact_.mean, *limits(exact_), 12)
+    )
+    # a share on the logit scale, by hand: 4 clusters with 1, 1, 2, 2 of 2
+    hits = np.array([0.5, 0.5, 1, 1])
+    logits = scipy_special.logit(np.array([0.75, 5 / 6, 5 / 6, 2 / 3, 2 / 3]))
+    expected = scipy_special.expit(limits(mean_interval(4 * logits[0] - 3 * logits[1:])))
+    got = jackknife_interval(lambda clusters: hits[clusters].mean(), 4, (0, 1))
+    assert limits(got) == pytest.approx(tuple(expected)) and got.mean == 0.75
+    stretched = jackknife_interval(lambda clusters: 2 * hits[clusters].mean() - 1, 4, (-1, 1))
+    assert limits(stretched) == pytest.approx(tuple(2 * expected - 1))
+
+
+def test_a_statistic_at_its_bound_has_the_exact_interval_of_its_clusters():
+    got = jackknife_interval(lambda clusters: 1.0, 9, (-1, 1))
+    assert limits(got) == pytest.approx((2 * 0.025 ** (1 / 9) - 1, 1))
+    one_case = np.array([0.8, *np.ones(9)])  # without it the statistic is at its bound
+    got = jackknife_interval(lambda clusters: one_case[clusters].mean(), 10, (0, 1))
+    assert 0.6 < got.low < 0.8 and 0.98 < got.high < 1
+
+
+def test_a_difference_of_shares_has_a_width_and_mirrors():
+    every = np.ones(40)
+    got = share_difference(every, every, stories=4)
+    effective = 160 / (1 + 3 * 0.25)
+    assert limits(got) == pytest.approx(
+        (0.025 ** (1 / effective) - 1, 1 - 0.025 ** (1 / effective))
+    )
+    seeds = np.ones((3, 40))
+    assert share_difference(seeds, seeds).high == pytest.approx(1 - 0.025 ** (1 / 80))
+    rng = np.random.default_rng(8)
+    a, b = rng.binomial(4, 0.6, (2, 40)) / 4
+    got, back = share_difference([*a, np.nan], [*b, 1.0]), share_difference(b, a)
+    assert limits(got) == pytest.approx((-back.high, -back.low))
+    assert limits(got) == pytest.approx(limits(difference(a, b)), abs=0.01)  # far from 0 and 1
+    seeds = rng.binomial(4, 0.6, (2, 4, 40)) / 4
+    assert limits(share_difference(*seeds)) == pytest.approx(limits(difference(*seeds)), abs=0.01)
+
+
+def test_all_stories_usable_is_no_proof_with_few_prompts():
+    few, many = arms(0.05, 0.05, 0.001, 6), arms(0.05, 0.05, 0.001, 40)
+    usable = {arm: np.ones(6) for arm in few}
+    assert verdict(few, usable, 0.05, stories=4)["verdict"].startswith("no effect shown")
+    usable = {arm: np.ones(40) for arm in many}
+    assert verdict(many, usable, 0.05, stories=4)["verdict"].startswith("effect of deviation")
 
 
 def test_a_detectable_difference_is_that_of_two_quantiles_and_the_degrees_of_freedom():
@@ -173,56 +215,6 @@ def test_a_sign_test_by_hand():
     assert odd.p_split == pytest.approx(scipy_stats.binomtest(4, 14).pvalue)
 
 
-@pytest.mark.parametrize(("n", "win", "loss"), [(12, 0.62, 0.26), (9, 0.5, 0.5), (15, 1.0, 0.0)])
-def test_power_sums_over_every_outcome(n, win, loss):
-    slow = sum(
-        scipy_stats.multinomial.pmf([w, lost, n - w - lost], n, [win, loss, 1 - win - loss])
-        for w in range(n + 1)
-        for lost in range(n + 1 - w)
-        if sign_test(w, lost).p <= 0.05
-    )
-    assert sign_power(n, win, loss) == pytest.approx(slow)
-    assert sign_power(n, loss, win) == pytest.approx(slow) and sign_power(n, 0.0, 0.0) == 0
-
-
-@pytest.mark.parametrize(("win", "loss"), [(0.62, 0.26), (0.26, 0.62), (1.0, 0.0)])
-def test_as_many_comparisons_as_needed_and_no_more(win, loss):
-    needed = comparisons_needed(win, loss)
-    assert sign_power(needed - 1, win, loss) < 0.8
-    assert all(sign_power(n, win, loss) >= 0.8 for n in range(needed, 2 * needed + 20))
-    assert comparisons_needed(1, 0) == 6  # five wins of five have p = 1/16
-
-
-def likeliest(wins, losses, n, gap):
-    """Tango's statistic with the constrained likelihood searched on a grid: the slow way."""
-    lost = np.linspace(max(0.0, -gap), (1 - gap) / 2, 40001)[1:-1]
-    counts, shares = (wins, losses, n - wins - losses), (lost + gap, lost, 1 - 2 * lost - gap)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logs = [count * np.log(share) for count, share in zip(counts, shares, strict=True)]
-    best = lost[np.argmax(sum(logs))]
-    return (wins - losses - n * gap) / np.sqrt(n * (2 * best + gap - gap**2))
-
-
-@pytest.mark.parametrize(("wins", "losses", "n"), [(31, 13, 50), (3, 9, 20)])
-def test_rates_at_n_items_are_exact_shares_and_a_score_interval(wins, losses, n):
-    got = what_rates_mean(wins / n, losses / n, n)
-    assert limits(got["win"]) == pytest.approx(exact(wins, n))
-    assert limits(got["loss"]) == pytest.approx(exact(losses, n))
-    gap = got["difference"]
-    assert gap.mean == pytest.approx((wins - losses) / n)
-    assert likeliest(wins, losses, n, gap.low) == pytest.approx(1.96, abs=2e-3)
-    assert likeliest(wins, losses, n, gap.high) == pytest.approx(-1.96, abs=2e-3)
-
-
-def test_intervals_of_a_clean_sweep_have_a_width():
-    n = 50
-    sweep, z2 = what_rates_mean(1, 0, n), scipy_stats.norm.ppf(0.975) ** 2
-    # n^2 (1 - gap)^2 = z^2 n (1 - gap^2)
-    assert limits(sweep["difference"]) == pytest.approx(((n - z2) / (n + z2), 1))
-    silent = what_rates_mean(0, 0, n)["difference"]
-    assert limits(silent) == pytest.approx((-z2 / (n + z2), z2 / (n + z2)))
-
-
 ONE = [1.0, 2.0]
 BY_ARM = {"ddpo": ONE, "shuffled": ONE, "dpo": ONE}
 
@@ -241,8 +233,10 @@ BY_ARM = {"ddpo": ONE, "shuffled": ONE, "dpo": ONE}
         (ValueError, difference, [np.ones((2, 2)), ONE]),
         (ValueError, detectable, [Interval(0.1, 0.0, 0.2, 1)]),
         (ValueError, detectable, [Interval(0.1, np.nan, np.nan, 9)]),
-        (ValueError, bootstrap_interval, [np.mean, 0]),
-        (ValueError, bootstrap_interval, [lambda drawn: np.nan, 5, 9]),
+        (ValueError, jackknife_interval, [np.mean, 1]),
+        (ValueError, jackknife_interval, [lambda clusters: float(4 in clusters) or np.nan, 5]),
+        (ValueError, share_difference, [ONE, ONE]),  # no shares
+        (ValueError, share_difference, [[0.5, -0.1], [0.5, 0.5]]),
         (ValueError, verdict, [BY_ARM, BY_ARM, np.nan]),
         (CourseError, share_interval, [[0, 0], [0, 0]]),
         (CourseError, share_interval, [[3, 1], [2, 2]]),  # more hits than labels
@@ -252,12 +246,6 @@ BY_ARM = {"ddpo": ONE, "shuffled": ONE, "dpo": ONE}
         (CourseError, sign_test, [-1, 3]),
         (CourseError, sign_test, [3, 2, -1]),
         (CourseError, sign_test, [2.5, 3]),
-        (CourseError, comparisons_needed, [0.5, 0.47]),  # needs too many
-        (CourseError, comparisons_needed, [np.nan, 0.2]),
-        (CourseError, sign_power, [-3, 0.6, 0.3]),
-        (CourseError, sign_power, [10**12, 0.6, 0.3]),
-        (CourseError, what_rates_mean, [-0.1, 0.5, 10]),
-        (CourseError, what_rates_mean, [0.6, 0.3, 0]),
     ],
 )
 def test_faulty_values_shares_and_counts_are_refused(error, call, arguments):

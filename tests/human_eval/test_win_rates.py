@@ -9,7 +9,7 @@ import pytest
 from study import BUILT, ITEMS, KEY, ONE, SYSTEMS, TWO, rate, write_model
 
 from ddpo_utils.cli import main
-from ddpo_utils.evaluation.statistics import bootstrap_interval, share_interval
+from ddpo_utils.evaluation.statistics import jackknife_interval, share_interval
 from ddpo_utils.human_eval.comparisons import UNDECIDED, write_comparisons
 from ddpo_utils.human_eval.ratings import UNREADABLE, read_study
 from ddpo_utils.human_eval.win_rates import (
@@ -84,8 +84,8 @@ def test_alpha_and_its_interval_are_krippendorff_s() -> None:
     assert found.mean == pytest.approx(0.743, abs=5e-4)
     groups = [list(group) for _, group in labels.groupby("item")["best"] if len(group) > 1]
     assert found.n == len(groups) == 11  # a unit that one observer coded alone is no evidence
-    drawn = bootstrap_interval(lambda rows: slow_alpha([groups[row] for row in rows]), 11)
-    assert (found.low, found.high) == pytest.approx((drawn.low, drawn.high))
+    slow = jackknife_interval(lambda rows: slow_alpha([groups[row] for row in rows]), 11, (-1, 1))
+    assert (found.low, found.high) == pytest.approx((slow.low, slow.high))
     labels.loc[labels.index[0], "best"] = None  # unreadable: as if it had not been given
     assert agreement(labels, "best") == agreement(frame(published | {"A": "-23321412---"}), "best")
 
@@ -94,7 +94,9 @@ def test_alpha_at_its_ends_and_where_it_is_not_defined() -> None:
     assert agreement(frame({"x": "1212u121", "y": "1212u121"}), "best").mean == 1
     assert agreement(frame({"x": "1212", "y": "2121"}), "best").mean < -0.5
     one_rater, one_label = {"x": "1212"}, {"x": "1111", "y": "1111"}
-    for labels in (one_rater, one_label, {"x": "12--", "y": "--12"}, {"x": "1", "y": "2"}):
+    one_dissent = {"x": "1112", "y": "1111"}  # without its prompt all labels are the same
+    two_raters = ({"x": "12--", "y": "--12"}, {"x": "1", "y": "2"}, one_dissent)
+    for labels in (one_rater, one_label, *two_raters):
         assert agreement(frame(labels), "best") is None
 
 
