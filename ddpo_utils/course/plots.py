@@ -99,7 +99,7 @@ def interval_plot(
     Keys of ARMS get their name, colour and marker; `zero` draws the line of no difference.
     """
     for row, (key, value) in enumerate(intervals.items()):
-        colour = COLOURS.get(key, "#56B4E9")
+        colour = COLOURS.get(key, "#444444")
         ax.plot([value.low, value.high], [row, row], color=colour, lw=2.5)
         ax.plot(value.mean, row, MARKERS.get(key, "o"), color=colour, ms=8)
     if zero:
