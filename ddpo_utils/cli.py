@@ -102,11 +102,19 @@ def _run(args: argparse.Namespace) -> bool:
     return run(profile, args.notebooks, **typed)
 
 
-@command(profile="name")
+@command(
+    path_flag("--answers", "instead: NoveltyBench's answers and labels, into this folder"),
+    profile="name",
+)
 def _fetch(args: argparse.Namespace) -> None:
-    """fetch the profile's model and encoders"""
+    """fetch the profile's model and encoders, or people's and GPT-4o's answers"""
     from .course.notebooks import fetch
+    from .course.noveltybench import fetch_answers
 
+    if args.answers is not None:
+        fetch_answers(args.answers)
+        print(f"NoveltyBench's answers and labels, with their licence, are in {args.answers}.")
+        return
     profile = get_profile(args.profile)
     fetch(profile)
     print(f"Model and encoders of the profile {profile.name} are ready.")

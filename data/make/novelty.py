@@ -2,22 +2,27 @@
 
     python data/make/novelty.py --folder CLONE      results/novelty.json, in a few minutes
 
-CLONE holds NoveltyBench's answers (see ddpo_utils/course/noveltybench.py). No text of it goes into
-the record, only figures. For each of the 100 prompts and each source the record has every measure
-of measures.py, on whole answers and on their first 25 words. Sets have one size: measures that
-depend on it are averaged over random sets of four answers; a mean over pairs is taken over all
-answers, which is its average over all sets of four. Intervals of people minus GPT-4o are 95% t
-intervals over prompts, signed so that above 0 people are the more diverse. A measure of wording has
-no value at a prompt where an answer holds no word, such as a lone emoji. `median_words` gives the
-lengths: to most prompts people answer in a few words, which show little style. A one-word answer
-has no n-gram of two words, so n-gram diversity is low for it.
+CLONE holds NoveltyBench's answers and labels: `python -m ddpo_utils fetch --answers CLONE` brings
+them. No text of it goes into the record, only figures. For each of the 100 prompts and each source
+the record has every measure of measures.py, on whole answers and on their first 25 words. Sets have
+one size: measures that depend on it are averaged over random sets of four answers; a mean over
+pairs is taken over all answers, which is its average over all sets of four. Intervals of people
+minus GPT-4o are 95% t intervals over prompts, signed so that above 0 people are the more diverse. A
+measure of wording has no value at a prompt where an answer holds no word, such as a lone emoji.
+`median_words` gives the lengths: to most prompts people answer in a few words, which show little
+style. A one-word answer has no n-gram of two words, so n-gram diversity is low for it.
 
 People judged 1,100 pairs of answers to other prompts, by twenty models, as alike or different. The
-AUC is how often a different pair scores as more diverse than an alike one; intervals resample
-prompts. distinct-4 counts two texts as one from a cosine on. That threshold is chosen on
-labels-train alone, by the rule of contrasts.py (the largest sum of both correct shares), and
-labels-val tests it once. Most of these answers are longer than what MiniLM reads: `cut_by_minilm`
-counts them.
+AUC is how often a different pair scores as more diverse than an alike one; ties count half, and
+intervals are over prompts. distinct-4 counts two texts as one from a cosine on; its AUC is that of
+the threshold of measures.json. A second threshold is chosen on labels-train alone, by the rule of
+contrasts.py (the largest sum of both correct shares), and labels-val tests it once. Most of these
+answers are longer than what MiniLM reads: `cut_by_minilm` counts them.
+
+Can a measure say to which prompts one model answers with more variety? `order_of_prompts` has the
+rank correlation over the 100 prompts, within each way of asking GPT-4o, of each measure with the
+number of classes of alike answers. NoveltyBench made these classes by a classifier that was trained
+on people's judgements, so this is no judgement of people's own.
 """
 
 from __future__ import annotations
@@ -35,10 +40,12 @@ from ddpo_utils.corpus.text import first_words, words
 from ddpo_utils.course.noveltybench import (
     COMMIT,
     DIGESTS,
+    LABELS_COMMIT,
     SOURCES,
     asks_for_writing,
     changed_files,
     load_answers,
+    load_classes,
     load_labels,
 )
 from ddpo_utils.deviation import diversity
@@ -68,8 +75,7 @@ LENGTHS = {"whole": None, f"{WORDS} words": WORDS}
 DRAWS = 20  # sets of SIZE answers a prompt and source
 SEED = 0
 OVER_PAIRS = (diversity, rouge_homogenisation)  # means over pairs
-# With two texts, Vendi scores order pairs as the distance does, and classes are a threshold on it.
-OF_PAIRS = [name for name in MEASURES if name != DISTINCT and not name.startswith("Vendi")]
+OF_PAIRS = [name for name in MEASURES if name != DISTINCT]  # that is a threshold on the distance
 TRIAL_PAIRS = 60
 
 
@@ -225,19 +231,21 @@ def judge_measures(labels: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     Args:
         labels: "train" and "val", frames of `load_labels`.
     """
-    aucs: dict[str, dict[str, dict[str, list[float]]]] = {name: {} for name in OF_PAIRS}
+    before = read_json(data_dir() / "results" / "measures.json")["threshold"]["cosine"]
+    aucs: dict[str, dict[str, dict[str, list[float]]]] = {name: {} for name in MEASURES}
     cosines = {}
     for part, pairs in labels.items():
         for length, limit in LENGTHS.items():
             scores = pair_scores(pairs, limit)
-            for name in OF_PAIRS:
+            apart = scores["distance, MiniLM"] > 1 - before
+            scores[DISTINCT] = apart.astype(float)
+            for name in MEASURES:
                 interval = auc(pairs, scores[name])
                 aucs[name].setdefault(length, {})[part] = rounded(interval)
             if limit is None:
                 cosines[part] = 1 - scores["distance, MiniLM"]
     alike = labels["train"]["alike"].to_numpy()
     chosen = choose_threshold(cosines["train"][alike], cosines["train"][~alike])
-    before = read_json(data_dir() / "results" / "measures.json")["threshold"]["cosine"]
     thresholds = {}
     for name, cosine in {"of paraphrases": before, "of labels-train": round(chosen, 3)}.items():
         thresholds[name] = {"cosine": cosine}
@@ -246,8 +254,43 @@ def judge_measures(labels: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     return {"auc": aucs, "thresholds": thresholds}
 
 
+def order_of_prompts(
+    values: Mapping[str, Mapping[str, list[float | None]]], classes: pd.DataFrame
+) -> dict[str, dict[str, list[float] | None]]:
+    """measure -> source -> its rank correlation over prompts with the number of classes.
+
+    None stands where either is the same for all prompts, or for all but one.
+
+    Args:
+        values: as of `prompt_values`; the sign is set so that larger = more diverse.
+        classes: of `load_classes`, rows in the same order.
+    """
+    from scipy.stats import spearmanr
+
+    found: dict[str, dict[str, list[float] | None]] = {}
+    for name, by_source in values.items():
+        found[name] = {}
+        for source in SOURCES[1:]:
+            pairs = np.array([by_source[source], classes[source]], dtype=float)
+            pairs = pairs[:, ~np.isnan(pairs).any(axis=0)]
+            pairs[0] *= MEASURES[name].sign
+
+            def correlation(prompts: np.ndarray, pairs: np.ndarray = pairs) -> float:
+                return float(spearmanr(*pairs[:, prompts]).statistic)
+
+            inner = np.sort(pairs, axis=1)[:, 1:-1]
+            found[name][source] = None
+            if (inner[:, 0] < inner[:, -1]).all():
+                interval = jackknife_interval(correlation, pairs.shape[1], (-1, 1))
+                found[name][source] = rounded(interval)
+    return found
+
+
 def make_record(
-    answers: pd.DataFrame, labels: Mapping[str, pd.DataFrame], draws: int = DRAWS
+    answers: pd.DataFrame,
+    classes: pd.DataFrame,
+    labels: Mapping[str, pd.DataFrame],
+    draws: int = DRAWS,
 ) -> dict[str, Any]:
     """All figures of the record: of the answers by prompt, their gaps, and of the labels."""
     judged = judge_measures(labels)
@@ -258,9 +301,11 @@ def make_record(
     prompts = answers.drop_duplicates("prompt_id")
     writing = np.array([asks_for_writing(prompt) for prompt in prompts["prompt"]])
     groups = {"all": np.ones(len(prompts), dtype=bool), "stories and poems": writing}
-    values, found = {}, {}
+    values, found, order = {}, {}, {}
+    classes = classes.loc[prompts["prompt_id"]]
     for length, limit in LENGTHS.items():
         values[length] = prompt_values(answers, measures, limit, draws)
+        order[length] = order_of_prompts(values[length], classes)
         found[length] = {name: gaps(values[length], chosen) for name, chosen in groups.items()}
     return {
         "set_size": SIZE,
@@ -270,6 +315,7 @@ def make_record(
         "median_words": {name: median_words(answers, chosen) for name, chosen in groups.items()},
         "gaps": found,
         "labels": judged,
+        "order_of_prompts": order,
         "prompts": prompts["prompt_id"].tolist(),
         "values": values,
     }
@@ -298,7 +344,7 @@ def facts() -> dict[str, Any]:
         "paper": "Zhang et al., NoveltyBench, arXiv 2504.05228",
         "repository": "github.com/novelty-bench/novelty-bench",
         "commit": COMMIT,
-        "labels": "the same project's data/train.jsonl and data/val.jsonl, from a later commit",
+        "labels": f"data/train.jsonl and data/val.jsonl of commit {LABELS_COMMIT}, without names",
         "licence": "MIT",
         "files": DIGESTS,
     }
@@ -320,7 +366,9 @@ def main() -> None:
         labels = {part: pairs.head(TRIAL_PAIRS) for part, pairs in labels.items()}
     path = data / "results" / "novelty.json"
     with locked(path):
-        record = facts() | make_record(answers, labels, draws=2 if args.smoke else DRAWS)
+        record = facts() | make_record(
+            answers, load_classes(args.folder), labels, draws=2 if args.smoke else DRAWS
+        )
         judged: list[str] = []
         for pairs in labels.values():
             judged += [*pairs["first"], *pairs["second"]]

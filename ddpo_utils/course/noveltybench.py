@@ -1,17 +1,21 @@
 """Real outputs: what people and GPT-4o answered to the 100 curated prompts of NoveltyBench.
 
-The texts are not part of the course. In a clone of github.com/novelty-bench/novelty-bench, checked
-out at COMMIT, the folder sample_data/ holds a file for each source. People's judgements of which
-answers are alike came to that project later, as data/train.jsonl and data/val.jsonl: put them
-beside the answers as labels-train.jsonl and labels-val.jsonl.
+The texts are not part of the course. `python -m ddpo_utils fetch --answers FOLDER` brings them from
+github.com/novelty-bench/novelty-bench: of COMMIT the folder sample_data/, with a file for each
+source, and of LABELS_COMMIT people's judgements of which answers are alike, data/train.jsonl and
+data/val.jsonl, as labels-train.jsonl and labels-val.jsonl without the names of those who judged.
+A clone at COMMIT has the answers, and not the labels.
 
 Source: Zhang et al., "NoveltyBench", arXiv 2504.05228; MIT licence.
 """
 
 from __future__ import annotations
 
+import hashlib
+from http.client import HTTPException
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.request import urlopen
 
 import pandas as pd
 from pydantic import Field
@@ -19,12 +23,26 @@ from typing_extensions import TypedDict  # pydantic takes no other before Python
 
 from ..corpus.text import words
 from ..settings import CourseError
-from ..storage.files import check_as, file_digest, read_jsonl
+from ..storage.files import check_as, file_digest, parse_jsonl, read_jsonl, to_jsonl, write_text
 
-__all__ = ["COMMIT", "DIGESTS", "SOURCES", "asks_for_writing", "load_answers", "load_labels"]
+__all__ = [
+    "COMMIT",
+    "DIGESTS",
+    "SOURCES",
+    "asks_for_writing",
+    "fetch_answers",
+    "load_answers",
+    "load_classes",
+    "load_labels",
+]
 
 COMMIT = "ff882fd3f2d6f895c6ada9a99e3b55d99967ec1d"
-DIGESTS = {  # first digits of the SHA-256 of each file: of COMMIT, and of the labels as recorded
+LABELS_COMMIT = "1fdd2578d9d93ed09e8866353ab926fd59b947b7"
+REPOSITORY = "https://raw.githubusercontent.com/novelty-bench/novelty-bench"
+LICENCE = "LICENSE"
+LICENCE_DIGEST = "14e69e7fbb2f8fd0"
+TIMEOUT = 60  # seconds of silence
+DIGESTS = {  # first digits of the SHA-256 of each file; of the labels without names
     "humans": "4ea7927df8215e7f",
     "gpt-4o": "adc58f4b232ba6b6",
     "gpt-4o-in-context": "4bb59c9c3316e4ed",
@@ -36,7 +54,7 @@ DIGESTS = {  # first digits of the SHA-256 of each file: of COMMIT, and of the l
 SOURCES = tuple(name for name in DIGESTS if not name.startswith("labels"))
 REQUESTS = {"tell", "write", "describe"}
 FORMS = {"story", "poem", "haiku", "fable", "plot", "biography", "backstory"}
-ADVICE = f"Take it again from github.com/novelty-bench/novelty-bench, commit {COMMIT[:7]}."
+ADVICE = "Fetch it again with `python -m ddpo_utils fetch --answers FOLDER`."
 
 _Text = Annotated[str, Field(pattern=r"\S")]
 
@@ -45,6 +63,11 @@ class _Answers(TypedDict):
     id: _Text
     prompt: _Text
     generations: Annotated[list[_Text], Field(min_length=2)]
+
+
+class _Classes(TypedDict):
+    id: _Text
+    partition: Annotated[list[int], Field(min_length=2)]
 
 
 class _Pair(TypedDict):
@@ -67,8 +90,8 @@ def answers_folder(folder: str | Path) -> Path:
         if any((place / f"{source}.jsonl").is_file() for source in SOURCES):
             return place
     raise CourseError(
-        f"{folder} holds no answers of NoveltyBench: clone github.com/novelty-bench/novelty-bench, "
-        f"check out commit {COMMIT[:7]}, and name the clone's folder."
+        f"{folder} holds no answers of NoveltyBench: name the folder that `python -m ddpo_utils "
+        f"fetch --answers FOLDER` filled, or a clone of its repository at commit {COMMIT[:7]}."
     )
 
 
@@ -102,6 +125,19 @@ def load_answers(folder: str | Path) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)[columns]
 
 
+def load_classes(folder: str | Path) -> pd.DataFrame:
+    """Number of classes of alike answers, a row for each prompt and a column for each source.
+
+    NoveltyBench made the classes by a classifier that was trained on people's judgements. `folder`
+    and errors are those of `load_answers`.
+    """
+    counts = {}
+    for source in SOURCES:
+        records = _records(list[_Classes], answers_folder(folder) / f"{source}.jsonl")
+        counts[source] = {record["id"]: len(set(record["partition"])) for record in records}
+    return pd.DataFrame(counts)
+
+
 def load_labels(folder: str | Path, part: str) -> pd.DataFrame:
     """Pairs of answers that people judged: prompt_id, prompt, first, second, alike (bool).
 
@@ -116,6 +152,52 @@ def load_labels(folder: str | Path, part: str) -> pd.DataFrame:
     names = {"id": "prompt_id", "generation_0": "first", "generation_1": "second"}
     pairs = pairs.rename(columns=names).assign(alike=pairs["similar"] == 1)
     return pairs[["prompt_id", "prompt", "first", "second", "alike"]]
+
+
+def fetch_answers(folder: str | Path, repository: str = REPOSITORY) -> None:
+    """Bring the files of DIGESTS and their licence into a folder; right ones stay as they are.
+
+    Args:
+        repository: address below which a commit's files lie.
+
+    Raises:
+        CourseError: there is no network, or what came is not the recorded file.
+    """
+    for name, digest in (DIGESTS | {LICENCE: LICENCE_DIGEST}).items():
+        path = Path(folder) / (LICENCE if name == LICENCE else f"{name}.jsonl")
+        if path.is_file() and file_digest(path) == digest:
+            continue
+        address = f"{repository}/{_place(name)}"
+        text = _download(address)
+        if name.startswith("labels"):
+            pairs = parse_jsonl(text, address)
+            for pair in pairs:
+                pair.pop("labeler", None)
+            text = to_jsonl(pairs)
+        if hashlib.sha256(text.encode()).hexdigest()[:16] != digest:
+            raise CourseError(f"{address} is not the file that was recorded.")
+        write_text(path, text)
+
+
+def _place(name: str) -> str:
+    """Commit and path of a file in the repository."""
+    if name == LICENCE:
+        return f"{LABELS_COMMIT}/{LICENCE}"
+    if name.startswith("labels"):
+        return f"{LABELS_COMMIT}/data/{name.removeprefix('labels-')}.jsonl"
+    return f"{COMMIT}/sample_data/{name}.jsonl"
+
+
+def _download(address: str) -> str:
+    """The UTF-8 text at an address."""
+    try:
+        with urlopen(address, timeout=TIMEOUT) as answer:
+            return answer.read().decode("utf-8")
+    except (OSError, HTTPException, ValueError) as fault:
+        raise CourseError(
+            f"{address} could not be fetched ({fault}): try again where there is a network, and "
+            "copy the folder here."
+        ) from None
 
 
 def changed_files(folder: str | Path) -> list[str]:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from faults import refusal
 from invented_answers import PROMPTS, answer_records, label_records, write_noveltybench
 
+from ddpo_utils.cli import main
+from ddpo_utils.course import noveltybench
 from ddpo_utils.course.noveltybench import (
+    COMMIT,
     DIGESTS,
+    LABELS_COMMIT,
     SOURCES,
     asks_for_writing,
     changed_files,
     load_answers,
+    load_classes,
     load_labels,
 )
-from ddpo_utils.storage.files import write_jsonl
+from ddpo_utils.storage.files import file_digest, write_jsonl
 
 
 @pytest.mark.parametrize("inside", ["sample_data", "."])
@@ -92,3 +101,80 @@ def test_faulty_labels_are_refused(tmp_path: Path) -> None:
 
 def test_other_files_than_the_recorded_ones_are_noticed(tmp_path: Path) -> None:
     assert changed_files(write_noveltybench(tmp_path)) == list(DIGESTS)
+
+
+def test_classes_are_counted(tmp_path: Path) -> None:
+    classes = load_classes(write_noveltybench(tmp_path))
+    assert list(classes) == list(SOURCES) and set(classes.index) == set(PROMPTS)
+    assert classes.loc["curated-1"].tolist() == [8, 10, 10, 10, 10]
+    assert classes.loc["curated-0"].tolist() == [4, 5, 5, 5, 5]
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves a folder and keeps the paths that were asked for."""
+
+    asked: ClassVar[list[str]] = []
+
+    def log_message(self, *args: object) -> None:
+        self.asked.append(self.path)
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The address of a repository with invented files, whose digests are the recorded ones."""
+    root = tmp_path / "served"
+    clone = write_noveltybench(tmp_path / "clone", ".")
+    digests = {name: file_digest(clone / f"{name}.jsonl") for name in DIGESTS}
+    for source in SOURCES:
+        write_jsonl(root / COMMIT / "sample_data" / f"{source}.jsonl", answer_records(source))
+    for part, count in (("train", 30), ("val", 12)):
+        named = [{"labeler": "Somebody", **record} for record in label_records(count)]
+        write_jsonl(root / LABELS_COMMIT / "data" / f"{part}.jsonl", named)
+    licence = root / LABELS_COMMIT / "LICENSE"
+    licence.write_text("Do what you want.\n", encoding="utf-8")
+    monkeypatch.setattr(noveltybench, "DIGESTS", digests)
+    monkeypatch.setattr(noveltybench, "LICENCE_DIGEST", file_digest(licence))
+    monkeypatch.setattr(Quiet, "asked", [])
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(root)))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(noveltybench.fetch_answers, "__defaults__", (address,))
+    yield root
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_files_are_fetched_once_checked_and_without_names(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "answers"
+    assert main(["fetch", "--answers", str(folder)]) == 0
+    assert str(folder) in capsys.readouterr().out
+    assert changed_files(folder) == [] and (folder / "LICENSE").is_file()
+    assert "Somebody" not in (folder / "labels-train.jsonl").read_text(encoding="utf-8")
+    assert len(load_answers(folder)["source"].unique()) == 5
+    assert len(Quiet.asked) == 8
+    (folder / "humans.jsonl").write_text("damaged", encoding="utf-8")
+    assert main(["fetch", "--answers", str(folder)]) == 0
+    assert Quiet.asked[8:] == [f"/{COMMIT}/sample_data/humans.jsonl"]
+    assert changed_files(folder) == []
+
+
+def test_another_file_a_missing_one_and_no_network_are_one_sentence(
+    repository: Path, tmp_path: Path
+) -> None:
+    fetch = noveltybench.fetch_answers
+    place = repository / COMMIT / "sample_data" / "gpt-4o.jsonl"
+    records = answer_records("gpt-4o")
+    records[0]["generations"][0] += "!"
+    write_jsonl(place, records)
+    assert "not the file that was recorded" in refusal(fetch, tmp_path / "answers")
+    assert not (tmp_path / "answers" / "gpt-4o.jsonl").exists()
+    place.write_bytes(b"\xff\xfe")
+    assert "could not be fetched" in refusal(fetch, tmp_path / "answers")
+    place.unlink()
+    assert "404" in refusal(fetch, tmp_path / "answers")
+    assert "network" in refusal(fetch, tmp_path / "answers", "http://127.0.0.1:1")
+    assert (tmp_path / "answers" / "humans.jsonl").is_file()  # what came before stays

@@ -10,7 +10,14 @@ import pytest
 from invented_answers import THINGS, write_noveltybench
 
 import novelty
-from ddpo_utils.course.noveltybench import COMMIT, DIGESTS, SOURCES, load_answers, load_labels
+from ddpo_utils.course.noveltybench import (
+    COMMIT,
+    DIGESTS,
+    SOURCES,
+    load_answers,
+    load_classes,
+    load_labels,
+)
 from ddpo_utils.deviation import diversity
 from ddpo_utils.evaluation.statistics import mean_interval
 from ddpo_utils.settings import CourseError, data_dir
@@ -38,7 +45,7 @@ def without_models():
 def made(tmp_path_factory, without_models):
     folder = write_noveltybench(tmp_path_factory.mktemp("clone"))
     labels = {part: load_labels(folder, part) for part in ("train", "val")}
-    return novelty.make_record(load_answers(folder), labels, draws=3)
+    return novelty.make_record(load_answers(folder), load_classes(folder), labels, draws=3)
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +107,15 @@ def test_sets_have_one_size(without_models):
     assert pairwise.mean_score("pairs", THINGS, draws=1) == pytest.approx(diversity(rows))
 
 
+def test_prompts_are_ranked_within_one_source():
+    classes = pd.DataFrame({source: [1, 2, 3, 4, 6, 5] for source in SOURCES})
+    values = {"ROUGE-L": {source: [0.9, 0.8, None, 0.5, 0.4, 0.3] for source in SOURCES}}
+    found = novelty.order_of_prompts(values, classes)["ROUGE-L"]
+    assert list(found) == list(SOURCES[1:])
+    rho, low, high, prompts = found["gpt-4o"]  # larger ROUGE-L = less diverse
+    assert (rho, prompts) == (0.9, 5) and low < rho < high
+
+
 def test_auc_counts_pairs_of_pairs():
     pairs = pd.DataFrame(
         {"prompt_id": list("abcdef"), "alike": [True, True, False, False, False, True]}
@@ -148,6 +164,6 @@ def test_the_record_follows_from_its_values_and_names_what_made_it(record):
     assert (source["commit"], source["files"], source["licence"]) == (COMMIT, DIGESTS, "MIT")
     assert {"versions", "hardware", "code"} <= record.keys()
     assert (record["set_size"], record["draws"]) == (novelty.SIZE, novelty.DRAWS)
-    assert record["labels"]["auc"].keys() == set(novelty.OF_PAIRS)
+    assert record["labels"]["auc"].keys() <= set(MEASURES)
     for by_part in record["labels"]["thresholds"].values():
         assert (by_part["train"]["accuracy"][3], by_part["val"]["accuracy"][3]) == (1000, 100)
