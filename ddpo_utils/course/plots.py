@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import json
+import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -21,6 +25,7 @@ __all__ = [
     "path_plot",
     "set_of_stories",
     "show",
+    "story_map",
 ]
 
 # Name, colour and marker of each source or arm. The palette is Okabe and Ito's, which colour-blind
@@ -52,6 +57,10 @@ ARMS: dict[str, tuple[str, str | None, str | None]] = {
 NAMES = {key: name for key, (name, _, _) in ARMS.items()}
 COLOURS = {key: colour for key, (_, colour, _) in ARMS.items() if colour}
 MARKERS = {key: marker for key, (_, _, marker) in ARMS.items() if marker}
+# Writers are told apart by colours that no arm has (Paul Tol's muted scheme) and by two shapes.
+SHAPES = "oD"
+WRITERS = ["#332288", "#88CCEE", "#117733", "#DDCC77", "#CC6677", "#AA4499"]
+PLOTLY = "application/vnd.plotly.v1+json"  # drawn by an extension that plotly brings along
 
 
 def figure(
@@ -80,15 +89,91 @@ def show(fig: Any, caption: str) -> None:
     The caption says what the marks mean, which interval is drawn and what to see; it is the PNG's
     alternative text as well.
     """
+    from IPython.display import Image, display
+
+    display(Image(_png(fig), alt=caption))
+    _show_caption(caption)
+
+
+def _png(fig: Any) -> bytes:
+    """The figure as a PNG; it is closed."""
     import matplotlib.pyplot as plt
-    from IPython.display import HTML, Image, display
 
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png")
     plt.close(fig)
-    display(Image(buffer.getvalue(), alt=caption))
+    return buffer.getvalue()
+
+
+def _show_caption(caption: str) -> None:
+    from IPython.display import HTML, display
+
     style = "max-width:50em;font-size:90%;margin:0 0 1em"
     display(HTML(f"<p style='{style}'><b>Figure.</b> {escape(caption)}</p>"))
+
+
+def story_map(
+    layouts: Mapping[str, Any],
+    stories: pd.DataFrame,
+    weights: Mapping[str, Any],
+    caption: str,
+) -> None:
+    """Display maps of stories; the pointer on a point shows its story, prompt, writer and weight.
+
+    JupyterLab draws it with plotly's own extension and Colab from plotly's address. Where neither
+    is there (GitHub, exported HTML), the same output shows a PNG of the maps.
+
+    Args:
+        layouts: places (N, 2) of the stories, by the title of their map.
+        stories: N rows with the columns `name` (of the writer), `prompt` and `text`.
+        weights: weights (N,) by the title of the map; a point's area grows with its weight.
+    """
+    from IPython.display import display
+    from plotly.subplots import make_subplots
+
+    titles = list(layouts)
+    plot = make_subplots(cols=len(titles), subplot_titles=titles, horizontal_spacing=0.03)
+    fig, axes = figure(len(titles), width=10, height=5.2)
+    for column, title in enumerate(titles):
+        for k, (name, rows) in enumerate(stories.groupby("name").indices.items()):
+            x, y = layouts[title][rows].T.tolist()
+            area = 8 + 25 * weights[title][rows]
+            look = {"color": WRITERS[k % 6], "marker": SHAPES[k // 6]}
+            axes[column].scatter(x, y, s=area, alpha=0.8, lw=0, label=name, **look)
+            marker = {"size": (1.3 * area**0.5).tolist(), "line": {"width": 0}}
+            marker |= {"color": WRITERS[k % 6], "symbol": ["circle", "diamond"][k // 6]}
+            once = {"name": name, "legendgroup": name, "showlegend": column == 0}
+            cards = [_card(stories.iloc[row], weights[title][row]) for row in rows]
+            once |= {"hovertext": cards, "hoverinfo": "text", "row": 1, "col": column + 1}
+            plot.add_scatter(x=x, y=y, mode="markers", marker=marker, **once)
+        axes[column].set(title=title, xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
+        plot.update_xaxes(range=axes[column].get_xlim(), title="UMAP 1", col=column + 1)
+        plot.update_yaxes(range=axes[column].get_ylim(), col=column + 1)
+    legend = fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
+    for handle in legend.legend_handles:
+        handle.set_sizes([50])
+    plot.update_xaxes(showticklabels=False, ticks="")
+    plot.update_yaxes(showticklabels=False, ticks="")
+    plot.update_layout(height=540, width=960, template="simple_white", legend_itemsizing="constant")
+    plot.update_layout(margin={"l": 10, "r": 10, "t": 40, "b": 40})
+    plot.update_layout(hoverlabel={"align": "left", "bgcolor": "white"})
+    picture = _png(fig)
+    if "google.colab" in sys.modules:
+        plot.show(renderer="colab")
+    else:
+        bundle = {PLOTLY: json.loads(plot.to_json())}
+        bundle |= {"image/png": base64.b64encode(picture).decode(), "text/plain": "<Map>"}
+        display(bundle, metadata={"image/png": {"alt": caption}}, raw=True)
+    _show_caption(caption)
+
+
+def _card(story: pd.Series, weight: float) -> str:
+    """What the pointer shows of a story, in lines of at most 70 characters."""
+    head = f"<b>{escape(story['name'])}, weight {weight:.2f}</b>"
+    lines = []
+    for paragraph in [story["prompt"], "", *story["text"].splitlines()]:
+        lines += textwrap.wrap(escape(paragraph, quote=False), 70) or [""]
+    return "<br>".join([head, *lines])
 
 
 def interval_plot(

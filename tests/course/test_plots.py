@@ -1,12 +1,14 @@
-"""The figure of arms over training."""
+"""The figure of arms over training, and the map of stories."""
 
 from __future__ import annotations
+
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from ddpo_utils.course.plots import COLOURS, figure, path_plot
+from ddpo_utils.course.plots import COLOURS, PLOTLY, figure, path_plot, story_map
 
 
 def test_a_path_starts_at_the_reference_and_is_the_mean_over_seeds() -> None:
@@ -29,3 +31,28 @@ def test_a_path_starts_at_the_reference_and_is_the_mean_over_seeds() -> None:
     assert path.get_color() == COLOURS["dpo"]
     low, high = ax.containers[0].lines[2][0].get_segments()[0][:, 0]  # the horizontal interval
     assert (low + high) / 2 == pytest.approx(3) and low < 2  # differences 2, 2 and 5
+
+
+@pytest.mark.parametrize("colab", [True, False])
+def test_a_map_shows_the_story_under_the_pointer_or_a_picture(
+    colab: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown, drawn = [], []
+    monkeypatch.setattr("IPython.display.display", lambda data, **_: shown.append(data))
+    monkeypatch.setattr(
+        "plotly.graph_objects.Figure.show", lambda _, renderer: drawn.append(renderer)
+    )
+    if colab:
+        monkeypatch.setitem(sys.modules, "google.colab", object())
+    stories = pd.DataFrame(
+        {"name": ["poet", "bus", "poet"], "prompt": "Rain.", "text": "a < b\n'c'"}
+    )
+    places = np.array([[0.0, 0.0], [1.0, 2.0], [3.0, 1.0]])
+    weights = np.array([0.0, 1.25, 1.75])
+    story_map({"left": places, "right": places}, stories, {"left": weights, "right": weights}, "x")
+    assert "x" in shown[-1].data and drawn == ["colab"] * colab
+    if not colab:
+        traces = shown[0][PLOTLY]["data"]
+        assert [trace["name"] for trace in traces] == ["bus", "poet"] * 2
+        assert traces[0]["hovertext"] == ["<b>bus, weight 1.25</b><br>Rain.<br><br>a &lt; b<br>'c'"]
+        assert shown[0]["image/png"].startswith("iVBOR")

@@ -1,4 +1,4 @@
-"""Each notebook in a real JupyterLab: Run All Cells as a learner does, and its key figure."""
+"""Each notebook in a real JupyterLab: Run All Cells as a learner does, its key figure, the map."""
 
 from __future__ import annotations
 
@@ -112,3 +112,22 @@ def test_a_learner_runs_all_cells_and_sees_the_key_figure(
         page.screenshot(path=PICTURES / f"{Path(name).stem}.png")
         for label in ("Kernel", "Shut Down Kernel"):
             page.get_by_role("menuitem", name=label, exact=True).click()
+
+
+def test_the_stored_map_shows_a_story_under_the_pointer_without_a_network(tmp_path: Path) -> None:
+    name = "02_see_deviation.ipynb"
+    shutil.copy(ROOT / "notebooks" / name, tmp_path)
+    cells = [cell.id for cell in nbformat.read(tmp_path / name, as_version=4).cells]
+    with jupyter_lab(tmp_path) as (address, _), browser_page(address(name)) as page:
+        page.route(lambda url: "127.0.0.1" not in url, lambda route: route.abort())
+        cell = page.locator(".jp-Notebook .jp-Cell").nth(cells.index("dev-42"))
+        picture = cell.locator("img.plot-img")  # until the pointer is on it
+        picture.scroll_into_view_if_needed()
+        box = picture.bounding_box()
+        page.mouse.move(box["x"] + 200, box["y"] + 200, steps=5)
+        point = cell.locator(".js-plotly-plot .points path").nth(80)
+        box = point.bounding_box()
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=5)
+        expect(cell.locator(".hoverlayer")).to_contain_text(re.compile(r"\w+, weight \d\.\d\d"))
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=PICTURES / "02_map.png")
