@@ -26,6 +26,7 @@ NEVER_READ = ("make/", "results/benchmarks.json", "results/training.json")
 # Files below data/ that only notebooks with a certain word in their code read.
 READ_BY = {
     "claims.json": "load_world",
+    "published.csv": "published.csv",
     "results/influence.json": "influence.json",
     "results/novelty.json": "novelty.json",
     "second_round.json": "load_second_round",

@@ -203,9 +203,23 @@ def test_a_small_record_is_whole_and_names_what_made_it(tmp_path, monkeypatch):
 
 def test_the_readme_s_table_is_the_recorded_one() -> None:
     readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    real = read_json(data_dir() / "results" / "novelty.json")
+
+    def text(interval: list[float]) -> str:
+        mean, low, high, _ = interval
+        return f"{mean:.2f} [{low:.2f}, {high:.2f}]".replace("-0.00 ", "0.00 ")
+
     for name, row in trust_table().iterrows():
         auc = row["auc"]
+        judged = real["labels"]["auc"][name]["whole"]
         cells = [name, row["kind"], f"{auc.mean:.2f} [{auc.low:.2f}, {auc.high:.2f}]"]
+        cells.append(f"{text(judged['train'])}, {text(judged['val'])}")
         for contrast in ("length_25", "gibberish_4", "paraphrase", "same_plot"):
             cells.append(f"{row[contrast].mean:+.1f}")
         assert f"| {' | '.join(cells)} | {row['recommendation']} |" in readme
+    old, new = real["labels"]["thresholds"].values()
+    figures = [old["train"]["accuracy"], new["val"]["accuracy"], new["train"]["gain"]]
+    for source in ("gpt-4o", "gpt-4o-in-context"):
+        for name in ("distance, MiniLM", "ROUGE-L"):
+            figures.append(real["order_of_prompts"]["whole"][name][source])
+    assert all(text(figure) in readme for figure in figures)

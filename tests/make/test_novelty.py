@@ -164,6 +164,7 @@ def test_the_record_follows_from_its_values_and_names_what_made_it(record):
     assert (source["commit"], source["files"], source["licence"]) == (COMMIT, DIGESTS, "MIT")
     assert {"versions", "hardware", "code"} <= record.keys()
     assert (record["set_size"], record["draws"]) == (novelty.SIZE, novelty.DRAWS)
-    assert record["labels"]["auc"].keys() <= set(MEASURES)
+    assert record["labels"]["auc"].keys() == set(MEASURES)
+    assert record["order_of_prompts"]["whole"].keys() == set(MEASURES)
     for by_part in record["labels"]["thresholds"].values():
         assert (by_part["train"]["accuracy"][3], by_part["val"]["accuracy"][3]) == (1000, 100)
