@@ -68,10 +68,11 @@ def number_or_none(text: str) -> float | None:
 
 
 CONDITIONS = ("plain", "iterative", "verbalised")
+KEY_FLAG = flag("--key-variable", "environment variable with the key", metavar="NAME")
 ENDPOINT_FLAGS = (
     flag("--model", "the endpoint's name of the model", required=True),
     flag("--base-url", "default: OpenAI's; others usually end in /v1", metavar="URL", **OMITTED),
-    flag("--key-variable", "environment variable with the key", metavar="NAME"),
+    KEY_FLAG,
     flag("--concurrency", "calls at once (default: %(default)s)", type=int, default=8),
     flag("--timeout", "seconds of silence that end a call", type=float, default=600.0),
     flag("--prices", "of a million tokens", type=float, nargs=2, metavar=("PROMPT", "COMPLETION")),
@@ -138,6 +139,9 @@ def _train(args: argparse.Namespace) -> None:
     path_flag("--adapters", "folder of the adapters (build/<profile>/adapters)"),
     path_flag("--output", "folder of samples and table (build/<profile>/evaluation)"),
     path_flag("--reward-model", "folder of a reward model made by `reward`"),
+    flag("--base-url", "samples come from a server that has the rows by name", metavar="URL"),
+    KEY_FLAG,
+    flag("--concurrency", "calls of the server at once (default: 64)", type=int, default=64),
     profile="settings",
     unread=("SFT", "the preference arms", "the optimiser of every run"),
 )
@@ -146,10 +150,16 @@ def _evaluate(args: argparse.Namespace) -> None:
     from .corpus.stories import decisions
     from .evaluation.evaluate import evaluate_adapters
     from .evaluation.usability import Thresholds
+    from .models.endpoint import Endpoint
 
     profile = _profile(args)
     thresholds = Thresholds.read(decisions(), profile)
-    evaluate_adapters(profile, thresholds, args.adapters, args.output, args.reward_model)
+    server = None
+    if args.base_url:
+        options = {"key_variable": args.key_variable, "concurrency": args.concurrency}
+        server = Endpoint("the rows' own", args.base_url, **options)
+    places = args.adapters, args.output, args.reward_model
+    evaluate_adapters(profile, thresholds, *places, server)
 
 
 @command(

@@ -1,6 +1,7 @@
 """Evaluation as in the paper: adapters sampled on test prompts, measured, and compared.
 
-    <folder>/<row>-<key>.jsonl          samples; another adapter or setting has another key
+    <folder>/<row>-<key>.jsonl          samples; another adapter or setting has another key, and a
+                                        server's samples are <row>-served-<key>.jsonl
     <folder>/<row>-<key>.logp.json      their log-probs under SFT (nats a token); .kl.json the KL
                                         from SFT (nats a story); .reward.json their rewards
     <folder>/results.json, .csv, .md    figures and tables (see `results`)
@@ -22,6 +23,7 @@ import numpy as np
 
 from ..corpus.stories import load_prompts
 from ..corpus.text import words
+from ..models.endpoint import Endpoint
 from ..models.policy import public_name
 from ..models.smollm2 import HUB_NAME
 from ..settings import CourseError, Profile, data_dir, work_dir
@@ -182,6 +184,7 @@ def evaluate(
     stories: pd.DataFrame,
     thresholds: Thresholds,
     reward: Path | None = None,
+    server: Endpoint | None = None,
 ) -> dict[str, Any]:
     """Sample each model on the test prompts, measure, and write figures and tables into `folder`.
 
@@ -192,6 +195,8 @@ def evaluate(
         stories: the profile's corpus with its splits: prompts, Gold, and what is plausible.
         reward: folder of a trial by `python -m ddpo_utils reward`; without one, or where the reward
             did not pass it, quality is not measured.
+        server: samples in place of the local model (see `served_models`); its own `model` is not
+            used. Log-probs and KLs are the local model's all the same.
 
     Returns:
         The content of results.json: rows with means and 95% intervals over prompts, paired
@@ -220,7 +225,7 @@ def evaluate(
         _require_fitting_rules(profile, train, thresholds)
     with locked(folder):
         profile = one_number_type(profile, folder)
-        paths = sample_rows(profile, found, prompts, folder)
+        paths = sample_rows(profile, found, prompts, folder, server)
         frames = {row: read_row(path, prompts) for row, path in paths.items()}
         gold = _gold(profile, stories, prompts)
         if gold["prompt_id"].nunique() > 1:
@@ -250,6 +255,7 @@ def evaluate(
                 "pool": len(pool),
                 "adapters": digests,
                 "files": {row: path.name for row, path in paths.items()},
+                "sources": {row: frames[row]["source"].unique().tolist() for row in paths},
             }
             results = make_results(profile, frames, tables, thresholds, spread, facts)
             write_results(results, folder)
@@ -263,6 +269,7 @@ def evaluate_adapters(
     adapters: Path | None = None,
     output: Path | None = None,
     reward: Path | None = None,
+    server: Endpoint | None = None,
 ) -> dict[str, Any]:
     """`evaluate` the profile's adapters on its data, print the table, and add it to their cards.
 
@@ -272,7 +279,8 @@ def evaluate_adapters(
     output = output or work_dir(profile) / "evaluation"
     models = find_adapters(adapters)
     _warn_of_other_data(profile, adapters)
-    results = evaluate(profile, models, output, all_stories(profile), thresholds, reward)
+    stories = all_stories(profile)
+    results = evaluate(profile, models, output, stories, thresholds, reward, server)
     if process().is_main_process:
         show_table(results)
         print(f"samples and table are in {os.path.relpath(output)}")

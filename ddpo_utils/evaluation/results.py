@@ -209,6 +209,11 @@ def _labels(rows: Iterable[str]) -> str:
 
 def _measure_notes(results: Mapping[str, Any]) -> Iterator[str]:
     yield results["quality"]
+    served = []
+    for row, sources in results.get("sources", {}).items():
+        served += [source for source in sources if source != row]  # a local model's is the row
+    if served:
+        yield f"Sampled from a server: {', '.join(served)}."
     yield "One training run of each arm: what shows here is said of these adapters, not of methods."
     first, second, third, fourth = results["encoders"].values()
     yield f"Encoders: {first} and {second} make weights; 2nd: {third} and {fourth} make none."

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..models.policy import load_adapter, load_policy, number_type, public_name
-from ..models.sampling import DECODING, read_samples, sample_stories
+from ..models.endpoint import Endpoint, served_models
+from ..models.policy import load_adapter, load_policy, load_stops, number_type, public_name
+from ..models.sampling import DECODING, read_samples, sample_served, sample_stories
 from ..models.scoring import mean_logps, token_kl
 from ..settings import CourseError, Profile, progress_bar
 from ..storage.adapters import adapter_digest
@@ -63,27 +64,41 @@ def read_row(path: Path, prompts: pd.DataFrame) -> pd.DataFrame:
 
 
 def sample_rows(
-    profile: Profile, adapters: Mapping[str, Path | None], prompts: pd.DataFrame, folder: Path
+    profile: Profile,
+    adapters: Mapping[str, Path | None],
+    prompts: pd.DataFrame,
+    folder: Path,
+    server: Endpoint | None = None,
 ) -> dict[str, Path]:
-    """Each row's file of samples; this process makes its share of those that are missing."""
+    """Each row's file of samples; this process makes its share of those that are missing.
+
+    A server's samples have files of their own, and none is asked for those that are there.
+    """
     # longest first: batches hold little padding, and memory runs out at once or never
     order = np.argsort(-prompts["prompt"].str.len().to_numpy(), kind="stable")
     prompts = prompts.iloc[order]
     content = prompts.to_numpy().tolist()
     plan = (profile.samples, profile.max_new_tokens, profile.sample_batch, profile.seed)
+    model = _model_key(profile)
+    if server:  # batches, seed and number types are its own
+        plan, model = plan[:2], ["served", *model[:2]]
     wanted = len(prompts) * profile.samples
-    paths = {}
+    paths, missing = {}, {}
     for row, adapter in adapters.items():
-        key = short_digest(*_model_key(profile), adapter_digest(adapter), DECODING, content, *plan)
-        path = folder / f"{row}-{key}.jsonl"
+        key = short_digest(*model, adapter_digest(adapter), DECODING, content, *plan)
+        path = folder / f"{row}-{'served-' if server else ''}{key}.jsonl"
         paths[row] = path
         lines = path.read_bytes().count(b"\n") if path.is_file() else 0
-        if lines >= wanted and len(read_row(path, prompts)) == wanted:
-            continue
+        if lines < wanted or len(read_row(path, prompts)) != wanted:
+            missing[row] = adapter
+    if server and missing:
+        _sample_from(server, profile, missing, prompts, paths)
+        missing = {}
+    for row, adapter in missing.items():
         sample_stories(
             *load_policy(profile, adapter),  # no name keeps this model while the next one loads
             prompts,
-            path,
+            paths[row],
             profile.samples,
             profile.max_new_tokens,
             source=row,
@@ -94,6 +109,23 @@ def sample_rows(
         )
     process().wait_for_everyone()
     return paths
+
+
+def _sample_from(
+    server: Endpoint,
+    profile: Profile,
+    adapters: Mapping[str, Path | None],
+    prompts: pd.DataFrame,
+    paths: Mapping[str, Path],
+) -> None:
+    """None; this process samples its share of the rows from the server."""
+    engine, names = served_models(server, adapters)
+    tokenizer, stops = load_stops(profile)
+    sizes = profile.samples, profile.max_new_tokens
+    share = slice(process().process_index, None, process().num_processes)
+    for row in [row for row in list(paths)[share] if row in adapters]:
+        endpoint = replace(server, model=names[row])
+        sample_served(endpoint, engine, tokenizer, stops, prompts, paths[row], *sizes)
 
 
 def _scores_path(folder: Path, row: str, stories: pd.DataFrame, *key: Any) -> Path:

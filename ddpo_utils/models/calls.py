@@ -9,19 +9,20 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from threading import Event
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from ..settings import CourseError, progress_bar
 from ..storage.answer_store import AnswerStore, Key, Record
 from ..storage.files import whole_text
 from ..storage.markdown import printable
-from .prompting import CHARACTERS_A_TOKEN, COUNTS, Chat, count_tokens, with_counts
+from .prompting import CHARACTERS_A_TOKEN, COUNTS, Asked, count_tokens, with_counts
 
 if TYPE_CHECKING:
     from .endpoint import Endpoint
 
-__all__ = ["NO_KEY", "Calls"]
+__all__ = ["NO_KEY", "Calls", "list_models"]
 
+ENGINES = ("vllm", "sglang")  # as they call themselves; they take token ids, top_k and the like
+SERVE = "transformers serve"  # takes a text, and a GenerationConfig
 MOST_COUNTED = 10**9  # tokens of one call; a larger count is none
 NO_KEY = "none"  # the client library always sends a key
 NO_ANSWER: Record = {"text": "", "finished": False, **dict.fromkeys(COUNTS, 0)}
@@ -65,14 +66,14 @@ class Calls:
 
     Attributes:
         settings: what a request says of sampling and length.
-        messages: the chat of a call, with its second argument in the place of missing stories.
+        messages: what a call asks, with its second argument in the place of missing stories.
         condition, k: how an answer is read; see `prompting.stories`.
     """
 
     endpoint: Endpoint
     store: AnswerStore
     settings: Record
-    messages: Callable[[Key, str], Chat]
+    messages: Callable[[Key, str], Asked]
     condition: str = "plain"
     k: int = 1
     _answers: list[Record] = field(default_factory=list)
@@ -152,22 +153,29 @@ class Calls:
         if self._refused:
             print(f"{len(self._refused)} calls were refused, and count as failed: {refusal}")
 
-    def _ask(self, client: Any, messages: Chat) -> Record:
+    def _send(self, client: Any, asked: Asked) -> Any:
+        if isinstance(asked, dict):
+            create = client.completions.with_raw_response.create
+            return create(model=self.endpoint.model, **asked, extra_body=self.settings)
+        chat = [{**message, "content": whole_text(message["content"])} for message in asked]
+        create = client.chat.completions.with_raw_response.create
+        return create(model=self.endpoint.model, messages=chat, **self.settings)
+
+    def _ask(self, client: Any, asked: Asked) -> Record:
         """One call: what `_read_reply` gives, and repeats; NO_ANSWER where a filter refuses."""
         from openai import OpenAIError
 
-        chat = [{**message, "content": whole_text(message["content"])} for message in messages]
         try:
-            answer = client.chat.completions.with_raw_response.create(
-                model=self.endpoint.model, messages=chat, **self.settings
-            )
+            answer = self._send(client, asked)
             reply = _read_reply(answer.http_response.json())
             return {**reply, "repeats": answer.retries_taken}
         except OpenAIError as error:
             status, words = getattr(error, "status_code", None), str(error)
-            if status not in (None, 401, 404, 429) and _FILTERED.search(words):
+            moderated = not isinstance(asked, dict)  # a server of one's own refuses no prompt
+            if moderated and status not in (None, 401, 404, 429) and _FILTERED.search(words):
                 return NO_ANSWER
             of_prompt = status in (400, 403, 413, 422, 451) and not _UNPAID.search(words)
+            of_prompt = of_prompt and moderated
             kind = _Refusal if of_prompt else CourseError
             raise kind(_fault(self.endpoint, status, error, client.api_key)) from None
         except (AttributeError, LookupError, TypeError, ValueError, RecursionError):
@@ -217,6 +225,48 @@ def _make_client(endpoint: Endpoint, key: str) -> Any:
         os.environ |= hidden
 
 
+def list_models(endpoint: Endpoint) -> tuple[str, list[Record]]:
+    """The server's engine (of ENGINES, or SERVE), and what it says of each model that it lists.
+
+    Raises:
+        CourseError: it does not answer, or it is another one, which may ignore how to sample.
+    """
+    from openai import OpenAIError
+
+    key = endpoint.key()
+    with _make_client(endpoint, key).with_options(max_retries=1) as client:
+        try:
+            listing = client.models.with_raw_response.list().http_response.json()
+            models = [{**model, "id": str(model["id"])} for model in listing["data"]]
+        except OpenAIError as error:
+            status = getattr(error, "status_code", None)
+            raise CourseError(_fault(endpoint, status, error, key)) from None
+        except (AttributeError, LookupError, TypeError, ValueError, RecursionError):
+            models = []
+        engine = models[0].get("owned_by") if models else ""
+        if engine not in ENGINES and _refuses_unknown_fields(client):
+            engine = SERVE
+    if engine not in (*ENGINES, SERVE):
+        raise CourseError(
+            f"{endpoint.host} is none of {', '.join(ENGINES)} and {SERVE}, and may ignore how to "
+            "sample: start one of these; its address usually ends in /v1."
+        )
+    return engine, models
+
+
+def _refuses_unknown_fields(client: Any) -> bool:
+    """Whether the server is SERVE: it refuses a field of others before it loads a model."""
+    from openai import OpenAIError, UnprocessableEntityError
+
+    try:
+        client.completions.create(model="none", prompt="", max_tokens=1, extra_body={"top_k": 1})
+    except UnprocessableEntityError as error:
+        return "top_k" in str(error)
+    except OpenAIError:
+        pass
+    return False
+
+
 def _fault(endpoint: Endpoint, status: int | None, error: Exception, key: str) -> str:
     """The sentence for a call that failed for good, without the key."""
     body = getattr(error, "body", None)  # older clients put the whole reply into their message
@@ -228,10 +278,9 @@ def _fault(endpoint: Endpoint, status: int | None, error: Exception, key: str) -
     if reason is None:
         hint = f"; {HINTS[status]}" if status in HINTS else ""
         reason = f"{type(error).__name__}, {words[:200].rstrip('.')}{hint}"
-    host = urlsplit(endpoint.base_url).netloc.rpartition("@")[2]
     return (
-        f"{host} does not answer as asked, after the retries ({status or 'no answer'}: {reason}). "
-        "What was received is stored; the same call again makes the missing ones."
+        f"{endpoint.host} does not answer as asked, after the retries ({status or 'no answer'}: "
+        f"{reason}). What was received is stored; the same call again makes the missing ones."
     )
 
 
@@ -247,7 +296,7 @@ def _show_hidden_error(response: Any) -> None:
         body = response.json()
         choice = (body.get("choices") or [{}])[0]
         error = body.get("error") or choice.get("error")
-        has_text = bool((choice.get("message") or {}).get("content"))
+        has_text = bool((choice.get("message") or choice).get("content") or choice.get("text"))
     except (AttributeError, LookupError, TypeError, ValueError, RecursionError):
         return
     if error and not has_text:
@@ -260,13 +309,14 @@ def _show_hidden_error(response: Any) -> None:
 def _read_reply(body: Any) -> Record:
     """Text, finished, prompt_tokens and completion_tokens (None: uncounted) of a reply.
 
-    AttributeError, LookupError or TypeError: it is no chat completion.
+    AttributeError, LookupError or TypeError: it is no completion.
     """
     choice, usage = body["choices"][0], body.get("usage")
     if not isinstance(usage, dict):
         usage = {}
+    content = choice["message"].get("content") if "message" in choice else choice["text"]
     return {
-        "text": whole_text(_text_of(choice["message"].get("content"))),
+        "text": whole_text(_text_of(content)),
         "finished": not _CUT.search(str(choice.get("finish_reason"))),
         "prompt_tokens": _count(usage.get("prompt_tokens")),
         "completion_tokens": _count(usage.get("completion_tokens")),

@@ -10,22 +10,23 @@ import ipaddress
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ..settings import CourseError
+from ..storage.adapters import CONFIG, adapter_digest
 from ..storage.answer_store import AnswerStore, Key, Record
 from ..storage.files import short_digest
-from .calls import NO_KEY, Calls
+from .calls import ENGINES, NO_KEY, Calls, list_models
 from .prompting import WORDING, Chat, chat, check_prompts, request
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Decoding", "Endpoint", "sample_endpoint"]
+__all__ = ["Decoding", "Endpoint", "sample_endpoint", "served_models"]
 
 MOST_AT_ONCE = 10**7  # tokens that one request may ask for or carry
 LIMIT_NAMES = ("max_tokens", "max_completion_tokens")
@@ -127,6 +128,11 @@ class Endpoint:
         return re.sub("[/:]", "-", self.name)
 
     @property
+    def host(self) -> str:
+        """The address's host and port, without the name and password that may stand before them."""
+        return urlsplit(self.base_url).netloc.rpartition("@")[2]
+
+    @property
     def of_openai(self) -> bool:
         """Whether the address is one of OpenAI's."""
         host = urlsplit(self.base_url).hostname or ""
@@ -164,6 +170,41 @@ def _is_public(host: str) -> bool:
     except ValueError:
         private = (".local", ".localhost", ".internal", ".lan", ".home.arpa")
         return "." in host and not host.endswith(private)
+
+
+def served_models(
+    endpoint: Endpoint, adapters: Mapping[str, Path | None]
+) -> tuple[str, dict[str, str]]:
+    """The server's engine, and its name for the model of each row.
+
+    That is the row's own name; without an adapter (None) that or the base model's. SGLang, which
+    would sample the base model under an adapter's name alone, is asked for `base:name`.
+
+    Raises:
+        CourseError: as `list_models`; it lacks a name, or lists another adapter under it, so far as
+            its path is one of this machine.
+    """
+    engine, models = list_models(endpoint)
+    listed = {model["id"]: model for model in models}
+    base = models[0]["id"] if engine in ENGINES else None  # theirs comes first
+    names, missing = {}, []
+    for row, adapter in adapters.items():
+        name = row if row in listed or adapter else base
+        if name not in listed:
+            missing.append(f"{row}={adapter}" if adapter else row)
+            continue
+        path = Path(str(listed[name].get("root")))
+        here = adapter and (path / CONFIG).is_file()
+        if here and adapter_digest(path) != adapter_digest(adapter):
+            raise CourseError(f"{endpoint.host} has {path} as {row}: it is not {adapter}.")
+        parent = listed[name].get("parent")
+        names[row] = f"{parent}:{name}" if engine == "sglang" and parent else name
+    if missing:
+        raise CourseError(
+            f"{endpoint.host} lists {', '.join(listed) or 'no model'}: it has to serve "
+            f"{' '.join(missing)} as well (vLLM: --lora-modules, SGLang: --lora-paths)."
+        )
+    return engine, names
 
 
 def sample_endpoint(

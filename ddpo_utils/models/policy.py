@@ -7,6 +7,7 @@ import logging
 import os
 import timeit
 import warnings
+from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -144,6 +145,23 @@ def load_tokenizer(profile: Profile) -> Any:
     return tokenizer
 
 
+def load_stops(profile: Profile) -> tuple[Any, list[int]]:
+    """The profile's tokenizer, and the tokens that end its model's answers; no weights are read."""
+    from transformers import AutoConfig, GenerationConfig
+
+    tokenizer = load_tokenizer(profile)
+    name = _model_name(profile)
+    try:
+        source = model_source(name)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        settings = GenerationConfig.from_model_config(config)
+        with suppress(OSError):  # a model may come without
+            settings = GenerationConfig.from_pretrained(source)
+    except Exception as error:
+        raise cannot_load("model", name, error) from None
+    return tokenizer, stop_tokens(settings, tokenizer)
+
+
 @needs("train")
 def load_policy(
     profile: Profile, adapter: str | Path | None = None, trainable: bool = False
@@ -172,7 +190,7 @@ def load_policy(
             f"The tokenizer has {len(tokenizer)} tokens and the model {name!r} has {rows}: name a "
             "tokenizer of the model's family."
         )
-    model.generation_config.eos_token_id = stop_tokens(model, tokenizer)
+    model.generation_config.eos_token_id = stop_tokens(model.generation_config, tokenizer)
     if adapter is not None:
         model = load_adapter(model, adapter, trainable=trainable)
     return model.eval(), tokenizer

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Chat = list[dict[str, str]]
+Asked = Chat | dict[str, Any]  # a chat, or {"prompt": token ids or a text} without a template
 CONDITIONS = ("plain", "iterative", "verbalised")
 
 SYSTEM = (
@@ -130,8 +131,10 @@ def chat(text: str, condition: str, system: bool = True) -> Chat:
     return as_messages("system", instruction) + as_messages("user", text)
 
 
-def count_tokens(messages: Chat) -> int:
-    """Tokens of a chat, about."""
+def count_tokens(messages: Asked) -> int:
+    """Tokens of what is asked, about; at most, of a text without a template."""
+    if isinstance(messages, dict):
+        return len(messages["prompt"])
     texts = [math.ceil(len(message["content"]) / CHARACTERS_A_TOKEN) for message in messages]
     return sum(texts) + TOKENS_AROUND_A_MESSAGE * len(messages)
 
@@ -188,9 +191,12 @@ def answer_end(tokenizer: Any) -> tuple[str, str]:
     return after[: start + len(token)], token
 
 
-def stop_tokens(model: Any, tokenizer: Any) -> list[int]:
-    """Ids of the tokens that end an answer: the model's own, EOS, and the chat template's."""
-    stops = model.generation_config.eos_token_id
+def stop_tokens(settings: Any, tokenizer: Any) -> list[int]:
+    """Ids of the tokens that end an answer: the model's own, EOS, and the chat template's.
+
+    `settings` is the model's GenerationConfig.
+    """
+    stops = settings.eos_token_id
     if not isinstance(stops, list):
         stops = [stops]
     _, token = answer_end(tokenizer)

@@ -1,4 +1,4 @@
-"""Samples of a local model in a JSONL file; a killed run goes on where it stopped."""
+"""Samples of a model, local or served, in a JSONL file; a killed run goes on where it stopped."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from pydantic import BaseModel
 from ..extras import needs
 from ..settings import CourseError, progress_bar
 from ..storage.answer_store import AnswerStore, Record
-from ..storage.files import check_as, read_jsonl
-from .prompting import check_prompts, render, stop_tokens
+from ..storage.files import check_as, read_jsonl, short_digest
+from .calls import SERVE, Calls
+from .endpoint import Endpoint
+from .prompting import Asked, check_prompts, render, stop_tokens
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["DECODING", "complete", "fingerprint", "read_samples", "sample_stories"]
+__all__ = ["DECODING", "complete", "fingerprint", "read_samples", "sample_served", "sample_stories"]
 
 WHICH = ("sample", "source", "seed", "run")  # tell the samples of a prompt apart
 BATCHING = {"batch_size": 24, "seed": 42, "rank": 0, "ranks": 1}
@@ -69,7 +71,7 @@ def complete(
     inputs = tokenizer(
         texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
     ).to(next(model.parameters()).device)
-    stops = stop_tokens(model, tokenizer)
+    stops = stop_tokens(model.generation_config, tokenizer)
     settings |= {"pad_token_id": tokenizer.pad_token_id, "max_new_tokens": max_new_tokens}
     settings["eos_token_id"] = stops
     try:
@@ -154,6 +156,54 @@ def sample_stories(
         found = store.join(keys)
     model.train(was_training)
     return pd.DataFrame(found)
+
+
+def sample_served(
+    endpoint: Endpoint,
+    engine: str,
+    tokenizer: Any,
+    stops: Sequence[int],
+    prompts: pd.DataFrame,
+    path: str | Path,
+    samples: int = 4,
+    max_new_tokens: int = 2048,
+    **settings: Any,
+) -> None:
+    """Sample as `sample_stories` does, from a server that has the model: see `served_models`.
+
+    The prompt is rendered here, by the chat template of training, and not by the server's own. A
+    record's `source` names model, host and engine, and its `tokens` count the answer's end.
+
+    Args:
+        tokenizer, stops: of `policy.load_stops`.
+        settings: those of `generate`.
+
+    Raises:
+        CourseError: bad prompts; the file holds other samples, or another process uses it; as
+            `calls.Calls.make`.
+    """
+    texts = check_prompts(prompts, samples)
+    settings = {**DECODING, **settings}
+    run = short_digest(engine, settings, stops, max_new_tokens, length=16)
+    body = {**settings, "stop_token_ids": stops, "max_tokens": max_new_tokens}
+    if engine == SERVE:
+        settings |= {"do_sample": True, "pad_token_id": tokenizer.pad_token_id}
+        settings |= {"eos_token_id": stops, "max_new_tokens": max_new_tokens}
+        body = {"generation_config": json.dumps(settings)}
+    keys = [(prompt_id, number) for prompt_id in texts for number in range(samples)]
+    asked: dict[Any, Asked] = {}
+    for prompt_id, text in zip(texts, render(tokenizer, texts.values()), strict=True):
+        tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if engine == SERVE and tokenizer(text)["input_ids"] != tokens:
+            text = text.removeprefix(tokenizer.bos_token or "")  # the server's tokenizer adds it
+        asked[prompt_id] = {"prompt": text if engine == SERVE else tokens}
+    source = f"{endpoint.model} at {endpoint.host} ({engine})"
+    with AnswerStore(Path(path), run, texts, lambda key: [key], source) as store:
+        chains = [[key] for key in keys if key not in store.records]
+        if chains:
+            calls = Calls(endpoint, store, body, lambda call, _: asked[call[0]])
+            calls.make(chains, max_new_tokens)
+        store.join(keys)
 
 
 def read_samples(paths: str | Path | Sequence[str | Path]) -> pd.DataFrame:

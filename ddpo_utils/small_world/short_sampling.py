@@ -104,7 +104,7 @@ def sample_short(
         padding_side="left",
         add_special_tokens=False,
     ).to(model.device)
-    stops = torch.tensor(stop_tokens(model, tokenizer), device=model.device)
+    stops = torch.tensor(stop_tokens(model.generation_config, tokenizer), device=model.device)
     generator = torch.Generator(model.device).manual_seed(seed)
     cache = DynamicCache(config=model.config)
     mask = inputs["attention_mask"]
