@@ -261,7 +261,7 @@ def _refuses_unknown_fields(client: Any) -> bool:
     try:
         client.completions.create(model="none", prompt="", max_tokens=1, extra_body={"top_k": 1})
     except UnprocessableEntityError as error:
-        return "top_k" in str(error)
+        return "top_k" in str(error.body)
     except OpenAIError:
         pass
     return False

@@ -1,4 +1,4 @@
-"""A small HTTP server that speaks the chat completions protocol, in place of a paid endpoint."""
+"""A small HTTP server that speaks the completions protocols, in place of an endpoint or engine."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -30,10 +31,30 @@ def completion(text: str | None, reason: str = "stop", usage: bool = True) -> di
     return reply
 
 
+def plain_completion(text: str, reason: str = "stop") -> dict[str, Any]:
+    """A reply to a prompt without a chat."""
+    reply = completion(None)
+    reply["choices"] = [{"index": 0, "finish_reason": reason, "text": text}]
+    return reply
+
+
+def listed(base: str, *adapters: str, engine: str = "vllm", **paths: Path) -> list[dict[str, Any]]:
+    """What an engine lists: its base model, and adapters, some with their paths."""
+    models = [{"id": base, "object": "model", "owned_by": engine, "root": base, "parent": None}]
+    for name in (*adapters, *paths):
+        root = str(paths.get(name, "/elsewhere"))
+        models.append({**models[0], "id": name, "root": root, "parent": base})
+    return models
+
+
 class Teller:
-    """An HTTP server that answers chat completions by a function of the request and its number."""
+    """An HTTP server that answers completions by a function of the request and its number.
+
+    `models` is what it lists.
+    """
 
     def __init__(self) -> None:
+        self.models: Any = []
         self.requests: list[dict[str, Any]] = []
         self.answer: Answer = lambda body, number: (200, completion(f"Story {number} 🙂"))
         teller = self
@@ -42,14 +63,20 @@ class Teller:
             protocol_version = "HTTP/1.1"
             wbufsize = -1  # head and body in one packet
 
+            def do_GET(self) -> None:
+                self.reply(200, {"object": "list", "data": teller.models})
+
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 body["authorization"] = self.headers["Authorization"]
                 body["headers"] = str(self.headers)
+                body["path"] = self.path
                 with teller.lock:
                     number = len(teller.requests)
                     teller.requests.append(body)
-                status, reply = teller.answer(body, number)
+                self.reply(*teller.answer(body, number))
+
+            def reply(self, status: int, reply: Any) -> None:
                 kind = "application/json"
                 if isinstance(reply, str):
                     kind = "text/html"
