@@ -68,6 +68,7 @@ class Calls:
         settings: what a request says of sampling and length.
         messages: what a call asks, with its second argument in the place of missing stories.
         condition, k: how an answer is read; see `prompting.stories`.
+        end: what closes an answer and is no part of it, where the server leaves it in.
     """
 
     endpoint: Endpoint
@@ -76,6 +77,7 @@ class Calls:
     messages: Callable[[Key, str], Asked]
     condition: str = "plain"
     k: int = 1
+    end: str = ""
     _answers: list[Record] = field(default_factory=list)
     _refused: dict[Key, _Refusal] = field(default_factory=dict)
     _in_a_row: set[Any] = field(default_factory=set)  # prompts
@@ -168,7 +170,8 @@ class Calls:
         try:
             answer = self._send(client, asked)
             reply = _read_reply(answer.http_response.json())
-            return {**reply, "repeats": answer.retries_taken}
+            text = reply["text"].removesuffix(self.end)
+            return {**reply, "text": text, "repeats": answer.retries_taken}
         except OpenAIError as error:
             status, words = getattr(error, "status_code", None), str(error)
             moderated = not isinstance(asked, dict)  # a server of one's own refuses no prompt
@@ -234,18 +237,18 @@ def list_models(endpoint: Endpoint) -> tuple[str, list[Record]]:
     from openai import OpenAIError
 
     key = endpoint.key()
-    with _make_client(endpoint, key).with_options(max_retries=1) as client:
+    with _make_client(endpoint, key).with_options(max_retries=2) as client:
         try:
-            listing = client.models.with_raw_response.list().http_response.json()
-            models = [{**model, "id": str(model["id"])} for model in listing["data"]]
+            reply = client.models.with_raw_response.list().http_response.json()
+            models = [{**model, "id": str(model["id"])} for model in reply["data"]]
+            engine = models[0].get("owned_by") if models else ""
+            if engine not in ENGINES and _refuses_unknown_fields(client):
+                engine = SERVE
         except OpenAIError as error:
             status = getattr(error, "status_code", None)
             raise CourseError(_fault(endpoint, status, error, key)) from None
         except (AttributeError, LookupError, TypeError, ValueError, RecursionError):
-            models = []
-        engine = models[0].get("owned_by") if models else ""
-        if engine not in ENGINES and _refuses_unknown_fields(client):
-            engine = SERVE
+            engine = None
     if engine not in (*ENGINES, SERVE):
         raise CourseError(
             f"{endpoint.host} is none of {', '.join(ENGINES)} and {SERVE}, and may ignore how to "
@@ -256,14 +259,12 @@ def list_models(endpoint: Endpoint) -> tuple[str, list[Record]]:
 
 def _refuses_unknown_fields(client: Any) -> bool:
     """Whether the server is SERVE: it refuses a field of others before it loads a model."""
-    from openai import OpenAIError, UnprocessableEntityError
+    from openai import APIStatusError
 
     try:
         client.completions.create(model="none", prompt="", max_tokens=1, extra_body={"top_k": 1})
-    except UnprocessableEntityError as error:
-        return "top_k" in str(error.body)
-    except OpenAIError:
-        pass
+    except APIStatusError as error:
+        return error.status_code == 422 and "top_k" in str(error.body)
     return False
 
 

@@ -17,7 +17,7 @@ from ..storage.answer_store import AnswerStore, Record
 from ..storage.files import check_as, read_jsonl, short_digest
 from .calls import SERVE, Calls
 from .endpoint import Endpoint
-from .prompting import Asked, check_prompts, render, stop_tokens
+from .prompting import Asked, answer_end, check_prompts, render, stop_tokens
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -201,7 +201,8 @@ def sample_served(
     with AnswerStore(Path(path), run, texts, lambda key: [key], source) as store:
         chains = [[key] for key in keys if key not in store.records]
         if chains:
-            calls = Calls(endpoint, store, body, lambda call, _: asked[call[0]])
+            _, end = answer_end(tokenizer)  # engines leave it in unless it is a special token
+            calls = Calls(endpoint, store, body, lambda call, _: asked[call[0]], end=end)
             calls.make(chains, max_new_tokens)
         store.join(keys)
 

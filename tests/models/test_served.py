@@ -58,7 +58,10 @@ def test_engines_get_the_tokens_of_the_chat_template_and_the_papers_decoding(
 ):
     tokenizer, stops = tokenizer_and_stops
     reasons = ["length", "abort", *["stop"] * 8]
-    teller.answer = lambda body, number: (200, plain_completion(f" {number} ", reasons[number]))
+    teller.answer = lambda body, number: (
+        200,
+        plain_completion(f" {number} <|end|>", reasons[number]),
+    )
     frame = sample(engine)
     assert frame["prompt_id"].tolist() == [p for p in PROMPTS["prompt_id"] for _ in range(2)]
     assert set(frame["text"]) == {str(number) for number in range(10)}

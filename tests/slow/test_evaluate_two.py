@@ -6,14 +6,14 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
-from evaluated import LENIENT, contents, same
+from evaluated import LENIENT, as_flags, contents, same
 
-from ddpo_utils import Profile, get_profile
+from ddpo_utils import Profile
 from ddpo_utils.evaluation.evaluate import evaluate_adapters
 
 pytest_plugins = ["evaluation_fixtures"]
@@ -25,12 +25,8 @@ def samples(folder: Path, row: str) -> list[Path]:
 
 
 def command(profile: Profile, adapters: Path, folder: Path, processes: int) -> list[str]:
-    table, settings = asdict(get_profile("8b")), []
-    for name, value in asdict(profile).items():
-        if value != table[name]:
-            settings.append(f"--{name.replace('_', '-')}={value}")
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    what = ["-m", "ddpo_utils", "evaluate", "--profile", "8b", *settings]
+    what = ["-m", "ddpo_utils", "evaluate", *as_flags(profile)]
     return [sys.executable, *launch, *what, "--adapters", str(adapters), "--output", str(folder)]
 
 

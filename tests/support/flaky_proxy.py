@@ -21,7 +21,7 @@ REFUSALS = {
 
 
 class FlakyProxy:
-    """Forwards POST requests to `upstream`; the n-th of them meets the n-th of `faults`.
+    """Forwards requests to `upstream`; the n-th POST meets the n-th of `faults`.
 
     Faults: those of REFUSALS, "hang" (never answers) and "drop" (closes before it answers) never
     reach the server; "cut": the server answers, which it may charge for, and the connection breaks
@@ -29,7 +29,7 @@ class FlakyProxy:
 
     Attributes:
         met: how often each fault was met; None counts requests that met none.
-        answered: answers of status 200 that the server gave.
+        answered: answers of status 200 that the server gave to POST requests.
         delivered: the bodies that went out whole.
         busiest: most requests at the server at once.
         headers: of each request, as bytes.
@@ -74,9 +74,9 @@ class FlakyProxy:
         try:
             head = await reader.readuntil(b"\r\n\r\n")
             length = re.search(rb"content-length: *(\d+)", head.lower())
-            body = await reader.readexactly(int(length[1]))
+            body = await reader.readexactly(int(length[1]) if length else 0)
             self.headers.append(head)
-            fault = self.faults.pop(0) if self.faults else None
+            fault = self.faults.pop(0) if self.faults and head.startswith(b"POST") else None
             self.met[fault] += 1
             if fault == "hang":
                 self._hung.append(writer)  # and its connection stays open
@@ -104,7 +104,7 @@ class FlakyProxy:
         finally:
             self.open -= 1
         start = answer.index(b"\r\n\r\n") + 4
-        good = answer.startswith(b"HTTP/1.1 200")
+        good = head.startswith(b"POST") and answer.startswith(b"HTTP/1.1 200")
         self.answered += good
         writer.write(answer[: (start + len(answer)) // 2] if cut else answer)
         await writer.drain()

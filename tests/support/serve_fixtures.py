@@ -12,7 +12,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pandas as pd
@@ -28,20 +28,16 @@ MODEL = "SmolLM2"
 USER_CACHE = cache_dir()  # the user's; each test gets an empty one
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of `transformers serve` with SmolLM2, set to sample."""
-    folder = tmp_path_factory.mktemp("served")
-    shutil.copytree(fetch_smollm2(USER_CACHE), folder / MODEL)
-    config = folder / MODEL / "generation_config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"do_sample": True}))
+@contextmanager
+def serving(folder: Path, *arguments: str, **environment: str) -> Iterator[str]:
+    """Address of `transformers serve`, run in the folder."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     code = "from transformers.cli.transformers import main; main()"
     place = ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
-    command = [sys.executable, "-c", code, "serve", MODEL, *place]
-    env = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", code, "serve", *arguments, *place]
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | environment
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log)
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -57,6 +53,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a server with SmolLM2, set to sample."""
+    folder = tmp_path_factory.mktemp("served")
+    shutil.copytree(fetch_smollm2(USER_CACHE), folder / MODEL)
+    config = folder / MODEL / "generation_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"do_sample": True}))
+    with serving(folder, MODEL) as address:
+        yield address
 
 
 @pytest.fixture
