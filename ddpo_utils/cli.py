@@ -139,7 +139,7 @@ def _train(args: argparse.Namespace) -> None:
     path_flag("--adapters", "folder of the adapters (build/<profile>/adapters)"),
     path_flag("--output", "folder of samples and table (build/<profile>/evaluation)"),
     path_flag("--reward-model", "folder of a reward model made by `reward`"),
-    flag("--base-url", "samples come from a server that has the rows by name", metavar="URL"),
+    flag("--base-url", "a server that samples, with adapters by the rows' names", metavar="URL"),
     KEY_FLAG,
     flag("--concurrency", "calls of the server at once (default: 64)", type=int, default=64),
     profile="settings",
@@ -154,10 +154,8 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     profile = _profile(args)
     thresholds = Thresholds.read(decisions(), profile)
-    server = None
-    if args.base_url:
-        options = {"key_variable": args.key_variable, "concurrency": args.concurrency}
-        server = Endpoint("the rows' own", args.base_url, **options)
+    options = {"key_variable": args.key_variable, "concurrency": args.concurrency}
+    server = Endpoint("each row's", args.base_url, **options) if args.base_url else None
     places = args.adapters, args.output, args.reward_model
     evaluate_adapters(profile, thresholds, *places, server)
 

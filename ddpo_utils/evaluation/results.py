@@ -209,9 +209,8 @@ def _labels(rows: Iterable[str]) -> str:
 
 def _measure_notes(results: Mapping[str, Any]) -> Iterator[str]:
     yield results["quality"]
-    served = []
-    for row, sources in results.get("sources", {}).items():
-        served += [source for source in sources if source != row]  # a local model's is the row
+    sources = results.get("sources", {})  # of a local model that is the row
+    served = [source for row in sources for source in sources[row] if source != row]
     if served:
         yield f"Sampled from a server: {', '.join(served)}."
     yield "One training run of each arm: what shows here is said of these adapters, not of methods."

@@ -70,10 +70,7 @@ def sample_rows(
     folder: Path,
     server: Endpoint | None = None,
 ) -> dict[str, Path]:
-    """Each row's file of samples; this process makes its share of those that are missing.
-
-    A server's samples have files of their own, and none is asked for those that are there.
-    """
+    """Each row's file of samples; this process makes its share of those that are missing."""
     # longest first: batches hold little padding, and memory runs out at once or never
     order = np.argsort(-prompts["prompt"].str.len().to_numpy(), kind="stable")
     prompts = prompts.iloc[order]

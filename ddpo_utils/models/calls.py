@@ -178,8 +178,7 @@ class Calls:
             if moderated and status not in (None, 401, 404, 429) and _FILTERED.search(words):
                 return NO_ANSWER
             of_prompt = status in (400, 403, 413, 422, 451) and not _UNPAID.search(words)
-            of_prompt = of_prompt and moderated
-            kind = _Refusal if of_prompt else CourseError
+            kind = _Refusal if of_prompt and moderated else CourseError
             raise kind(_fault(self.endpoint, status, error, client.api_key)) from None
         except (AttributeError, LookupError, TypeError, ValueError, RecursionError):
             raise CourseError(

@@ -192,10 +192,7 @@ def answer_end(tokenizer: Any) -> tuple[str, str]:
 
 
 def stop_tokens(settings: Any, tokenizer: Any) -> list[int]:
-    """Ids of the tokens that end an answer: the model's own, EOS, and the chat template's.
-
-    `settings` is the model's GenerationConfig.
-    """
+    """Ids of what ends an answer: by the model's GenerationConfig, EOS, and the template's end."""
     stops = settings.eos_token_id
     if not isinstance(stops, list):
         stops = [stops]

@@ -169,9 +169,9 @@ def sample_served(
     max_new_tokens: int = 2048,
     **settings: Any,
 ) -> None:
-    """Sample as `sample_stories` does, from a server that has the model: see `served_models`.
+    """Sample as `sample_stories` does, from the engine of a server: see `served_models`.
 
-    The prompt is rendered here, by the chat template of training, and not by the server's own. A
+    Prompts are rendered here, since a server's chat template need not be that of training. A
     record's `source` names model, host and engine, and its `tokens` count the answer's end.
 
     Args:
@@ -179,8 +179,7 @@ def sample_served(
         settings: those of `generate`.
 
     Raises:
-        CourseError: bad prompts; the file holds other samples, or another process uses it; as
-            `calls.Calls.make`.
+        CourseError: bad prompts, another process uses the file, or as `calls.Calls.make`.
     """
     texts = check_prompts(prompts, samples)
     settings = {**DECODING, **settings}
