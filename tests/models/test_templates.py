@@ -79,7 +79,9 @@ def test_what_is_sampled_and_scored_is_what_is_trained(folder, tmp_path):
     profile = get_profile("smoke", model=str(path), dtype="float32", max_length=512)
     model, tokenizer = load_policy(profile)
     assert answer_end(tokenizer)[1] == end
-    assert not end or tokenizer.convert_tokens_to_ids(end) in stop_tokens(model, tokenizer)
+    assert not end or tokenizer.convert_tokens_to_ids(end) in stop_tokens(
+        model.generation_config, tokenizer
+    )
     pairs = pd.DataFrame({"prompt": PROMPTS, "chosen": TEXTS, "rejected": TEXTS[::-1]})
     rows = trained(model, tokenizer, tmp_path, pairs)
     exchanges = render_exchanges(tokenizer, PROMPTS, TEXTS)

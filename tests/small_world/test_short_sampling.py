@@ -32,7 +32,7 @@ def test_first_tokens_have_the_models_probabilities(tiny) -> None:
     )
     with torch.no_grad():
         expected = model(**inputs).logits[0, -1].div(0.5).softmax(-1).numpy()
-    stops = stop_tokens(model, tokenizer)
+    stops = stop_tokens(model.generation_config, tokenizer)
     draws = 4000
     found = sample_short(model, tokenizer, PROMPTS[:1], draws, 1, seed=1, temperature=0.5)
     ended = sum(answer["finished"] for answer in found)
