@@ -255,7 +255,7 @@ def evaluate(
                 "pool": len(pool),
                 "adapters": digests,
                 "files": {row: path.name for row, path in paths.items()},
-                "sources": {row: frames[row]["source"].unique().tolist() for row in paths},
+                "served": {row: frames[row]["source"].unique().tolist() for row in paths if server},
             }
             results = make_results(profile, frames, tables, thresholds, spread, facts)
             write_results(results, folder)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -209,10 +210,8 @@ def _labels(rows: Iterable[str]) -> str:
 
 def _measure_notes(results: Mapping[str, Any]) -> Iterator[str]:
     yield results["quality"]
-    sources = results.get("sources", {})  # of a local model that is the row
-    served = [source for row in sources for source in sources[row] if source != row]
-    if served:
-        yield f"Sampled from a server: {', '.join(served)}."
+    if results.get("served"):
+        yield f"Sampled from a server: {', '.join(chain(*results['served'].values()))}."
     yield "One training run of each arm: what shows here is said of these adapters, not of methods."
     first, second, third, fourth = results["encoders"].values()
     yield f"Encoders: {first} and {second} make weights; 2nd: {third} and {fourth} make none."

@@ -51,7 +51,7 @@ def test_the_samples_are_the_servers_and_the_scores_the_local_models(
     results = evaluate(profile, models, copy, stories, LENIENT, server=server)
     host = teller.url.removeprefix("http://").removesuffix("/v1")
     names = {"start": "org/base", "sft": "sft", "ddpo": "ddpo"}
-    assert results["sources"] == {row: [f"{names[row]} at {host} (vllm)"] for row in ROWS}
+    assert results["served"] == {row: [f"{names[row]} at {host} (vllm)"] for row in ROWS}
     assert Counter(body["model"] for body in teller.requests) == dict.fromkeys(names.values(), 15)
     assert all(KEY in body["authorization"] for body in teller.requests)
     for row, file in results["files"].items():
@@ -66,7 +66,7 @@ def test_the_samples_are_the_servers_and_the_scores_the_local_models(
     assert before.items() <= contents(copy).items()
     asked = len(teller.requests)
     local = evaluate(profile, models, copy, stories, LENIENT)
-    assert local["rows"]["ddpo"] == run[0]["rows"]["ddpo"] and local["sources"]["ddpo"] == ["ddpo"]
+    assert local["rows"]["ddpo"] == run[0]["rows"]["ddpo"] and not local["served"]
     assert not any("server" in line for line in local["notes"])
     # a finished evaluation needs no server
     teller.close()

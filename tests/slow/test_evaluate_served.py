@@ -119,7 +119,7 @@ def test_a_killed_evaluation_goes_on_and_pays_for_the_missing_calls_only(
         received = Counter(reply["choices"][0]["text"].strip() for reply in proxy.delivered)
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     host = proxy.url.removeprefix("http://").removesuffix("/v1")
-    assert results["sources"] == {row: [f"{row} at {host} ({SERVE})"] for row in ROWS}
+    assert results["served"] == {row: [f"{row} at {host} ({SERVE})"] for row in ROWS}
     for file in results["files"].values():
         frame = read_samples(tmp_path / "out" / file)
         assert len(frame) == 15 and not Counter(frame["text"]) - received
