@@ -137,10 +137,9 @@ def _verdicts(
         lows = [difference(reward["ddpo"], reward[name]).low for name in ("shuffled", "dpo")]
         quality = "at equal quality" if min(lows) > -margin else "equal quality not shown"
     texts = {}
-    usable = values("usable")
     least = min(stories[row] for row in rows.values())
     for name in MEASURES:
-        result = verdict(values(name), usable, thresholds.usable_margin, quality, least)
+        result = verdict(values(name), values("usable"), thresholds.usable_margin, quality, least)
         texts[name] = result["verdict"]
     return {"control": control, "measures": texts}
 
@@ -170,9 +169,7 @@ def make_results(
     `reward_spread` is the standard deviation of the training stories' rewards, None where they are
     not measured; `facts` are further entries, some of which the notes read (see `evaluate`).
     """
-    rows = {}
-    by_prompt = {}
-    of_prompt = {}
+    rows, by_prompt, of_prompt = {}, {}, {}
     for row, table in tables.items():
         values = table.astype(float).round(4).astype(object).where(table.notna(), None)
         by_prompt[row] = {"prompt_id": table.index.tolist(), **values.to_dict("list")}
