@@ -236,7 +236,7 @@ def record_seed(run_: Run, arms: Mapping[str, Any], data: Path) -> None:
             settings = dict(how)
             arm = settings.pop("arm", name)
             temperature = settings.pop("temperature", 0.0)
-            adapter = run_.train(arm, "arms" if arm == name else name, **settings)
+            adapter = run_.train(arm, name if settings else "arms", **settings)
             if temperature:
                 step = read_json(adapter / "run.json")["log"][-1]["step"]
                 facts = {"step": step, "temperature": temperature}
