@@ -20,7 +20,9 @@ from ddpo_utils import cli
 from ddpo_utils.course import notebooks
 from ddpo_utils.settings import PROFILES, SLEEPING, CourseError
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = (ROOT / "README.md", ROOT / "notebooks" / "REFERENCE.md")
+README = "".join(page.read_text(encoding="utf-8") for page in PAGES)
 
 
 @pytest.mark.parametrize(

@@ -201,8 +201,9 @@ def test_a_small_record_is_whole_and_names_what_made_it(tmp_path, monkeypatch):
     assert str(tmp_path) not in str(record)
 
 
-def test_the_readme_s_table_is_the_recorded_one() -> None:
-    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+def test_the_reference_s_table_is_the_recorded_one() -> None:
+    page = Path(__file__).resolve().parents[2] / "notebooks" / "REFERENCE.md"
+    reference = page.read_text(encoding="utf-8")
     real = read_json(data_dir() / "results" / "novelty.json")
 
     def text(interval: list[float]) -> str:
@@ -216,10 +217,10 @@ def test_the_readme_s_table_is_the_recorded_one() -> None:
         cells.append(f"{text(judged['train'])}, {text(judged['val'])}")
         for contrast in ("length_25", "gibberish_4", "paraphrase", "same_plot"):
             cells.append(f"{row[contrast].mean:+.1f}")
-        assert f"| {' | '.join(cells)} | {row['recommendation']} |" in readme
+        assert f"| {' | '.join(cells)} | {row['recommendation']} |" in reference
     old, new = real["labels"]["thresholds"].values()
     figures = [old["train"]["accuracy"], new["val"]["accuracy"], new["train"]["gain"]]
     for source in ("gpt-4o", "gpt-4o-in-context"):
         for name in ("distance, MiniLM", "ROUGE-L"):
             figures.append(real["order_of_prompts"]["whole"][name][source])
-    assert all(text(figure) in readme for figure in figures)
+    assert all(text(figure) in reference for figure in figures)

@@ -1,4 +1,4 @@
-"""The README's ways of starting a trainer start as many processes as they say."""
+"""The reference's ways of starting a trainer start as many processes as they say."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tiny_trainers import preference_data
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-FORMS = re.findall(r"^(\w.* train\.py) +#", README, re.MULTILINE)
+REFERENCE = (ROOT / "notebooks" / "REFERENCE.md").read_text(encoding="utf-8")
+FORMS = re.findall(r"^(\w.* train\.py) +#", REFERENCE, re.MULTILINE)
 
 
-def test_the_readme_has_them() -> None:
+def test_the_reference_has_them() -> None:
     assert len(FORMS) == 3
 
 
