@@ -137,7 +137,7 @@ def test_the_readme_of_a_wheel_has_no_relative_link(monkeypatch: pytest.MonkeyPa
     links = re.findall(r"\]\(([^)]*)\)", metadata["readme"]["text"])
     home = PROJECT["urls"]["Repository"]
     assert links and all(re.match("https?://", link) for link in links)
-    assert f"{home}/raw/main/notebooks/figures/diversity_quality.png" in links
+    assert f"{home}/raw/main/notebooks/figures/tiny_stories.png" in links
 
 
 @pytest.mark.parametrize("package", ["trl", "pydantic"])

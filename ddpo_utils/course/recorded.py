@@ -139,9 +139,10 @@ def load_tiny_stories() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     frames = []
     for seed in tiny_rules()["seeds"]:
         path = _results("tiny_stories") / f"{seed}.json"
-        if not path.is_file():
-            continue
-        for row in read_json(path)["rows"]:
+        rows = read_json(path)["rows"] if path.is_file() else []
+        if not set(tiny_rules()["first_tier"]) <= {row["arm"] for row in rows}:
+            continue  # not made, or not to the end
+        for row in rows:
             frame = pd.DataFrame(row["prompts"]).astype(float)
             frame["seed"] = seed
             frame["arm"] = row["arm"]

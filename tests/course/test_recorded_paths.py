@@ -20,7 +20,8 @@ def row(arm: str, step: int, kl: float | None, quality: float, diversity: float)
 
 
 def write(folder: Path, plan: str, seeds: list[int], record: dict[str, Any]) -> None:
-    (folder / f"{plan}.json").write_text(json.dumps({"seeds": seeds}))
+    tier = {"dpo": {}, "ddpo": {}, "shuffled": {}}
+    (folder / f"{plan}.json").write_text(json.dumps({"seeds": seeds, "first_tier": tier}))
     place = folder / "results" / plan
     place.mkdir(parents=True)
     for seed in seeds[:-1]:  # the last one is not made yet
@@ -33,7 +34,9 @@ def test_tiny_stories_have_points_at_equal_kl_quality_and_diversity(
     rows = [row("start", 0, None, 1.0, 9.0), row("dpo", 4, 1.0, 2.0, 8.0)]
     rows += [row("dpo", 8, 3.0, 4.0, 6.0), row("ddpo", 4, 0.5, 2.0, 8.5)]
     rows += [row("ddpo", 8, 1.2, 3.0, 7.0), row("shuffled", 8, 1.0, 2.5, 7.5)]
-    write(tmp_path, "tiny_stories", [1, 2, 3], {"rows": rows})
+    write(tmp_path, "tiny_stories", [1, 2, 3, 4], {"rows": rows})
+    unfinished = tmp_path / "results" / "tiny_stories" / "3.json"
+    unfinished.write_text(json.dumps({"rows": rows[:-1]}))
     monkeypatch.setattr(recorded, "data_dir", lambda: tmp_path)
     ends, paths, by_prompt = recorded.load_tiny_stories()
     assert set(ends["seed"]) == {1, 2} and not ends.duplicated(["seed", "arm"]).any()
