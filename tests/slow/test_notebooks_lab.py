@@ -15,7 +15,7 @@ from playwright.sync_api import Page, TimeoutError, expect
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
-CELLS = ("gap-25", "dev-62", "policy-fig", "c24", "c29", "weight-fig", "r4", "l7", "b7")
+CELLS = ("gap-25", "dev-62", "policy-fig", "c24", "ts-path", "weight-fig", "r4", "l7", "b7")
 KEY_FIGURES = dict(zip(NOTEBOOKS, CELLS, strict=True))
 PICTURES = ROOT / "build" / "lab"  # one screenshot a notebook, to be looked at
 USER_CACHE = os.environ.get("DDPO_CACHE", "")  # with the models, before the tests get their own
