@@ -141,7 +141,7 @@ def _train(args: argparse.Namespace) -> None:
     path_flag("--reward-model", "folder of a reward model made by `reward`"),
     flag("--base-url", "a server that samples, with adapters by the rows' names", metavar="URL"),
     KEY_FLAG,
-    flag("--concurrency", "calls of the server at once (default: 64)", type=int, default=64),
+    flag("--concurrency", "calls to it at once (default: %(default)s)", type=int, default=64),
     profile="settings",
     unread=("SFT", "the preference arms", "the optimiser of every run"),
 )

@@ -127,33 +127,26 @@ def load_second_round() -> tuple[pd.DataFrame, pd.DataFrame]:
     return pd.concat(parts, ignore_index=True), path
 
 
-def load_tiny_stories() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """The runs on tiny stories: (ends of the arms, checkpoints before them, ends by prompt).
+def load_tiny_stories() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The runs on tiny stories: (ends of the arms, checkpoints before them).
 
-    Each row holds a seed, an arm, its steps and the measures of `tiny_stories.by_prompt`, means
-    over prompts in the first two; the ends hold the matched points too, and "dpo-matched", the
+    Each row holds a seed, an arm, its steps and the means over prompts of the measures of
+    data/make/tiny_stories.py. The ends hold the matched points too, and "dpo-matched", the
     checkpoint of DPO nearest to DDPO in KL.
     """
     import pandas as pd
 
-    frames = []
-    for seed in tiny_rules()["seeds"]:
+    plan = tiny_rules()
+    of_runs = []
+    for seed in plan["seeds"]:
         path = _results("tiny_stories") / f"{seed}.json"
         rows = read_json(path)["rows"] if path.is_file() else []
-        if not set(tiny_rules()["first_tier"]) <= {row["arm"] for row in rows}:
+        if not set(plan["first_tier"]) <= {row["arm"] for row in rows}:
             continue  # not made, or not to the end
         for row in rows:
-            frame = pd.DataFrame(row["prompts"]).astype(float)
-            frame["seed"] = seed
-            frame["arm"] = row["arm"]
-            frame["steps"] = row["step"]
-            frame["kl"] = np.array(row.get("kl"), dtype=float)  # None: NaN
-            frames.append(frame.rename_axis("prompt").reset_index())
-    table = pd.concat(frames, ignore_index=True)
-    of_arm = table.groupby(["seed", "arm"])["steps"]
-    by_prompt = table[table["steps"] == of_arm.transform("max")]
-    runs = ["seed", "arm", "steps"]
-    means = table.groupby(runs, as_index=False).mean(numeric_only=True)
+            run = {"seed": seed, "arm": row["arm"], "steps": row["step"], "kl": row.get("kl")}
+            of_runs.append(run | dict(pd.DataFrame(row["prompts"]).astype(float).mean()))
+    means = pd.DataFrame(of_runs).astype({"kl": float})
     last = means.groupby(["seed", "arm"])["steps"].transform("max")
     ends = means[means["steps"] == last]
     paths = means[means["steps"] < last]
@@ -166,7 +159,7 @@ def load_tiny_stories() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
             parts.append(points)
     everything = pd.concat(parts, ignore_index=True).assign(rho=0.0)
     # "at ddpo's quality" is the same point for both kinds of diversity
-    return everything.drop_duplicates(["seed", "arm"]), paths, by_prompt
+    return everything.drop_duplicates(["seed", "arm"]), paths
 
 
 def _at_equal_kl(means: pd.DataFrame) -> pd.DataFrame:

@@ -99,20 +99,6 @@ def ridge_scores(features: np.ndarray, values: np.ndarray, splits: Splits) -> Sc
     return scores
 
 
-def reward_pairs(stories: pd.DataFrame, features: np.ndarray, unseen_writers: bool) -> pd.DataFrame:
-    """`held_pairs` of a ridge reward from (N, d) features of the stories.
-
-    Prompts are split in 6 parts, with `unseen_writers` also writers in 4.
-    """
-    splits = []
-    for in_prompt, in_writer in reward_splits(stories, writer_parts=4 if unseen_writers else 0):
-        # few prompts or writers leave nothing to train on, or nothing to order
-        if in_prompt.any() and not (in_prompt | in_writer).all():
-            splits.append((in_prompt, in_writer))
-    scores = ridge_scores(features, stories["score"].to_numpy(), splits)
-    return held_pairs(stories, splits, scores, unseen_writers)
-
-
 def reward_accuracy(stories: pd.DataFrame, splits: Splits, scores: Scores) -> Accuracy:
     """Share of held-out pairs ordered correctly: mean over prompts with its interval.
 

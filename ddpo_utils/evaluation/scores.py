@@ -115,7 +115,7 @@ def _sample_from(
     prompts: pd.DataFrame,
     paths: Mapping[str, Path],
 ) -> None:
-    """None; this process samples its share of the rows from the server."""
+    """Sample this process's share of the rows from the server."""
     engine, names = served_models(server, adapters)
     tokenizer, stops = load_stops(profile)
     sizes = profile.samples, profile.max_new_tokens

@@ -17,7 +17,6 @@ import numpy as np
 from ..settings import CourseError, course_errors
 
 LOWER, UPPER = 0.025, 0.975  # the tails of a 95% interval
-NORMAL = 1.959964  # upper tail of a standard normal
 ALIKE = 0.25  # correlation of usable stories of a prompt; the recorded runs have -0.03 to 0.23
 NEARER = 1 / 3  # of its distance to a bound a statistic keeps at least if one cluster is left out
 POWER = 0.8  # chance of finding a true difference of the detectable size
@@ -260,6 +259,8 @@ def share_difference(a: Any, b: Any, stories: int = 1) -> Interval:
     Source: Zou and Donner 2008, Statistics in Medicine 27 (intervals of differences from those of
     the parts, with their correlation).
     """
+    from scipy.stats import norm
+
     gap = difference(a, b)
     shares = np.array([a, b], dtype=float)
     if np.nanmin(shares) < 0 or np.nanmax(shares) > 1:
@@ -272,7 +273,7 @@ def share_difference(a: Any, b: Any, stories: int = 1) -> Interval:
         total = stories * side.size
         effective = total / (1 + (total / own.n - 1) * ALIKE)
         if error > 1e-9:
-            effective = own.mean * (1 - own.mean) * (NORMAL / (quantile * error)) ** 2
+            effective = own.mean * (1 - own.mean) * (norm.ppf(UPPER) / (quantile * error)) ** 2
         low, high = exact_limits(own.mean * effective, effective)
         below.append(own.mean - low)
         above.append(high - own.mean)

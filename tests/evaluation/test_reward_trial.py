@@ -19,8 +19,8 @@ from ddpo_utils.evaluation.reward_trial import (
     load_trial,
     record_reward,
     reward_accuracy,
-    reward_pairs,
     reward_splits,
+    ridge_scores,
     trial_splits,
 )
 from ddpo_utils.settings import data_dir
@@ -39,6 +39,16 @@ def judged(prompts: int = 12, writers: int = 8) -> tuple[pd.DataFrame, np.ndarra
     writer = stories["writer"].str[1:].astype(int).to_numpy()
     stories["score"] = quality + fame[writer]
     return stories, np.column_stack([quality, np.eye(writers)[writer]])
+
+
+def reward_pairs(stories: pd.DataFrame, features: np.ndarray, unseen_writers: bool) -> pd.DataFrame:
+    """The held-out pairs of a ridge reward; splits that leave nothing to train on are left out."""
+    splits = []
+    for in_prompt, in_writer in reward_splits(stories, writer_parts=4 if unseen_writers else 0):
+        if in_prompt.any() and not (in_prompt | in_writer).all():
+            splits.append((in_prompt, in_writer))
+    scores = ridge_scores(features, stories["score"].to_numpy(), splits)
+    return held_pairs(stories, splits, scores, unseen_writers)
 
 
 def test_a_reward_that_knows_the_writers_fails_on_unseen_ones():
