@@ -264,25 +264,28 @@ def facts_of(run_: Run) -> dict[str, Any]:
 
 
 def record_development(run_: Run, data: Path) -> None:
-    """Train each method with each candidate on a development seed; store what was measured."""
-    plan = run_.plan
-    row = record_arm(run_, "start", None, "development", plan["samples"], step=0)
-    rows = [{"seed": run_.seed, "candidate": {}} | row]
+    """Train the candidates that development.json lacks on a development seed; store their rows."""
+    plan, seed = run_.plan, run_.seed
+    path = data / "results" / "tiny_stories" / "development.json"
+    rows = read_json(path)["rows"] if path.is_file() else []
+    known = [(row["arm"], row["candidate"]) for row in rows if row["seed"] == seed]
+    made = []
+    if ("start", {}) not in known:
+        row = record_arm(run_, "start", None, "development", plan["samples"], step=0)
+        made.append({"seed": seed, "candidate": {}} | row)
     for method, candidates in plan["candidates"].items():
-        for candidate in candidates:
+        for candidate in (one for one in candidates if (method, one) not in known):
             tag = "-".join(f"{key}={value}" for key, value in candidate.items())
             adapter = run_.train(method, f"development/{tag}", **candidate)
             row = end_of(run_, f"{method}-{tag}", adapter, "development") | {"arm": method}
-            rows.append({"seed": run_.seed, "candidate": candidate} | row)
+            made.append({"seed": seed, "candidate": candidate} | row)
             score = np.mean(row["prompts"][plan["score"]])
-            print(f"{run_.seed} {method} {tag}: score {score:.3f}, KL {row['kl']}", flush=True)
-    path = data / "results" / "tiny_stories" / "development.json"
+            print(f"{seed} {method} {tag}: score {score:.3f}, KL {row['kl']}", flush=True)
     facts = run_facts(run_.profile(), command=f"{COMMAND} --develop")
-    with locked(path):
-        others = read_json(path)["rows"] if path.is_file() else []
-        others = [row for row in others if row["seed"] != run_.seed]
-        rows = sorted(others + rows, key=lambda row: row["seed"])
-        power = power_of(rows, len(plan["seeds"])) if others else {}
+    with locked(path):  # another process may have added another seed's
+        rows = read_json(path)["rows"] if path.is_file() else []
+        rows = sorted(rows + made, key=lambda row: row["seed"])
+        power = power_of(rows, len(plan["seeds"])) if len({row["seed"] for row in rows}) > 1 else {}
         write_json(path, {**facts, "power": power, "rows": rows}, indent=None)
 
 
