@@ -28,11 +28,11 @@ __all__ = [
     "story_map",
 ]
 
-# Name, colour and marker of each source or arm. The palette is Okabe and Ito's, which colour-blind
-# readers can tell apart.
+# Name, colour and marker of each source or arm. The palettes are Okabe and Ito's and Paul Tol's
+# muted one, whose colours colour-blind readers can tell apart. Variants of an arm have its colour.
 ARMS: dict[str, tuple[str, str | None, str | None]] = {
-    "assistant": ("assistant", "#D55E00", None),
-    "assistant_iter": ("assistant, told to differ", "#E69F00", None),
+    "assistant": ("assistant", "#882255", None),
+    "assistant_iter": ("assistant, told to differ", "#44AA99", None),
     "authors": ("authors", "#0072B2", None),
     "start": ("starting model", "#999999", "v"),
     "sft": ("SFT", "#000000", "s"),
@@ -44,22 +44,23 @@ ARMS: dict[str, tuple[str, str | None, str | None]] = {
     "ddpo-k8": ("DDPO, 8 responses", None, None),
     "ddpo-k6": ("DDPO, 6 responses", None, None),
     "ddpo-k4": ("DDPO, 4 responses", None, None),
-    "ddpo-k4-floor": ("4 responses, floor", "#0072B2", "v"),
-    "ddpo-k4-top": ("4 responses, best winners", "#E69F00", "P"),
+    "ddpo-k4-floor": ("4 responses, floor", "#009E73", "v"),
+    "ddpo-k4-top": ("4 responses, best winners", "#009E73", "P"),
     "dpo-matched": ("DPO at DDPO's KL", "#D55E00", "h"),
     "dpo-hot": ("DPO, hotter", "#D55E00", "*"),
+    "dpo-beta": ("DPO, larger beta", "#D55E00", "s"),
     "divpo": ("DivPO", "#F0E442", "X"),
     "divpo-steps": ("DivPO, as many steps", "#F0E442", "P"),
-    "orpo": ("ORPO", "#999999", "p"),
-    "dorpo": ("DORPO", "#0072B2", "d"),
+    "orpo": ("ORPO", "#999933", "p"),
+    "dorpo": ("DORPO", "#332288", "d"),
     "dorpo-shuffled": ("ORPO, shuffled weights", "#E69F00", "d"),
 }
 NAMES = {key: name for key, (name, _, _) in ARMS.items()}
 COLOURS = {key: colour for key, (_, colour, _) in ARMS.items() if colour}
 MARKERS = {key: marker for key, (_, _, marker) in ARMS.items() if marker}
-# Writers are told apart by colours that no arm has (Paul Tol's muted scheme) and by two shapes.
-SHAPES = "oD"
-WRITERS = ["#332288", "#88CCEE", "#117733", "#DDCC77", "#CC6677", "#AA4499"]
+# Writers are told apart by colours that no arm has (of the muted palette) and by three shapes.
+SHAPES = {"o": "circle", "D": "diamond", "s": "square"}  # by matplotlib's name and by plotly's
+WRITERS = ["#88CCEE", "#117733", "#DDCC77", "#CC6677", "#AA4499"]
 PLOTLY = "application/vnd.plotly.v1+json"  # drawn by an extension that plotly brings along
 
 
@@ -138,10 +139,10 @@ def story_map(
         for k, (name, rows) in enumerate(stories.groupby("name").indices.items()):
             x, y = layouts[title][rows].T.tolist()
             area = 8 + 25 * weights[title][rows]
-            look = {"color": WRITERS[k % 6], "marker": SHAPES[k // 6]}
-            axes[column].scatter(x, y, s=area, alpha=0.8, lw=0, label=name, **look)
+            shape, colour = list(SHAPES)[k // len(WRITERS)], WRITERS[k % len(WRITERS)]
+            axes[column].scatter(x, y, s=area, c=colour, marker=shape, alpha=0.8, lw=0, label=name)
             marker = {"size": (1.3 * area**0.5).tolist(), "line": {"width": 0}}
-            marker |= {"color": WRITERS[k % 6], "symbol": ["circle", "diamond"][k // 6]}
+            marker |= {"color": colour, "symbol": SHAPES[shape]}
             once = {"name": name, "legendgroup": name, "showlegend": column == 0}
             cards = [_card(stories.iloc[row], weights[title][row]) for row in rows]
             once |= {"hovertext": cards, "hoverinfo": "text", "row": 1, "col": column + 1}

@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 MATCHED = (("ddpo", "dpo"), ("ddpo", "shuffled"))  # arm, and control whose path is compared with it
+TINY_MATCHED = (*MATCHED, ("ddpo", "dpo-beta"))
 KINDS = {"matter": "semantic", "manner": "style", "wording": "wording"}  # in the record: here
 # By the rule it had "yes". Read afterwards, people's judgements of 1,000 pairs (novelty.json) agree
 # with its threshold in 0.44 of cases, and always answering "different" gets 0.67.
@@ -119,12 +120,10 @@ def load_second_round() -> tuple[pd.DataFrame, pd.DataFrame]:
             paths.append(pd.DataFrame(record["paths"]).assign(seed=seed))
     end = pd.concat(ends, ignore_index=True)
     path = pd.concat(paths, ignore_index=True)
-    parts = [end]
     along = {"quality": "quality of the valid", "diversity": "total"}
-    for arm, control in MATCHED:
-        parts.append(matched_points(end, path, arm, control, start="sft", **along))
-    parts.append(matched_points(end, path, "dorpo", "orpo", start="start", **along))
-    return pd.concat(parts, ignore_index=True), path
+    pairs = [*[(*pair, "sft") for pair in MATCHED], ("dorpo", "orpo", "start")]
+    points = [matched_points(end, path, *pair, **along) for pair in pairs]
+    return pd.concat([end, *points], ignore_index=True), path
 
 
 def load_tiny_stories() -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -152,11 +151,8 @@ def load_tiny_stories() -> tuple[pd.DataFrame, pd.DataFrame]:
     paths = means[means["steps"] < last]
     parts = [ends, _at_equal_kl(means)]
     for diversity in ("semantic, judge", "style, judge"):
-        for arm, control in MATCHED:
-            points = matched_points(
-                ends, paths, arm, control, start="start", quality="typical", diversity=diversity
-            )
-            parts.append(points)
+        along = {"start": "start", "quality": "typical", "diversity": diversity}
+        parts += [matched_points(ends, paths, *pair, **along) for pair in TINY_MATCHED]
     everything = pd.concat(parts, ignore_index=True).assign(rho=0.0)
     # "at ddpo's quality" is the same point for both kinds of diversity
     return everything.drop_duplicates(["seed", "arm"]), paths

@@ -124,7 +124,8 @@ def _arms(records: Mapping[str, Mapping[str, Any]]) -> str:
         kl = list(record.get("kl", {}).values())
         last_kl = f"{kl[-1]:.2f}" if kl else "-"
         rows.append([arm, *pairs, len(record["log"]), last_kl, f"{record['seconds']:.0f}"])
-    names = ["arm", "pairs", "effective", "mean weight", "steps", "KL from SFT (nats)", "seconds"]
+    kl_name = "KL along SFT's texts (nats)"
+    names = ["arm", "pairs", "effective", "mean weight", "steps", kl_name, "seconds"]
     return markdown_table(names, rows)
 
 

@@ -253,6 +253,7 @@ def evaluate(
                 "plausible": plausible,
                 "training_stories": len(train),
                 "pool": len(pool),
+                "on_topic": thresholds.nearest_prompts(len(pool)),
                 "adapters": digests,
                 "files": {row: path.name for row, path in paths.items()},
                 "served": {row: frames[row]["source"].unique().tolist() for row in paths if server},

@@ -217,7 +217,7 @@ def _measure_notes(results: Mapping[str, Any]) -> Iterator[str]:
     for name, (limit, share) in results["cut_by_encoders"].items():
         yield f"{name} reads {limit} tokens of a story; {share:.1%} of all are longer."
     yield "Usable: long enough, not cut, not repeating, on topic, and plausible to SFT."
-    yield f"On topic: its prompt is among the nearest 29% of {results['pool']} (by chance: 29%)."
+    yield "On topic: its prompt is among the {on_topic} nearest of {pool}.".format(**results)
     if results["plausible"]:
         low, high = results["plausible"]
         stories = results["training_stories"]

@@ -71,6 +71,10 @@ class Thresholds:
         loosest = {"min_words": 0, "repeat_share": 1.0, "on_topic_rank": ON_TOPIC_POOL}
         return replace(self, **{RULES[rule]: loosest[RULES[rule]] for rule in rules})
 
+    def nearest_prompts(self, pool: int) -> int:
+        """The largest rank of a story's own prompt that is on topic, of `pool` prompts."""
+        return 1 + (self.on_topic_rank - 1) * (pool - 1) // (ON_TOPIC_POOL - 1)
+
     def logprob_range(self, logps: Sequence[float]) -> tuple[float, float]:
         """Plausible mean log-probs of a token (nats), given those of the training stories."""
         low, high = np.quantile(logps, [self.logprob_quantile, 1 - self.logprob_quantile])
@@ -139,8 +143,7 @@ def check_stories(
     if "finished" in stories:
         checks["cut"] = stories["finished"].isin([False])
     checks["repeating"] = [repeat_share(text) > thresholds.repeat_share for text in texts]
-    allowed = (thresholds.on_topic_rank - 1) * (len(prompts) - 1)
-    checks["off_topic"] = (checks["rank"] - 1) * (ON_TOPIC_POOL - 1) > allowed
+    checks["off_topic"] = checks["rank"] > thresholds.nearest_prompts(len(prompts))
     checks["implausible"] = False
     if logprob_range is not None:
         if stories["logp"].isna().any():

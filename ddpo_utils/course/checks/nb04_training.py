@@ -11,27 +11,27 @@ from .tools import Learner, agree, agree_on_random, exercise, near, need
 def shuffle_within(answer: Learner) -> str:
     prompt = np.array(["p2", "p1", "p2", "p3", "p1", "p2", "p1", "p2"])
     weight = np.array([0.1, 1.4, 2.0, 3.1, 0.6, 0.9, 2.2, 1.3])
-    deals = []
+    orders_of_seeds = []
     for seed in range(240):
-        dealt = answer.numbers(8, weight, prompt, np.random.default_rng(seed))
+        reassigned = answer.numbers(8, weight, prompt, np.random.default_rng(seed))
         for name in ("p1", "p2", "p3"):
             inside = prompt == name
-            same = near(np.sort(dealt[inside]), np.sort(weight[inside]))
+            same = near(np.sort(reassigned[inside]), np.sort(weight[inside]))
             need(same, f"Prompt {name} must keep its own weights, each of them once.")
-        deals.append(dealt)
+        orders_of_seeds.append(reassigned)
     again = answer.numbers(8, weight, prompt, np.random.default_rng(239))
-    need(near(again, dealt), "The same rng dealt otherwise: it must be the only source of chance.")
+    need(near(again, reassigned), "The same rng gave another order: use no other chance.")
     for name in ("p1", "p2"):
         inside = prompt == name
         own = weight[inside]
-        columns = np.array(deals)[:, inside].T
+        columns = np.array(orders_of_seeds)[:, inside].T
         shares = np.array([(column[:, None] == own).mean(axis=0) for column in columns])
         even = abs(shares - 1 / len(own)).max() < 0.15
         need(even, f"Of {name} some weights reached some pairs too often or too seldom.")
         orders = len(np.unique(columns.T, axis=0))
         enough = orders >= len(own) * (len(own) - 1) * 1.5 - 3
-        need(enough, f"Your 240 deals of {name} come in {orders} orders: more are possible.")
-    return "eight pairs of three prompts, in mixed order, dealt sixty times."
+        need(enough, f"Your 240 orders of {name} come in {orders} orders: more are possible.")
+    return "eight pairs of three prompts, in mixed order, reassigned 240 times."
 
 
 @exercise
