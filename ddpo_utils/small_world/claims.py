@@ -58,7 +58,8 @@ def matched_points(
     """Rows of the control, for every seed that has both, where its path meets the end of the arm.
 
     They are named "<control> at <arm>'s quality" and "<control> at <arm>'s <diversity>", and hold
-    every measure there; see `frontier` for the point that is taken.
+    every measure there; see `frontier` for the point that is taken. `reached` is false where the
+    path never has the level, and its end or its start stands in.
 
     Args:
         ends: seed, arm, steps and the measures, one row an arm.
@@ -77,14 +78,13 @@ def matched_points(
         path = pd.concat([of_arm.loc[[start]], own, of_arm.loc[[control]]])
         path = path[path[diversity].notna()]
         end = of_arm.loc[arm]
-        name = f"{control} at {arm}'s"
-        equal_quality = {"seed": seed, "rho": 0.0, "arm": f"{name} quality"}
-        equal_diversity = {"seed": seed, "rho": 0.0, "arm": f"{name} {diversity}"}
-        for measure in measures:
-            along = path[measure]
-            equal_quality[measure] = at_quality(path[quality], end[quality], along)
-            equal_diversity[measure] = at_diversity(path[diversity], end[diversity], along)
-        rows += [equal_quality, equal_diversity]
+        kinds = {"quality": (quality, at_quality), diversity: (diversity, at_diversity)}
+        for kind, (level, at_level) in kinds.items():
+            row = {"seed": seed, "rho": 0.0, "arm": f"{control} at {arm}'s {kind}"}
+            row["reached"] = bool(path[level].max() >= end[level])
+            for measure in measures:
+                row[measure] = at_level(path[level], end[level], path[measure])
+            rows.append(row)
     return pd.DataFrame(rows)
 
 
