@@ -20,7 +20,9 @@ from stored_outputs import data_digest, inputs_digest, readme_figures, store_out
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
-LONGEST_CELL = 45  # lines
+LONGEST_CELL = 40  # lines
+SITTING = (2600, 350)  # words and lines of code of a notebook, without its exercises
+FIRST_PICTURE = 300  # words before it
 STRICT = {"01": 0.7, "02": 0.7, "03": 0.7}  # least share of printing cells that are compared
 STRICT_COURSE = 0.5
 PRIVATE = (
@@ -114,6 +116,23 @@ def test_notebook_is_whole(path: Path) -> None:
     if found := faults(notebook, path.name):
         lines = "\n".join(found)
         pytest.fail(f"{path.name}: run `make notebooks` after mending:\n{lines}", pytrace=False)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_one_sitting_and_shows_a_picture_early(path: Path) -> None:
+    notebook = nbformat.read(path, 4)
+    prose = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
+    told = [len(c.source.split()) for c in prose if not c.id.startswith(("ex-", "hint-"))]
+    lines = [line for cell in code_cells(notebook) for line in cell.source.split("\n")]
+    size = (sum(told), sum(bool(line.strip()) for line in lines))
+    assert size[0] <= SITTING[0] and size[1] <= SITTING[1], size
+    before = 0
+    for cell in notebook.cells:
+        kinds = [kind for output in cell.get("outputs", []) for kind in output.get("data", {})]
+        if {"image/png", "text/html"} & set(kinds):
+            break
+        before += len(cell.source.split()) if cell.cell_type == "markdown" else 0
+    assert before <= FIRST_PICTURE
 
 
 def test_half_of_the_course_is_compared() -> None:
