@@ -48,7 +48,6 @@ ARMS: dict[str, tuple[str, str | None, str | None]] = {
     "ddpo-k4-top": ("4 responses, best winners", "#009E73", "P"),
     "dpo-matched": ("DPO at DDPO's KL", "#D55E00", "h"),
     "dpo-hot": ("DPO, hotter", "#D55E00", "*"),
-    "dpo-beta": ("DPO, larger beta", "#D55E00", "s"),
     "divpo": ("DivPO", "#F0E442", "X"),
     "divpo-steps": ("DivPO, as many steps", "#F0E442", "P"),
     "orpo": ("ORPO", "#999933", "p"),

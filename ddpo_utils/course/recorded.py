@@ -34,7 +34,6 @@ __all__ = [
 ]
 
 MATCHED = (("ddpo", "dpo"), ("ddpo", "shuffled"))  # arm, and control whose path is compared with it
-TINY_MATCHED = (*MATCHED, ("ddpo", "dpo-beta"))
 KINDS = {"matter": "semantic", "manner": "style", "wording": "wording"}  # in the record: here
 # By the rule it had "yes". Read afterwards, people's judgements of 1,000 pairs (novelty.json) agree
 # with its threshold in 0.44 of cases, and always answering "different" gets 0.67.
@@ -152,7 +151,7 @@ def load_tiny_stories() -> tuple[pd.DataFrame, pd.DataFrame]:
     parts = [ends, _at_equal_kl(means)]
     for diversity in ("semantic, judge", "style, judge"):
         along = {"start": "start", "quality": "typical", "diversity": diversity}
-        parts += [matched_points(ends, paths, *pair, **along) for pair in TINY_MATCHED]
+        parts += [matched_points(ends, paths, *pair, **along) for pair in MATCHED]
     everything = pd.concat(parts, ignore_index=True).assign(rho=0.0)
     # "at ddpo's quality" is the same point for both kinds of diversity
     return everything.drop_duplicates(["seed", "arm"]), paths
