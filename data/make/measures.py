@@ -52,7 +52,6 @@ import numpy as np
 from contrasts import CONTRASTS, SIZE, Sets, build_contrasts, distinct_threshold
 from ddpo_utils.deviation import diversity
 from ddpo_utils.embeddings.encoders import load_encoder
-from ddpo_utils.evaluation.diversity import compression_ratio, self_bleu
 from ddpo_utils.evaluation.statistics import Interval, jackknife_interval
 from ddpo_utils.settings import get_profile
 from ddpo_utils.storage.files import write_json
@@ -60,6 +59,7 @@ from ddpo_utils.storage.locks import locked
 from ddpo_utils.training.run_folder import run_facts
 from recording import folders, parser, run
 from set_measures import distinct_k, ngram_diversity, rouge_homogenisation, vendi_score
+from wording import compression_ratio, self_bleu
 
 COMMAND = "python data/make/measures.py"
 DRAWS = 20  # sets a prompt

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ddpo_utils.course.recorded import rules
+from ddpo_utils.course.recorded import load_plan
 from ddpo_utils.settings import CourseError, data_dir
 from ddpo_utils.small_world.experiment import Seed
 from ddpo_utils.storage.files import read_json, write_json
@@ -97,7 +97,7 @@ def main() -> None:
     flags.add_argument("seeds", nargs="+", type=int, metavar="SEED", help="worlds to make")
     args = flags.parse_args()
     work, data = folders(args, "second_round")
-    first = smaller(rules()) if args.smoke else rules()
+    first = smaller(load_plan("claims")) if args.smoke else load_plan("claims")
     plan = read_json(data_dir() / "second_round.json")
     known = {*plan["seeds"], *plan["pilot_seeds"]}
     if not set(args.seeds) <= known:

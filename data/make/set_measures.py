@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from ddpo_utils.corpus.text import ngrams
 from ddpo_utils.deviation import TIE, raw_deviation
-from ddpo_utils.evaluation.diversity import ORDERS, ngrams, word_lists
+from wording import ORDERS, word_lists
 
 
 def rouge_homogenisation(texts: Sequence[str]) -> float:

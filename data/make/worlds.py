@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ddpo_utils.course.recorded import rules
+from ddpo_utils.course.recorded import load_plan
 from ddpo_utils.pairs import make_pairs
 from ddpo_utils.settings import CourseError
 from ddpo_utils.small_world.experiment import Seed
@@ -146,7 +146,7 @@ def main() -> None:
     flags.add_argument("--tuning", action="store_true", help="the trials that chose the settings")
     args = flags.parse_args()
     work, data = folders(args, "world")
-    plan = smaller(rules()) if args.smoke else rules()
+    plan = smaller(load_plan("claims")) if args.smoke else load_plan("claims")
     if args.tuning:
         with locked(data / "results" / "world_tuning.json"):
             record_tuning(plan, work, data)

@@ -48,6 +48,12 @@ def same_text(text: str) -> str:
     return " ".join(_FORMAT.sub("", folded).split())
 
 
+def ngrams(tokens: list[str], n: int) -> list[tuple[str, ...]]:
+    """The sequences of n tokens of one text."""
+    shifted = [tokens[start:] for start in range(n)]
+    return list(zip(*shifted, strict=False))
+
+
 def repeat_share(text: str, n: int = 4) -> float:
     """Share of the n-word sequences that occurred before in the text; 0 below n words.
 
@@ -58,12 +64,8 @@ def repeat_share(text: str, n: int = 4) -> float:
     unspaced = sum(_UNSPACED_START.match(token) is not None for token in tokens)
     if unspaced > len(tokens) / 2:
         n = round(2.5 * n)
-    count = len(tokens) - n + 1
-    if count < 1:
-        return 0.0
-    shifted = [tokens[i:] for i in range(n)]
-    different = set(zip(*shifted, strict=False))
-    return 1 - len(different) / count
+    found = ngrams(tokens, n)
+    return 1 - len(set(found)) / len(found) if found else 0.0
 
 
 def prompt_overlap(text: str, prompt: str) -> float:

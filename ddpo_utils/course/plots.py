@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ __all__ = [
     "MARKERS",
     "NAMES",
     "figure",
+    "in_words",
     "interval_plot",
     "path_plot",
     "set_of_stories",
@@ -39,6 +41,8 @@ ARMS: dict[str, tuple[str, str | None, str | None]] = {
     "dpo": ("DPO", "#D55E00", "o"),
     "shuffled": ("DPO, shuffled weights", "#E69F00", "D"),
     "ddpo": ("DDPO", "#009E73", "^"),
+    "shuffled-sem": ("DPO, shuffled semantic weights", None, None),
+    "shuffled-sty": ("DPO, shuffled style weights", None, None),
     "ddpo-sem": ("DDPO, semantic weights", "#56B4E9", "<"),
     "ddpo-sty": ("DDPO, style weights", "#CC79A7", ">"),
     "ddpo-k8": ("DDPO, 8 responses", None, None),
@@ -46,12 +50,15 @@ ARMS: dict[str, tuple[str, str | None, str | None]] = {
     "ddpo-k4": ("DDPO, 4 responses", None, None),
     "ddpo-k4-floor": ("4 responses, floor", "#009E73", "v"),
     "ddpo-k4-top": ("4 responses, best winners", "#009E73", "P"),
+    "dpo-rate": ("DPO at DDPO's rate", None, None),
     "dpo-matched": ("DPO at DDPO's KL", "#D55E00", "h"),
+    "dpo-beta": ("DPO, larger beta", "#D55E00", "s"),
     "dpo-hot": ("DPO, hotter", "#D55E00", "*"),
     "divpo": ("DivPO", "#F0E442", "X"),
     "divpo-steps": ("DivPO, as many steps", "#F0E442", "P"),
     "orpo": ("ORPO", "#999933", "p"),
     "dorpo": ("DORPO", "#332288", "d"),
+    "orpo-matched": ("ORPO at DORPO's KL", None, None),
     "dorpo-shuffled": ("ORPO, shuffled weights", "#E69F00", "d"),
 }
 NAMES = {key: name for key, (name, _, _) in ARMS.items()}
@@ -61,6 +68,12 @@ MARKERS = {key: marker for key, (_, _, marker) in ARMS.items() if marker}
 SHAPES = {"o": "circle", "D": "diamond", "s": "square"}  # by matplotlib's name and by plotly's
 WRITERS = ["#88CCEE", "#117733", "#DDCC77", "#CC6677", "#AA4499"]
 PLOTLY = "application/vnd.plotly.v1+json"  # drawn by an extension that plotly brings along
+
+
+def in_words(text: str) -> str:
+    """The text with names in place of the keys of ARMS: "DDPO - SFT" for "ddpo - sft"."""
+    keys = "|".join(sorted(NAMES, key=len, reverse=True))
+    return re.sub(rf"\b(?:{keys})\b", lambda key: NAMES[key[0]], text)
 
 
 def figure(
@@ -205,7 +218,8 @@ def path_plot(
 ) -> None:
     """Plot each arm over training, y against x, as differences from `start` of the same seed.
 
-    A dot is the mean over seeds at a checkpoint; the end has 95% intervals over seeds.
+    A dot is the mean over seeds at a checkpoint; the end has 95% intervals over seeds. The path is
+    dashed where an arm before it has the same colour, and left out where no checkpoint is recorded.
 
     Args:
         ends: seed, arm, steps and the measures x and y, one row an arm and seed.
@@ -216,13 +230,17 @@ def path_plot(
     from ..evaluation.statistics import mean_interval
 
     first = ends[ends["arm"] == start].set_index("seed")[[x, y]]
+    drawn: set[str] = set()
     for arm in arms:
         end = ends[ends["arm"] == arm].set_index("seed")
         before = paths[paths["arm"] == arm].set_index("seed")
         points = pd.concat([before, end])
         moved = points[[x, y]] - first.reindex(points.index)
         line = moved.groupby(points["steps"]).mean()
-        ax.plot([0, *line[x]], [0, *line[y]], color=COLOURS[arm], marker=".", lw=1.5)
+        style = "--" if COLOURS[arm] in drawn else "-"
+        if len(before):
+            ax.plot([0, *line[x]], [0, *line[y]], style, color=COLOURS[arm], marker=".", lw=1.5)
+        drawn.add(COLOURS[arm])
         at_end = end[[x, y]] - first.reindex(end.index)
         right, up = mean_interval(at_end[x]), mean_interval(at_end[y])
         ax.errorbar(

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..corpus.stories import decisions, load_prompts
-from ..evaluation.statistics import Interval, difference, verdict
+from ..evaluation.statistics import Interval, detectable, difference, verdict
 from ..evaluation.usability import Thresholds, check_stories, course_prompts, prompt_table
 from ..models.sampling import read_samples
 from ..settings import data_dir
-from ..small_world.claims import matched_points
+from ..small_world.claims import claims_table, contrast, matched_points
 from ..storage.files import read_json
 from ..training.reference import matched_step
+from .plots import in_words
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
+    "claims_text",
+    "contrast_table",
+    "load_plan",
     "load_results",
     "load_rivals",
     "load_second_round",
@@ -27,13 +32,11 @@ __all__ = [
     "load_tiny_stories",
     "load_world",
     "real_models",
-    "rules",
-    "second_rules",
-    "tiny_rules",
     "trust_table",
 ]
 
 MATCHED = (("ddpo", "dpo"), ("ddpo", "shuffled"))  # arm, and control whose path is compared with it
+TINY_MATCHED = (*MATCHED, ("ddpo", "dpo-beta"))
 KINDS = {"matter": "semantic", "manner": "style", "wording": "wording"}  # in the record: here
 # By the rule it had "yes". Read afterwards, people's judgements of 1,000 pairs (novelty.json) agree
 # with its threshold in 0.44 of cases, and always answering "different" gets 0.67.
@@ -44,19 +47,13 @@ def _results(name: str) -> Path:
     return data_dir() / "results" / name
 
 
-def rules() -> dict[str, Any]:
-    """data/claims.json: the small world's sizes, settings, seeds, candidates, claims, margin."""
-    return read_json(data_dir() / "claims.json")
+def load_plan(name: str) -> dict[str, Any]:
+    """An experiment's plan in data/: its seeds, settings, arms, claims and margin.
 
-
-def second_rules() -> dict[str, Any]:
-    """data/second_round.json: the worlds, arms and claims of the second round."""
-    return read_json(data_dir() / "second_round.json")
-
-
-def tiny_rules() -> dict[str, Any]:
-    """data/tiny_stories.json: the seeds, settings, arms and claims of the runs on tiny stories."""
-    return read_json(data_dir() / "tiny_stories.json")
+    "claims" is the first round in the small world, "second_round" the second; "tiny_stories" are
+    the runs on a real model's own stories.
+    """
+    return read_json(data_dir() / f"{name}.json")
 
 
 def _samples(name: str) -> pd.DataFrame:
@@ -111,7 +108,7 @@ def load_second_round() -> tuple[pd.DataFrame, pd.DataFrame]:
     import pandas as pd
 
     ends, paths = [], []
-    for seed in second_rules()["seeds"]:
+    for seed in load_plan("second_round")["seeds"]:
         file = _results("second_round") / f"{seed}.json"
         if file.is_file():
             record = read_json(file)
@@ -134,7 +131,7 @@ def load_tiny_stories() -> tuple[pd.DataFrame, pd.DataFrame]:
     """
     import pandas as pd
 
-    plan = tiny_rules()
+    plan = load_plan("tiny_stories")
     of_runs = []
     for seed in plan["seeds"]:
         path = _results("tiny_stories") / f"{seed}.json"
@@ -151,7 +148,7 @@ def load_tiny_stories() -> tuple[pd.DataFrame, pd.DataFrame]:
     parts = [ends, _at_equal_kl(means)]
     for diversity in ("semantic, judge", "style, judge"):
         along = {"start": "start", "quality": "typical", "diversity": diversity}
-        parts += [matched_points(ends, paths, *pair, **along) for pair in MATCHED]
+        parts += [matched_points(ends, paths, *pair, **along) for pair in TINY_MATCHED]
     everything = pd.concat(parts, ignore_index=True).assign(rho=0.0)
     # "at ddpo's quality" is the same point for both kinds of diversity
     return everything.drop_duplicates(["seed", "arm"]), paths
@@ -168,6 +165,61 @@ def _at_equal_kl(means: pd.DataFrame) -> pd.DataFrame:
         step = matched_step(dpo["kl"].to_dict(), ddpo["kl"].to_dict())
         rows.append(dpo.loc[[step]])
     return pd.concat(rows).assign(arm="dpo-matched")
+
+
+def _plain(text: str, said: Mapping[str, str] | None) -> str:
+    """The text with `said`'s words in place of the plan's."""
+    for word, other in (said or {}).items():
+        text = text.replace(word, other)
+    return text
+
+
+def contrast_table(
+    results: pd.DataFrame,
+    measures: Sequence[str],
+    pairs: Sequence[Sequence[str]],
+    said: Mapping[str, str] | None = None,
+    rho: float = 0.0,
+) -> pd.DataFrame:
+    """`contrast` as text: a row for each pair of arms, a column for each measure.
+
+    `said` holds words to use in place of the plan's.
+    """
+    import pandas as pd
+
+    rows = {}
+    for pair in pairs:
+        row = {}
+        for measure in measures:
+            row[_plain(measure, said)] = str(contrast(results, measure, pair, rho))
+        rows[in_words(_plain(" - ".join(pair), said))] = row
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def claims_text(
+    results: pd.DataFrame, plan: Mapping[str, Any], said: Mapping[str, str] | None = None
+) -> str:
+    """The plan's claims with their tests and verdicts, and how often paths reach a level.
+
+    "finds" is how far beyond its bound the truth must lie for a test to hold in 80% of repeats.
+    `said` as in `contrast_table`.
+    """
+    table = claims_table(results, plan)
+    table["contrast"] = [in_words(_plain(text, said)) for text in table["contrast"]]
+    width = table["contrast"].str.len().max()
+    lines = []
+    for claim, tests in table.groupby("claim", sort=False):
+        lines.append(f"({claim}) {_plain(tests['says'].iloc[0], said)}")
+        for test in tests.itertuples():
+            found = f"{test.interval!s:24} {test.test:15} {test.outcome:5}"
+            compared = f"{_plain(test.measure, said):20} {test.contrast:{width}}"
+            lines.append(f"   {compared} {found} finds {detectable(test.interval):.3f}")
+        lines.append(f"   -> {tests['verdict'].iloc[0]}")
+    if "reached" in results:
+        for point, reached in results.dropna(subset="reached").groupby("arm")["reached"]:
+            name = in_words(_plain(point, said))
+            lines.append(f"{name:{width}} reached in {sum(reached)} of {len(reached)}")
+    return "\n".join(lines)
 
 
 def trust_table() -> pd.DataFrame:
@@ -230,7 +282,7 @@ def real_models() -> dict[str, str]:
     result = verdict(by_seed("semantic"), usable, thresholds.usable_margin, stories=stories)
     decided = result["verdict"].partition(" (")[0]
     return {
-        "a": f"these two adapters: DPO - SFT {lost} (cosine distance)",
+        "a": f"one seed: DPO - SFT {lost} (cosine distance)",
         "b": f"{decided}; {len(tables)} seeds: DDPO - DPO {result['to_dpo']}, "
         f"- shuffled {result['to_shuffled']} (cosine distance, matched KL)",
     }

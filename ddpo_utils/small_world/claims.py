@@ -55,7 +55,7 @@ def matched_points(
     quality: str,
     diversity: str,
 ) -> pd.DataFrame:
-    """Rows of the control, for every seed, where its path meets the end of the arm.
+    """Rows of the control, for every seed that has both, where its path meets the arm's end.
 
     They are named "<control> at <arm>'s quality" and "<control> at <arm>'s <diversity>", and hold
     every measure there; see `frontier` for the point that is taken. `reached` is false where the
@@ -72,6 +72,8 @@ def matched_points(
     rows = []
     for seed, of_seed in ends.groupby("seed"):
         of_arm = of_seed.set_index("arm")
+        if not {arm, control} <= set(of_arm.index):
+            continue  # a seed without this control
         own = paths[(paths["seed"] == seed) & (paths["arm"] == control)].sort_values("steps")
         path = pd.concat([of_arm.loc[[start]], own, of_arm.loc[[control]]])
         path = path[path[diversity].notna()]

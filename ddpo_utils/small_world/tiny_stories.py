@@ -21,9 +21,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..corpus.text import words
+from ..corpus.text import ngrams, words
 from ..embeddings.encoders import load_encoder
-from ..evaluation.diversity import ngrams
 
 if TYPE_CHECKING:
     import pandas as pd

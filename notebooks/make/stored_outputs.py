@@ -31,7 +31,7 @@ READ_BY = {
     "results/novelty.json": "novelty.json",
     "second_round.json": "load_second_round",
     "results/second_round": "load_second_round",
-    "tiny_stories.json": "tiny_rules",
+    "tiny_stories.json": "tiny_stories",
     "results/tiny_stories": "load_tiny_stories",
     "results/world": "load_world",
     "results/rivals": "load_rivals",

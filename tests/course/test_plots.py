@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ddpo_utils.course.plots import COLOURS, PLOTLY, figure, path_plot, story_map
+from ddpo_utils.course.plots import COLOURS, PLOTLY, figure, in_words, path_plot, story_map
 
 
 def test_a_path_starts_at_the_reference_and_is_the_mean_over_seeds() -> None:
@@ -22,9 +22,14 @@ def test_a_path_starts_at_the_reference_and_is_the_mean_over_seeds() -> None:
         [rows("dpo", 10, [2.0, 3.0, 4.0], [9.0, 8.0, 4.0]), rows("x", 1, [0] * 3, [0] * 3)]
     )
     _, ax = figure()
-    path_plot(
-        ax, ends, paths.sample(frac=1, random_state=0), ["dpo"], "sft", "quality", "diversity"
-    )
+    of_beta = paths[paths["arm"] == "dpo"].assign(arm="dpo-beta")
+    paths = pd.concat([paths.sample(frac=1, random_state=0), of_beta])
+    variants = [ends[ends["arm"] == "dpo"].assign(arm=arm) for arm in ("dpo-beta", "dpo-hot")]
+    ends = pd.concat([ends, *variants])
+    arms = ["dpo", "dpo-beta", "dpo-hot"]
+    path_plot(ax, ends, paths, arms, "sft", "quality", "diversity")
+    drawn = [line.get_linestyle() for line in ax.lines if line.get_marker() == "."]
+    assert drawn == ["-", "--"]  # the same colour; without a checkpoint there is no path
     path = ax.lines[0]
     np.testing.assert_allclose(path.get_xdata(), [0, 1, 3])
     np.testing.assert_allclose(path.get_ydata(), [0, -1, -1])
@@ -56,3 +61,8 @@ def test_a_map_shows_the_story_under_the_pointer_or_a_picture(
         assert [trace["name"] for trace in traces] == ["bus", "poet"] * 2
         assert traces[0]["hovertext"] == ["<b>bus, weight 1.25</b><br>Rain.<br><br>a &lt; b<br>'c'"]
         assert shown[0]["image/png"].startswith("iVBOR")
+
+
+def test_keys_of_arms_are_said_in_words() -> None:
+    assert in_words("dpo-hot - ddpo at sft's total") == "DPO, hotter - DDPO at SFT's total"
+    assert in_words("the start of started authorship") == "the starting model of started authorship"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from ddpo_utils.course import recorded
@@ -35,6 +37,9 @@ def test_tiny_stories_have_points_at_equal_kl_quality_and_diversity(
     rows += [row("dpo", 8, 3.0, 4.0, 6.0), row("ddpo", 4, 0.5, 2.0, 8.5)]
     rows += [row("ddpo", 8, 1.2, 3.0, 7.0), row("shuffled", 8, 1.0, 2.5, 7.5)]
     write(tmp_path, "tiny_stories", [1, 2, 3, 4], {"rows": rows})
+    beta = [row("dpo-beta", 4, 0.5, 2.0, 8.0), row("dpo-beta", 8, 1.0, 4.0, 4.0)]
+    of_second = {"rows": [*rows, *beta]}  # an arm of the second tier, in one seed alone
+    (tmp_path / "results" / "tiny_stories" / "2.json").write_text(json.dumps(of_second))
     unfinished = tmp_path / "results" / "tiny_stories" / "3.json"
     unfinished.write_text(json.dumps({"rows": rows[:-1]}))
     monkeypatch.setattr(recorded, "data_dir", lambda: tmp_path)
@@ -45,7 +50,10 @@ def test_tiny_stories_have_points_at_equal_kl_quality_and_diversity(
     assert of_first["semantic, judge"]["dpo at ddpo's quality"] == pytest.approx(7.0)
     assert of_first["typical"]["dpo at ddpo's semantic, judge"] == pytest.approx(3.0)
     assert of_first["semantic, judge"]["shuffled at ddpo's quality"] == 7.5  # never there: its end
-    assert sorted(paths["arm"].unique()) == ["ddpo", "dpo"]
+    assert "dpo-beta at ddpo's quality" not in of_first.index
+    of_second = ends[ends["seed"] == 2].set_index("arm")
+    assert of_second["semantic, judge"]["dpo-beta at ddpo's quality"] == pytest.approx(6.0)
+    assert sorted(paths["arm"].unique()) == ["ddpo", "dpo", "dpo-beta"]
 
 
 def test_the_second_round_has_the_worlds_that_are_made(
@@ -64,3 +72,23 @@ def test_the_second_round_has_the_worlds_that_are_made(
     assert set(found["seed"]) == {12} and len(paths) == 1
     points = {"dpo at ddpo's quality", "shuffled at ddpo's total", "orpo at dorpo's quality"}
     assert points <= set(found["arm"])
+
+
+def test_claims_and_contrasts_are_told_in_words() -> None:
+    rows = []
+    for seed, gap in enumerate((0.5, 0.6, 0.7, 0.8)):
+        point = {"arm": "dpo at ddpo's quality", "total": 0.1, "reached": seed > 0}
+        for row in ({"arm": "ddpo", "total": gap}, {"arm": "dpo", "total": 0.0}, point):
+            rows.append({"seed": seed, "rho": 0.0, **row})
+    results = pd.DataFrame(rows)
+    tests = [{"measure": "total", "arms": ["ddpo", "dpo at ddpo's quality"], "test": "above"}]
+    plan = {"margin": 0.1, "claims": [{"claim": "b", "says": "More total.", "tests": tests}]}
+    text = recorded.claims_text(results, plan, {"total": "entropy", "quality": "score"})
+    assert text.splitlines()[0] == "(b) More entropy."
+    assert re.search(
+        r"entropy +DDPO - DPO at DDPO's score +0\.550 \[.*\] +above 0 +holds finds 0\.\d", text
+    )
+    assert "-> reproduced" in text
+    assert re.search(r"DPO at DDPO's score +reached in 3 of 4$", text)
+    table = recorded.contrast_table(results, ["total"], [("ddpo", "dpo")])
+    assert table.loc["DDPO - DPO", "total"].startswith("0.650 [")

@@ -23,7 +23,7 @@ import style
 import worlds
 from ddpo_utils.corpus.stories import decisions, load_prompts
 from ddpo_utils.course import recorded
-from ddpo_utils.course.recorded import load_world, rules
+from ddpo_utils.course.recorded import load_plan, load_world
 from ddpo_utils.evaluation.statistics import Interval
 from ddpo_utils.evaluation.usability import rival_table
 from ddpo_utils.models.prompting import request
@@ -119,16 +119,18 @@ def test_a_recorded_world_is_kept_and_read_and_none_was_for_tuning(tmp_path, mon
     for seed in (10, 9):
         rows = [{"rho": 0.0, "arm": "dpo", "total": float(seed)}]
         (folder / f"{seed}.json").write_text(json.dumps({"rows": rows}))
-    worlds.record_worlds([9, 10], rules(), tmp_path, tmp_path)  # makes nothing
+    worlds.record_worlds([9, 10], load_plan("claims"), tmp_path, tmp_path)  # makes nothing
     for seeds in ([], [901], [1, 902], [-1]):
-        assert "901" in refusal(worlds.record_worlds, seeds, rules(), tmp_path, tmp_path)
+        assert "901" in refusal(
+            worlds.record_worlds, seeds, load_plan("claims"), tmp_path, tmp_path
+        )
     monkeypatch.setattr(recorded, "data_dir", lambda: tmp_path)
     rows = load_world()[["seed", "arm", "total"]].to_numpy().tolist()
     assert rows == [[9, "dpo", 9.0], [10, "dpo", 10.0]]
 
 
 def test_the_plan_of_the_worlds_can_be_run_as_it_is() -> None:
-    plan = rules()
+    plan = load_plan("claims")
     get_profile("laptop", **plan["settings"])
     for method, settings in plan["chosen"].items():
         assert settings in plan["candidates"][method]
@@ -145,7 +147,7 @@ def test_the_plan_of_the_worlds_can_be_run_as_it_is() -> None:
 
 
 def test_the_chosen_settings_follow_from_the_recorded_trials_by_the_rule() -> None:
-    plan = rules()
+    plan = load_plan("claims")
     rows = pd.DataFrame(read_json(data_dir() / "results" / "world_tuning.json")["rows"])
     assert set(rows["seed"]) == set(plan["tuning_seeds"])
     assert (rows["rho"] == 0).all()

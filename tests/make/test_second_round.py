@@ -7,7 +7,7 @@ import json
 import pandas as pd
 
 import second_round
-from ddpo_utils.course.recorded import rules, second_rules
+from ddpo_utils.course.recorded import load_plan
 from ddpo_utils.evaluation.statistics import Interval
 from ddpo_utils.settings import data_dir
 from ddpo_utils.small_world.claims import outcome
@@ -17,7 +17,7 @@ POINTS = ("dpo at ddpo's", "shuffled at ddpo's", "orpo at dorpo's")
 
 
 def test_the_plan_uses_new_worlds_and_arms_that_are_made() -> None:
-    first, plan = rules(), second_rules()
+    first, plan = load_plan("claims"), load_plan("second_round")
     old = {*first["seeds"], *first["tuning_seeds"], *plan["pilot_seeds"]}
     assert len(plan["seeds"]) == len(set(plan["seeds"])) >= 20
     assert not old & set(plan["seeds"]) and set(plan["clipping_seeds"]) <= set(plan["seeds"])
@@ -31,7 +31,7 @@ def test_the_plan_uses_new_worlds_and_arms_that_are_made() -> None:
 
 
 def test_the_settings_follow_from_the_recorded_trials_by_the_second_rule_too() -> None:
-    plan, chosen = second_rules(), rules()["chosen"]
+    plan, chosen = load_plan("second_round"), load_plan("claims")["chosen"]
     rows = pd.DataFrame(read_json(data_dir() / "results" / "world_tuning.json")["rows"])
     rows = rows[rows["temperature"] == 1].assign(candidate=rows["candidate"].map(json.dumps))
     mean = rows.groupby(["arm", "candidate"])[["valid", "quality of the valid"]].mean()

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 import tiny_stories
-from ddpo_utils.course.recorded import tiny_rules
+from ddpo_utils.course.recorded import load_plan
 from ddpo_utils.embeddings.encoders import load_encoder
 from ddpo_utils.evaluation.statistics import Interval
 from ddpo_utils.settings import get_profile
@@ -16,7 +16,7 @@ from ddpo_utils.training.arms import Arm
 
 
 def test_the_plan_can_be_run_as_it_is() -> None:
-    plan = tiny_rules()
+    plan = load_plan("tiny_stories")
     assert plan["prompts"] == SPLITS and plan["prompts"]["train"] >= 200
     assert not set(plan["seeds"]) & set(plan["development_seeds"])
     for method, settings in plan["chosen"].items():
@@ -28,7 +28,7 @@ def test_the_plan_can_be_run_as_it_is() -> None:
 
 
 def test_the_tests_of_the_plan_read_what_the_script_records() -> None:
-    plan = tiny_rules()
+    plan = load_plan("tiny_stories")
     arms = {"start", "dpo-matched", *plan["first_tier"], *plan["second_tier"]}
     kinds = ("quality", "semantic, judge", "style, judge")
     arms |= {f"{arm} at ddpo's {kind}" for arm in ("dpo", "shuffled") for kind in kinds}

@@ -11,7 +11,7 @@ import torch
 from faults import largest_file, refusal
 
 from ddpo_utils.corpus.text import as_messages
-from ddpo_utils.course.recorded import rules
+from ddpo_utils.course.recorded import load_plan
 from ddpo_utils.models.policy import load_policy
 from ddpo_utils.small_world.experiment import (
     COMPARED,
@@ -31,7 +31,7 @@ SHORT["max_new_tokens"] = 8
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Seed:
-    plan = rules()
+    plan = load_plan("claims")
     folder = tmp_path_factory.mktemp("world")
     return Seed(5, folder, SIZES, plan["settings"] | SHORT, plan["chosen"])
 

@@ -39,7 +39,7 @@ def weights_of_four(answer: Learner) -> str:
         agree(weights.sum(), k, f"The weights of {k} responses must sum to {k}.")
         agree(weights, _weights(raw), "The spacing is wrong: stretch mean distances by min-max.")
     tested = "two sets of four responses and one of seven"
-    return f"{tested}; the commonest weighs 0, and the sum is their number."
+    return f"{tested}; the commonest weighs 0, the sum is their number, the mean's divisor cancels."
 
 
 @exercise
@@ -73,7 +73,7 @@ def weights_or_ones(answer: Learner) -> str:
     for case, raw in ties.items():
         with np.errstate(all="ignore"):
             weights = answer.numbers(len(raw), np.array(raw))
-        agree(weights, 1, f"For {case} nobody is known to be rarer: all count alike.")
+        agree(weights, 1, f"For {case}, no response is known to be rarer: return 1 for each.")
     narrow = np.array([0.5, 0.501, 0.5004])
     repeated = np.array([0.30, 0.30, 0.42, 0.55, 0.42])
     for raw in (narrow, repeated, _distances(6, 6).mean(axis=1)):

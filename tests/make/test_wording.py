@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ddpo_utils import CourseError, load_stories
 from ddpo_utils.corpus.text import words
-from ddpo_utils.evaluation.diversity import compression_ratio, self_bleu
+from wording import compression_ratio, self_bleu
 
 # few words, so that they repeat; some texts are shorter than four words
 TEXT = st.lists(

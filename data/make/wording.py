@@ -1,4 +1,4 @@
-"""Diversity of wording of one set of texts, beside mean pairwise distance.
+"""Diversity of wording of one set of texts, tried in the trust table alone.
 
 Both measures grow with similarity. They read words (lower case, no punctuation), not meaning; in
 scripts without spaces characters, so compare within one language, and sets of equal size. They
@@ -17,8 +17,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..corpus.text import words
-from ..settings import CourseError
+from ddpo_utils.corpus.text import ngrams, words
+from ddpo_utils.settings import CourseError
 
 ORDERS = range(1, 5)  # n-grams of 1 to 4 words
 GZIP_LEVEL = 9
@@ -34,12 +34,6 @@ def word_lists(texts: Sequence[str]) -> list[list[str]]:
         if not tokens[-1]:
             raise CourseError(f"Text {number} holds no word: leave it out of the set.")
     return tokens
-
-
-def ngrams(tokens: list[str], n: int) -> list[tuple[str, ...]]:
-    """The n-grams of one text."""
-    shifted = [tokens[start:] for start in range(n)]
-    return list(zip(*shifted, strict=False))
 
 
 def compression_ratio(texts: Sequence[str]) -> float:
