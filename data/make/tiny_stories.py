@@ -134,7 +134,13 @@ class Run:
     def train(self, arm: str, folder: str = "arms", **settings: Any) -> Path:
         """An arm's adapter, trained with the method's settings and these."""
         method = "ddpo" if arm.startswith(("ddpo", "shuffled")) else arm.partition("-")[0]
-        profile = self.profile(**self.plan["chosen"].get(method, {}) | settings)
+        chosen = self.plan["chosen"].get(method, {})
+        if not chosen | settings:
+            raise CourseError(
+                f"The plan has chosen nothing for {method}: try its candidates (--develop) and "
+                "write the choice into data/tiny_stories.json."
+            )
+        profile = self.profile(**chosen | settings)
         place = self.folder / folder
         train_arms(profile, self.stories(), place, [arm], self.start, too_long=0)
         return place / arm
@@ -245,7 +251,8 @@ def record_seed(run_: Run, arms: Mapping[str, Any], data: Path) -> None:
             else:
                 rows += path_of(run_, name, adapter)
                 rows.append(end_of(run_, name, adapter, "test"))
-            facts = run_facts(run_.profile(), command=f"{COMMAND} {run_.seed}")
+            more = "" if set(arms) <= set(run_.plan["first_tier"]) else "--more "
+            facts = run_facts(run_.profile(), command=f"{COMMAND} {more}{run_.seed}")
             write_json(path, facts | {"stories": facts_of(run_), "rows": rows}, indent=None)
             print(f"seed {run_.seed}: {name}", flush=True)
 

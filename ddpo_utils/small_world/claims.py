@@ -58,8 +58,9 @@ def matched_points(
     """Rows of the control, for every seed that has both, where its path meets the arm's end.
 
     They are named "<control> at <arm>'s quality" and "<control> at <arm>'s <diversity>", and hold
-    every measure there; see `frontier` for the point that is taken. `reached` is false where the
-    path never has the level, and its end or its start stands in.
+    every measure there; see `frontier` for the point that is taken. `reached` is false where no
+    checkpoint has the level: at equal quality the end stands in, at equal diversity the start or a
+    point between it and the first checkpoint.
 
     Args:
         ends: seed, arm, steps and the measures, one row an arm.
@@ -75,13 +76,14 @@ def matched_points(
         if not {arm, control} <= set(of_arm.index):
             continue  # a seed without this control
         own = paths[(paths["seed"] == seed) & (paths["arm"] == control)].sort_values("steps")
-        path = pd.concat([of_arm.loc[[start]], own, of_arm.loc[[control]]])
+        trained = pd.concat([own, of_arm.loc[[control]]])
+        path = pd.concat([of_arm.loc[[start]], trained])
         path = path[path[diversity].notna()]
         end = of_arm.loc[arm]
         kinds = {"quality": (quality, at_quality), diversity: (diversity, at_diversity)}
         for kind, (level, at_level) in kinds.items():
             row = {"seed": seed, "rho": 0.0, "arm": f"{control} at {arm}'s {kind}"}
-            row["reached"] = bool(path[level].max() >= end[level])
+            row["reached"] = bool(trained[level].max() >= end[level])
             for measure in measures:
                 row[measure] = at_level(path[level], end[level], path[measure])
             rows.append(row)

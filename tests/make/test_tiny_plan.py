@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
@@ -9,7 +11,7 @@ import tiny_stories
 from ddpo_utils.course.recorded import load_plan
 from ddpo_utils.embeddings.encoders import load_encoder
 from ddpo_utils.evaluation.statistics import Interval
-from ddpo_utils.settings import get_profile
+from ddpo_utils.settings import CourseError, get_profile
 from ddpo_utils.small_world.claims import outcome
 from ddpo_utils.small_world.tiny_stories import SPLITS
 from ddpo_utils.training.arms import Arm
@@ -25,6 +27,13 @@ def test_the_plan_can_be_run_as_it_is() -> None:
         assert profile.steps // profile.checkpoint_every >= 6  # points of a frontier
     for name, how in (plan["first_tier"] | plan["second_tier"]).items():
         Arm.parse(how.get("arm", name))
+
+
+def test_an_arm_without_chosen_settings_is_refused(tmp_path: Path) -> None:
+    plan = load_plan("tiny_stories") | {"chosen": {"dpo": {"learning_rate": 0.1}}}
+    seed = tiny_stories.Run(1, tmp_path, plan)
+    with pytest.raises(CourseError, match=r"dorpo.*--develop"):
+        seed.train("dorpo-shuffled")
 
 
 def test_the_tests_of_the_plan_read_what_the_script_records() -> None:

@@ -120,7 +120,8 @@ def test_a_control_is_read_off_its_path_where_it_meets_the_end_of_an_arm() -> No
     at_equal_diversity = points.loc["dpo at ddpo's total"]
     assert at_equal_diversity["total"] == pytest.approx(4.75)
     assert at_equal_diversity["quality"] == pytest.approx(0.125)
-    assert (points["seed"] == 3).all() and points["reached"].all()
+    assert (points["seed"] == 3).all() and points["reached"]["dpo at ddpo's quality"]
+    assert not points["reached"]["dpo at ddpo's total"]  # it lies between the start and step 10
 
 
 def test_a_path_that_never_has_a_level_says_so() -> None:

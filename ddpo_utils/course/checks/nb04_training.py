@@ -26,6 +26,10 @@ def shuffle_within(answer: Learner) -> str:
         own = weight[inside]
         columns = np.array(orders_of_seeds)[:, inside].T
         shares = np.array([(column[:, None] == own).mean(axis=0) for column in columns])
+        kept = np.diag(shares)
+        moved = kept.min() < 1
+        need(moved, f"In {name} nothing moved. A mask makes a copy: write the shuffled one back.")
+        need(kept.max() > 0, "A pair may also keep its own weight; with you none ever does.")
         even = abs(shares - 1 / len(own)).max() < 0.15
         need(even, f"Of {name} some weights reached some pairs too often or too seldom.")
         orders = len(np.unique(columns.T, axis=0))
@@ -60,9 +64,9 @@ def weighted_rows(answer: Learner) -> str:
         need(not near(weight, of_losers), "Each pair has its loser's weight.")
         of_winners = weight_of.loc[made["chosen_row"]].to_numpy()
         wrong = (~np.isclose(weight, of_winners)).sum()
-        hint = "its weight must be that of `chosen_row`."
+        hint = "the weight must be that of `chosen_row`."
         if near(np.sort(weight), np.sort(of_winners)):
-            hint = "its weight is another pair's. Follow one winner by its label."
+            hint = "each has another pair's weight. Follow one winner by its label."
         need(wrong == 0, f"{wrong} of {n} pairs are wrong: {hint}")
     return "pairs that were in order and pairs that were not; each winner has its own weight."
 

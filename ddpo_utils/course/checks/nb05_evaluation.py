@@ -28,7 +28,7 @@ def share_ordered(answer: Learner) -> str:
     agree(share, 1, "A pair with equal scores has no order: leave it out of the count.")
     guess = np.where(prompt == "p3", -score, score)
     agree(answer.number(score, guess, prompt), 2 / 3, "First take the share by prompt.")
-    agree_on_random(answer, _share_ordered, _scores, "Go through all pairs of a prompt.")
+    agree_on_random(answer, _share_ordered, _scores, "Take all pairs of a prompt, in any order.")
     return "perfect, reversed and constant rewards, tied scores, and prompts of different sizes."
 
 
@@ -73,9 +73,9 @@ def nearest_control(answer: Learner) -> str:
     )
     for run in runs:
         found = answer({(arm, step): run[arm][step] for arm in run for step in run[arm]})
-        arm, step = found
-        known = arm == "dpo" and step in run["dpo"]
-        need(known, f"Return a key of kl that is a checkpoint of DPO; yours is {found!r}.")
+        known = found in [("dpo", step) for step in run["dpo"]]
+        need(known, f'Return a key of kl, ("dpo", step), for a step of DPO; yours is {found!r}.')
+        step = found[1]
         target = run["ddpo"][max(run["ddpo"])]
         gaps = {step: abs(kl - target) for step, kl in run["dpo"].items()}
         message = f"DDPO's last checkpoint has a KL of {target:.3g}, yours {run['dpo'][step]:.3g}:"
@@ -111,7 +111,7 @@ def _check_verdict(effect: bool, reasons: list[str], met: dict[str, bool]) -> No
     message = "A difference is shown if for both controls the lower end of the interval is above 0."
     need(shown or not effect, message)
     usable = effect == all(met.values())
-    need(usable, "Usable stories may be fewer, by less than the margin: compare `low` with it.")
+    need(usable, "Usable stories, for both controls: compare `low` with minus the margin.")
     known = set(reasons) <= set(met)
     need(known, f"The reasons are names out of this list: {', '.join(met)}.")
     against = {name for name, holds in met.items() if not holds}
