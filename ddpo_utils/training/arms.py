@@ -167,7 +167,7 @@ def data_size(profile: Profile) -> tuple[int, int, float, str]:
             responses = int(PAPER_RESPONSES * min(1, profile.prompts / PAPER_POSTS))
         source = (
             f"{responses:,} of the paper's {PAPER_RESPONSES:,} responses (yours are not counted); "
-            f"at most half as many pairs, {TOKENS} tokens each (assumed)"
+            f"at most half as many pairs; {TOKENS} tokens a response with its prompt (assumed)"
         )
         return responses, responses // 2, TOKENS, source
     stories = training_stories(profile, load_stories(profile.data, profile.columns))

@@ -313,11 +313,11 @@ def _work(profile: Profile, gpu_memory: float, gpus: int) -> str:
     epoch = 2 * pairs * tokens
     rows = {
         f"SFT, {sft_passes:.3g} epochs": (responses * sft_passes * tokens, alone),
-        "the reference, once": (epoch, once),
         f"DPO arm and reference, {passes:.3g} x {pairs:,} pairs": (
             epoch * passes,
             step + once / passes,
         ),
+        "  of which the reference, once": (epoch, once),
         f"ORPO arm, {orpo_passes:.3g} x {pairs:,} pairs": (epoch * orpo_passes, alone),
     }
     table = pd.DataFrame(rows, index=["tokens", "FLOPs"]).T

@@ -46,10 +46,9 @@ def interval_over_prompts(answer: Learner) -> str:
         moved = width(a + shift, b + shift)
         need(near(moved, high - low, 1e-4), "Compare both sources within each prompt first.")
         ratio = (high - low) / (right.high - right.low)
-        message = f"With {n} prompts your interval is {ratio - 1:+.0%} too wide or narrow: check"
-        need(
-            near(ratio, 1, 1e-3), f"{message} Student's t, and where the number of prompts enters."
-        )
+        size = f"{abs(ratio - 1):.0%} too {'wide' if ratio > 1 else 'narrow'}"
+        message = f"At {n} prompts your interval is {size}: check Student's t, and where P enters."
+        need(near(ratio, 1, 1e-3), message)
     return "6 and 24 prompts; copied stories, and prompts that move both sources, change nothing."
 
 
@@ -62,7 +61,8 @@ def tokens_per_usable(answer: Learner) -> str:
     no_prompt = answer.number(0, rows, [True] * 4)
     need(near(every - no_prompt, 7), "The prompt is read again with every request.")
     half = answer.number(7, rows, [True, False, True, False])
-    agree(half / every, 2, "If only half of them are usable, each costs more.", " times the cost")
+    message = "If only half are usable, each costs twice as much: all are paid for and read again."
+    agree(half / every, 2, message, " times the cost")
     earlier_and_own = np.cumsum(rows)
     need(near(every, 7 + earlier_and_own.mean()), "Before each story all earlier ones are read.")
     none = answer(7, rows, [False] * 4)

@@ -72,7 +72,7 @@ def ddpo_by_hand(answer: Learner) -> str:
 
     plain = loss(ones)
     right = float(ddpo_loss(*logps, ones, 0.1))
-    agree(plain / right, 1, "With weights of 1 it is DPO: a mean of pairs.", " times that")
+    agree(plain / right, 1, "With weights of 1 it is DPO: check signs and mean.", " times that")
     agree(loss(3 * ones) / plain, 3, "Weights of 3 triple it: a plain product.", " times the loss")
     first = torch.tensor([4.0, 1.0, 1.0, 1.0, 1.0, 1.0])
     moved = loss(first.flip(0))
@@ -93,9 +93,9 @@ def _batch(rng: np.random.Generator) -> tuple[Any, ...]:
 
 @exercise
 def weight_for_a_share(answer: Learner) -> str:
-    for wins_a, wins_b in ((3, 1), (5, 2), (1, 4)):
-        weight = answer.number(wins_a / (wins_a + wins_b), wins_a, wins_b)
-        agree(weight, 1, f"With A winning {wins_a}, B {wins_b}, this share needs no weighting.")
+    for a, b in ((3, 1), (5, 2), (1, 4)):
+        weight = answer.number(a / (a + b), a, b)
+        agree(weight, 1, f"A wins {a}, B {b}: a share of {a}/{a + b} needs a weight of 1.")
     for share, wins_a, wins_b in ((0.5, 3, 1), (0.9, 3, 1), (0.25, 2, 5)):
         weight = answer.number(share, wins_a, wins_b)
         need(weight > 0, "Your weight is 0 or less, which never balances the pushes.")

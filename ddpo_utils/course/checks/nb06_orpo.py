@@ -83,7 +83,7 @@ def dorpo_by_hand(answer: Learner) -> str:
         return answer.number(log_ratio, 0 * NLL, TOKENS, weight, lam)
 
     orpo = _dorpo(log_ratio, NLL, TOKENS, ONES, lam)
-    agree(loss(ONES), orpo, "With weights of 1 DORPO is ORPO: pooled NLL + lambda * mean.")
+    agree(loss(ONES), orpo, "With weights of 1 DORPO is ORPO: pooled NLL - lambda * mean ln sigma.")
     likelihood = loss(ONES) - penalty(log_ratio, ONES)
     doubled = loss(2 * ONES) - penalty(log_ratio, 2 * ONES)
     agree(doubled / likelihood, 2, "Weights of 2 must double the likelihood.", " times that part")

@@ -59,7 +59,7 @@ def effective_labels(answer: Learner) -> str:
     hits = np.repeat([1.0, 0.0], (12, 8))
     share, single = answer.numbers(2, hits, ones)
     agree(share, 0.6, "12 labels of 20 are a share of 0.6, which comes first.")
-    need(not near(single, 20), "The variance lacks its factor for a small number of prompts.")
+    need(not near(single, 20), "Exactly 20: all labels, or a variance without its factor G/(G-1).")
     message = f"20 prompts of one label are worth nearly 20 labels; yours are worth {single:.2f}."
     need(18.5 < single < 20, f"{message} What is divided by what?")
     _, thrice = answer.numbers(2, 3 * hits, 3 * ones)
@@ -119,8 +119,7 @@ def sign_by_item(answer: Learner) -> str:
         *_, p = numbers(wins, losses)
         right = sign_test(wins, losses).p
         case = f"At {wins} wins and {losses} losses your p is {p:.3g}:"
-        one_sided = near(p, right / 2, 1e-4)
-        need(not one_sided, f"{case} that asks about one side. The other way is as uneven.")
+        need(not near(p, right / 2, 1e-4), f"{case} that asks about one side, not about both.")
         exact = near(p, right, 1e-4)
         need(exact, f"{case} sum the exact chances of this count and of all more uneven ones.")
     *_, p = numbers(5, 5)
@@ -129,7 +128,8 @@ def sign_by_item(answer: Learner) -> str:
     need(near(p, sign_test(9, 3).p), "Eight ties changed your p: this test leaves ties out.")
     *_, p = numbers(0, 0, others=[[none], [a, b]])
     agree(p, 1, "Ties alone say nothing against equal systems.")
-    agree_on_random(answer, _sign_by_item, _items, "Random labels are wrong.", tolerance=1e-4)
+    message = "Other names or random labels are wrong: are names read from `systems`?"
+    agree_on_random(answer, _sign_by_item, _items, message, tolerance=1e-4)
     return "majorities of one to four readers, p on both sides, an even count, and ties."
 
 

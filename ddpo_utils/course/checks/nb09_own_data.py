@@ -30,7 +30,7 @@ def most_pairs(answer: Learner) -> str:
         pairs = answer.number(scores)
         count = f"For {case} you count {pairs:.0f} pairs"
         need(2 * pairs <= len(scores), f"{count}: that takes more responses than there are.")
-        need(pairs <= right, f"{count}: each tied response needs an untied partner.")
+        need(pairs <= right, f"{count}: partners must have different scores.")
         need(pairs == right, f"{count}, and more are possible: pair tied responses with others.")
     return "different scores, ties of two, three and five, equal scores, and a single response."
 
@@ -53,7 +53,7 @@ def share_explained(answer: Learner) -> str:
     scaled = answer.number(3 * weight + 1, group)
     need(near(scaled, share), "I scaled and raised all weights alike, and your share changed.")
     means = np.array([weight[group == name].mean() for name in group])
-    agree(share, means.var() / weight.var(), "Random weights are wrong: take variances (no roots).")
+    agree(share, means.var() / weight.var(), "Take variances (no roots), groups weighted by size.")
     tested = "weights that are the writer's, that are not at all"
     return f"{tested}, and random ones of groups of unlike size."
 
