@@ -51,9 +51,9 @@ def frontier(answer: Learner) -> str:
         for name, point in points.items():
             beaten = any(_beats(other, point) for other in points.values())
             fault = "is in your list" if beaten else "is not in your list"
-            message = f"Among {points} {name!r} {fault}: is another as good or better on both axes?"
+            message = f"Among {points} {name!r} {fault}: is another as good on both, better on one?"
             need((name in found) != beaten, message)
-    return "four sets of methods, with equal values and a twin among them."
+    return f"{len(cases)} sets of methods, with equal values and twins among them."
 
 
 def _beats(other: tuple[float, float], point: tuple[float, float]) -> bool:
@@ -67,11 +67,10 @@ def decide(answer: Learner) -> str:
         for low, high in ends:
             verdict = answer(low, high, test, margin)
             right = outcome(Interval(0.0, low, high, 4), test, margin)
-            hint = "The whole interval is on one side of 0: which side does the test ask for?"
+            bound = "a bound that the margin puts below 0" if test == "not below" else "0"
+            hint = f"The whole interval is on one side of {bound}: which side does the test want?"
             if right == "open":
-                hint = "The interval has values on both sides of the bound."
-            elif test == "not below":
-                hint = "The bound of this test is not 0."
+                hint = f"The interval has values on both sides of {bound}."
             case = f"test {test!r}, interval from {low} to {high}, margin {margin}"
             need(verdict == right, f"You answer {verdict!r} for the {case}. {hint}")
     for low, high, test in ((0.0, 0.3, "above"), (-0.3, 0.0, "below")):
