@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpo_utils.course.recorded import load_plan
-from ddpo_utils.settings import CourseError, data_dir
+from ddpo_utils.settings import CourseError
 from ddpo_utils.small_world.experiment import Seed
 from ddpo_utils.storage.files import read_json, write_json
 from ddpo_utils.storage.locks import locked
@@ -97,8 +97,8 @@ def main() -> None:
     flags.add_argument("seeds", nargs="+", type=int, metavar="SEED", help="worlds to make")
     args = flags.parse_args()
     work, data = folders(args, "second_round")
-    first = smaller(load_plan("claims")) if args.smoke else load_plan("claims")
-    plan = read_json(data_dir() / "second_round.json")
+    first, plan = load_plan("claims"), load_plan("second_round")
+    first = smaller(first) if args.smoke else first
     known = {*plan["seeds"], *plan["pilot_seeds"]}
     if not set(args.seeds) <= known:
         raise CourseError(f"Name worlds of the plan, data/second_round.json: {sorted(known)}.")

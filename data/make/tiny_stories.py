@@ -23,12 +23,13 @@ import pandas as pd
 import torch
 
 from ddpo_utils.corpus.text import first_words, words
+from ddpo_utils.course.recorded import load_plan
 from ddpo_utils.deviation import diversity, raw_deviation
 from ddpo_utils.embeddings.encoders import embed_corpus
 from ddpo_utils.evaluation.statistics import mean_interval
 from ddpo_utils.models.policy import load_adapter, load_policy, lora_config
 from ddpo_utils.models.scoring import mean_logps, token_kl
-from ddpo_utils.settings import CourseError, Profile, data_dir, get_profile, progress_bar
+from ddpo_utils.settings import CourseError, Profile, get_profile, progress_bar
 from ddpo_utils.small_world.short_sampling import sample_short
 from ddpo_utils.small_world.tiny_stories import (
     common_words,
@@ -342,7 +343,7 @@ def main() -> None:
     flags.add_argument("--develop", action="store_true", help="the trials that chose the settings")
     args = flags.parse_args()
     work, data = folders(args, "tiny_stories")
-    plan = read_json(data_dir() / "tiny_stories.json")
+    plan = load_plan("tiny_stories")
     plan = smaller(plan) if args.smoke else plan
     known = plan["development_seeds" if args.develop else "seeds"]
     if not args.seeds or not set(args.seeds) <= set(known):

@@ -146,7 +146,8 @@ def main() -> None:
     flags.add_argument("--tuning", action="store_true", help="the trials that chose the settings")
     args = flags.parse_args()
     work, data = folders(args, "world")
-    plan = smaller(load_plan("claims")) if args.smoke else load_plan("claims")
+    plan = load_plan("claims")
+    plan = smaller(plan) if args.smoke else plan
     if args.tuning:
         with locked(data / "results" / "world_tuning.json"):
             record_tuning(plan, work, data)

@@ -181,10 +181,7 @@ def contrast_table(
     said: Mapping[str, str] | None = None,
     rho: float = 0.0,
 ) -> pd.DataFrame:
-    """`contrast` as text: a row for each pair of arms, a column for each measure.
-
-    `said` holds words to use in place of the plan's.
-    """
+    """`contrast` as text, pairs by measures; `said` holds words to use in place of the plan's."""
     import pandas as pd
 
     rows = {}
@@ -199,12 +196,13 @@ def contrast_table(
 def claims_text(
     results: pd.DataFrame, plan: Mapping[str, Any], said: Mapping[str, str] | None = None
 ) -> str:
-    """The plan's claims with their tests and verdicts, and how often paths reach a level.
+    """The plan's claims with their tests and verdicts, and how often a path reaches them.
 
     "finds" is how far beyond its bound the truth must lie for a test to hold in 80% of repeats.
     `said` as in `contrast_table`.
     """
     table = claims_table(results, plan)
+    tested = " ".join(table["contrast"])
     table["contrast"] = [in_words(_plain(text, said)) for text in table["contrast"]]
     width = table["contrast"].str.len().max()
     lines = []
@@ -218,7 +216,8 @@ def claims_text(
     if "reached" in results:
         for point, reached in results.dropna(subset="reached").groupby("arm")["reached"]:
             name = in_words(_plain(point, said))
-            lines.append(f"{name:{width}} reached in {sum(reached)} of {len(reached)}")
+            if point in tested:
+                lines.append(f"{name:{width}} reached in {sum(reached)} of {len(reached)}")
     return "\n".join(lines)
 
 

@@ -78,7 +78,8 @@ def test_claims_and_contrasts_are_told_in_words() -> None:
     rows = []
     for seed, gap in enumerate((0.5, 0.6, 0.7, 0.8)):
         point = {"arm": "dpo at ddpo's quality", "total": 0.1, "reached": seed > 0}
-        for row in ({"arm": "ddpo", "total": gap}, {"arm": "dpo", "total": 0.0}, point):
+        other = {**point, "arm": "shuffled at ddpo's quality"}  # in no test of the plan
+        for row in ({"arm": "ddpo", "total": gap}, {"arm": "dpo", "total": 0.0}, point, other):
             rows.append({"seed": seed, "rho": 0.0, **row})
     results = pd.DataFrame(rows)
     tests = [{"measure": "total", "arms": ["ddpo", "dpo at ddpo's quality"], "test": "above"}]
@@ -88,7 +89,7 @@ def test_claims_and_contrasts_are_told_in_words() -> None:
     assert re.search(
         r"entropy +DDPO - DPO at DDPO's score +0\.550 \[.*\] +above 0 +holds finds 0\.\d", text
     )
-    assert "-> reproduced" in text
+    assert "-> reproduced" in text and text.count("reached in") == 1
     assert re.search(r"DPO at DDPO's score +reached in 3 of 4$", text)
     table = recorded.contrast_table(results, ["total"], [("ddpo", "dpo")])
     assert table.loc["DDPO - DPO", "total"].startswith("0.650 [")
