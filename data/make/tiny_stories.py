@@ -1,12 +1,14 @@
 """Train arms on a real model's own tiny stories, whose quality is known, by data/tiny_stories.json.
 
     python data/make/tiny_stories.py 1 2 3         first tier: results/tiny_stories/<seed>.json each
-    python data/make/tiny_stories.py --more 1 2    with the arms of the second tier
+    python data/make/tiny_stories.py --more 1 2    the arms of the second tier
+    python data/make/tiny_stories.py --orpo 1 2    ORPO, DORPO and its control
     python data/make/tiny_stories.py --develop 91 92    candidates on development seeds and prompts
 
 SmolLM2 as it comes writes the stories and is the reference. Each seed draws everything anew:
 stories, pairs, order of training, test samples. What is finished is kept in build/tiny_stories:
 after an interruption, call again. Several processes may make different seeds at the same time.
+The first two tiers compute in bfloat16: on a CPU without bfloat16 arithmetic that takes hours.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from ddpo_utils.course.recorded import load_plan
 from ddpo_utils.deviation import diversity, raw_deviation
 from ddpo_utils.embeddings.encoders import embed_corpus
 from ddpo_utils.evaluation.statistics import mean_interval
-from ddpo_utils.models.policy import load_adapter, load_policy, lora_config
+from ddpo_utils.models.policy import load_adapter, load_policy, lora_config, number_type
 from ddpo_utils.models.scoring import mean_logps, token_kl
 from ddpo_utils.settings import CourseError, Profile, get_profile, progress_bar
 from ddpo_utils.small_world.short_sampling import sample_short
@@ -48,6 +50,7 @@ PROMPTS_AT_ONCE = 40
 MEASURES = {"minilm": "semantic", "stylometric": "style"}  # made the weights
 MEASURES |= {"wordllama": "semantic, judge", "delta": "style, judge"}
 CUT = 12  # words at which diversity is compared at equal length
+FLAGS = {"first_tier": "", "second_tier": "--more", "orpo_tier": "--orpo"}
 OWN_SAMPLES = 2  # a prompt, along which the KL of an arm's end is measured
 
 
@@ -83,7 +86,7 @@ class Run:
         if not path.is_file():
             prompts = tiny_prompts(split).head(self.plan["prompts"][split])
             model, tokenizer = load_policy(self.profile(), adapter)
-            model.to(torch.bfloat16).eval()  # the adapter too: float32 layers would be slow
+            model.to(number_type(self.profile())).eval()  # the adapter too
             frames = []
             starts = range(0, len(prompts), PROMPTS_AT_ONCE)
             for start in progress_bar(starts, desc=f"samples of {name}", leave=False):
@@ -228,9 +231,10 @@ def end_of(run_: Run, name: str, adapter: Path, split: str) -> dict[str, Any]:
     }
 
 
-def record_seed(run_: Run, arms: Mapping[str, Any], data: Path) -> None:
-    """Make the rows of these arms that results/tiny_stories/<seed>.json lacks."""
+def record_seed(run_: Run, tier: str, data: Path) -> None:
+    """Make the rows of the tier's arms that results/tiny_stories/<seed>.json lacks."""
     path = data / "results" / "tiny_stories" / f"{run_.seed}.json"
+    arms, command = run_.plan[tier], f"{COMMAND} {FLAGS[tier]} {run_.seed}"
     with locked(path):
         recorded = read_json(path) if path.is_file() else {}
         rows = recorded.get("rows", [])
@@ -252,9 +256,10 @@ def record_seed(run_: Run, arms: Mapping[str, Any], data: Path) -> None:
             else:
                 rows += path_of(run_, name, adapter)
                 rows.append(end_of(run_, name, adapter, "test"))
-            more = "" if set(arms) <= set(run_.plan["first_tier"]) else "--more "
-            facts = run_facts(run_.profile(), command=f"{COMMAND} {more}{run_.seed}")
-            write_json(path, facts | {"stories": facts_of(run_), "rows": rows}, indent=None)
+            facts = run_facts(run_.profile(), command=" ".join(command.split()))
+            facts |= {"stories": facts_of(run_)}
+            recorded |= facts if tier == "first_tier" else {tier: facts}
+            write_json(path, recorded | {"rows": rows}, indent=None)
             print(f"seed {run_.seed}: {name}", flush=True)
 
 
@@ -271,29 +276,39 @@ def facts_of(run_: Run) -> dict[str, Any]:
     return facts
 
 
-def record_development(run_: Run, data: Path) -> None:
-    """Train the candidates that development.json lacks on a development seed; store their rows."""
+def record_development(run_: Run, methods: Sequence[str], data: Path) -> None:
+    """Train the methods' candidates that development.json lacks; each row is stored at once."""
     plan, seed = run_.plan, run_.seed
     path = data / "results" / "tiny_stories" / "development.json"
     rows = read_json(path)["rows"] if path.is_file() else []
     known = [(row["arm"], row["candidate"]) for row in rows if row["seed"] == seed]
-    made = []
     if ("start", {}) not in known:
         row = record_arm(run_, "start", None, "development", plan["samples"], step=0)
-        made.append({"seed": seed, "candidate": {}} | row)
-    for method, candidates in plan["candidates"].items():
-        for candidate in (one for one in candidates if (method, one) not in known):
+        store_development(path, run_, {"seed": seed, "candidate": {}} | row)
+    for method in methods:
+        for candidate in plan["candidates"][method]:
+            if (method, candidate) in known:
+                continue
             tag = "-".join(f"{key}={value}" for key, value in candidate.items())
             adapter = run_.train(method, f"development/{tag}", **candidate)
             row = end_of(run_, f"{method}-{tag}", adapter, "development") | {"arm": method}
-            made.append({"seed": seed, "candidate": candidate} | row)
+            store_development(path, run_, {"seed": seed, "candidate": candidate} | row)
             score = np.mean(row["prompts"][plan["score"]])
             print(f"{seed} {method} {tag}: score {score:.3f}, KL {row['kl']}", flush=True)
+
+
+def store_development(path: Path, run_: Run, row: dict[str, Any]) -> None:
+    """Add a row to development.json, with the number type that it was computed in."""
+    row["dtype"] = run_.plan["settings"]["dtype"]
     facts = run_facts(run_.profile(), command=f"{COMMAND} --develop")
     with locked(path):  # another process may have added another seed's
-        rows = read_json(path)["rows"] if path.is_file() else []
-        rows = sorted(rows + made, key=lambda row: row["seed"])
-        power = power_of(rows, len(plan["seeds"])) if len({row["seed"] for row in rows}) > 1 else {}
+        recorded = read_json(path) if path.is_file() else {}
+        rows = sorted([*recorded.get("rows", []), row], key=lambda row: row["seed"])
+        pairs = [row for row in rows if row["arm"] in ("dpo", "ddpo")]
+        tried = sum(len(run_.plan["candidates"][method]) for method in ("dpo", "ddpo"))
+        power = recorded.get("power", {})
+        if not power and len(pairs) == tried * len(run_.plan["development_seeds"]):
+            power = power_of(rows, len(run_.plan["seeds"]))
         write_json(path, {**facts, "power": power, "rows": rows}, indent=None)
 
 
@@ -339,7 +354,8 @@ def smaller(plan: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     flags = parser(__doc__)
     flags.add_argument("seeds", nargs="*", type=int, metavar="SEED", help="seeds to make")
-    flags.add_argument("--more", action="store_true", help="with the arms of the second tier")
+    flags.add_argument("--more", action="store_true", help="the arms of the second tier")
+    flags.add_argument("--orpo", action="store_true", help="ORPO, DORPO and its control")
     flags.add_argument("--develop", action="store_true", help="the trials that chose the settings")
     args = flags.parse_args()
     work, data = folders(args, "tiny_stories")
@@ -348,13 +364,18 @@ def main() -> None:
     known = plan["development_seeds" if args.develop else "seeds"]
     if not args.seeds or not set(args.seeds) <= set(known):
         raise CourseError(f"Name seeds of data/tiny_stories.json: of {known}.")
-    if args.develop:
-        for seed in args.seeds:
-            record_development(Run(seed, work / f"seed-{seed}", plan), data)
-        return
-    arms = plan["first_tier"] | (plan["second_tier"] if args.more else {})
+    tier = "second_tier" if args.more else "first_tier"
+    tier = "orpo_tier" if args.orpo else tier
     for seed in args.seeds:
-        record_seed(Run(seed, work / f"seed-{seed}", plan), arms, data)
+        folder = work / f"seed-{seed}"
+        own = Run(seed, folder, plan)
+        settings = plan["settings"] | plan["orpo_settings"]
+        exact = Run(seed, folder / "orpo", plan | {"settings": settings})
+        if args.develop:
+            record_development(own, ("dpo", "ddpo"), data)
+            record_development(exact, ("orpo", "dorpo"), data)
+        else:
+            record_seed(exact if args.orpo else own, tier, data)
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def mask_content(text: str) -> str:
 
 @dataclass
 class StylometricEncoder:
-    """Unit rows of centred TF-IDF over character n-grams of masked text."""
+    """Unit rows of centred TF-IDF over character n-grams of masked text (a break is a space)."""
 
     grams: list[str]
     idf: np.ndarray

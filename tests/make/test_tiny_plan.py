@@ -25,8 +25,10 @@ def test_the_plan_can_be_run_as_it_is() -> None:
         assert settings in plan["candidates"][method]
         profile = get_profile("laptop", **plan["settings"] | settings)
         assert profile.steps // profile.checkpoint_every >= 6  # points of a frontier
-    for name, how in (plan["first_tier"] | plan["second_tier"]).items():
-        Arm.parse(how.get("arm", name))
+    for tier in tiny_stories.FLAGS:
+        for name, how in plan[tier].items():
+            Arm.parse(how.get("arm", name))
+    get_profile("laptop", **plan["settings"] | plan["orpo_settings"])
 
 
 def test_an_arm_without_chosen_settings_is_refused(tmp_path: Path) -> None:
