@@ -1,7 +1,8 @@
 # make course      install, fetch the models, run every notebook (results in build/laptop)
 # make test        install, then ruff, import contracts, unit tests, the notebooks' stored outputs
 # make test-all    the same, and the slow tests
-# make notebooks   run every notebook and store its outputs in notebooks/
+# make notebooks   run every notebook and store its outputs in notebooks/ (delete build/ first:
+#                  adapters that are trained there are kept)
 # make workshop    install, fetch, and check this machine for a workshop: the last line says
 #                  "ready" or what to do
 # make wheelhouse  put all wheels of the course into build/wheelhouse, for machines without a
