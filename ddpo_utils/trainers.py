@@ -134,8 +134,8 @@ class DDPOTrainer(_WeightedTrainer, DPOTrainer):
 
     Set `starts_at_reference = True` where the policy starts as the reference: the reward margins of
     the first step must then be 0, and so the sigmoid loss ln 2 times the mean weight.
-    `clipped_share` tells what share of the steps max_grad_norm clipped. TRL's 1.0 clips nearly all,
-    which undoes each batch's mean weight: set it so high that it acts in fewer than 5%.
+    `clipped_share` tells what share of the steps max_grad_norm clipped. TRL's 1.0 may clip all, and
+    then each batch's mean weight is undone: set it so high that it acts in fewer than 5%.
 
     Raises:
         ValueError: TRL or transformers is of another version, a weight is faulty, the loss sorts

@@ -8,7 +8,8 @@
 SmolLM2 as it comes writes the stories and is the reference. Each seed draws everything anew:
 stories, pairs, order of training, test samples. What is finished is kept in build/tiny_stories:
 after an interruption, call again. Several processes may make different seeds at the same time.
-The first two tiers compute in bfloat16: on a CPU without bfloat16 arithmetic that takes hours.
+A seed of the first tier takes at most 45 minutes on 2 cores with bfloat16 arithmetic, and hours on
+a CPU without it, since the first two tiers compute in bfloat16.
 """
 
 from __future__ import annotations
