@@ -1,6 +1,6 @@
 """The audit of your data before training: what can be counted, and what the weights go with.
 
-A weight cannot tell a rare idea from a rare fault. So the audit counts copies, lengths, ties and
+Rare ideas and rare faults both get large weights. So the audit counts copies, lengths, ties and
 pairs, and measures how much of the weights writer, length or score would explain alone.
 """
 

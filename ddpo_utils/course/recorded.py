@@ -222,7 +222,7 @@ def claims_text(
 
 
 def trust_table() -> pd.DataFrame:
-    """What each measure of diversity answered to sets whose order is known, one row a measure.
+    """What each measure of diversity gave on sets whose order is known, one row a measure.
 
     Kind by kind, the recommended measures first and the best first.
 

@@ -258,7 +258,7 @@ def _comparison_notes(results: Mapping[str, Any]) -> Iterator[str]:
         yield "No verdict: it needs the KLs of DDPO-both, its shuffled weights and DPO from SFT."
     lone = [row for row in arms if "shuffled" + row.removeprefix("ddpo") not in rows]
     if lone:
-        yield f"No credit to deviation, without their own shuffled weights: {_labels(lone)}."
+        yield f"Not attributed to deviation, without their own shuffled weights: {_labels(lone)}."
 
 
 def _cell(interval: Any) -> str:

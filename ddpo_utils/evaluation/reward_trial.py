@@ -206,11 +206,11 @@ def record_reward(profile: Profile, bound: float, output: Path | None = None) ->
         write_json(root / "reward.json", json.loads(json.dumps(record, default=asdict)))
     trial = load_trial(root)
     figures = trial["accuracy"]["regression"]
-    print("share of held-out pairs ordered rightly:")
+    print("share of held-out pairs ordered correctly:")
     for name, interval in figures.items():
         print(f"{name:28} {interval or '-'}")
     passed = decisive_accuracy(figures).low >= bound
-    verdict = "may speak" if passed else "quality is not measured"
+    verdict = "may be used" if passed else "quality is not measured"
     print(f"the lower end must reach {bound}: {verdict}; record and reward are in {root}")
     return trial
 

@@ -217,7 +217,7 @@ def score_rewards(
         return {}, f"quality not measured: {other}"
     accuracy = decisive_accuracy(trial["accuracy"]["regression"])
     bound = trial["bound"]
-    grounds = f"it orders {accuracy} of unseen pairs rightly, and the lower end must reach {bound}"
+    grounds = f"it orders {accuracy} of unseen pairs correctly; the lower end must reach {bound}"
     if accuracy.low < bound:
         return {}, f"quality not measured: the reward did not pass its trial ({grounds})"
     load = cache(partial(load_reward, profile, reward / FINAL))

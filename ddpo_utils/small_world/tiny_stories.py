@@ -8,7 +8,7 @@
     typical   quality + TYPICALITY * z,  z: its mean log-prob under the reference, standardised
 
 `typical` adds what people's preferences have as well, a liking for the expected (arXiv 2510.01171).
-A formula measures a sample exactly; what it does not ask for, such as sense, it does not measure.
+A formula measures a sample exactly. Whether a story makes sense is not measured.
 """
 
 from __future__ import annotations

@@ -309,7 +309,7 @@ A model trained on them may repeat what they contain.
 | --- | --- |
 {_measured(record)}
 
-{results or "It has not been evaluated: a margin is not diversity, and a curve is not a test."}
+{results or "It has not been evaluated: figures of training do not measure diversity."}
 
 Trained in {record["seconds"] / 60:.0f} minutes on {markdown_text(record["hardware"])}, {processes}
 process(es), by code {markdown_text(record["code"])}; {markdown_text(stack)}. The KL is that of the

@@ -66,5 +66,5 @@ def tokens_per_usable(answer: Learner) -> str:
     earlier_and_own = np.cumsum(rows)
     need(near(every, 7 + earlier_and_own.mean()), "Before each story all earlier ones are read.")
     none = answer(7, rows, [False] * 4)
-    need(none == math.inf, "No price buys a usable story if there is none: return float('inf').")
+    need(none == math.inf, "Without a usable story the cost is infinite: return float('inf').")
     return "rows of one to six stories, usable or not."

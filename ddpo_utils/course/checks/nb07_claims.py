@@ -68,7 +68,7 @@ def decide(answer: Learner) -> str:
             verdict = answer(low, high, test, margin)
             right = outcome(Interval(0.0, low, high, 4), test, margin)
             bound = "a bound that the margin puts below 0" if test == "not below" else "0"
-            hint = f"The whole interval is on one side of {bound}: which side does the test want?"
+            hint = f"The whole interval is on one side of {bound}: which side does the test name?"
             if right == "open":
                 hint = f"The interval has values on both sides of {bound}."
             case = f"test {test!r}, interval from {low} to {high}, margin {margin}"

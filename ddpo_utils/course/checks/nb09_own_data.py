@@ -55,7 +55,7 @@ def share_explained(answer: Learner) -> str:
     means = np.array([weight[group == name].mean() for name in group])
     agree(share, means.var() / weight.var(), "Take variances (no roots), groups weighted by size.")
     tested = "weights that are the writer's, that are not at all"
-    return f"{tested}, and random ones of groups of unlike size."
+    return f"{tested}, and random ones of groups of different size."
 
 
 @exercise
