@@ -43,8 +43,7 @@ def add_weights(
             system text and earlier turns count as part of the prompt.
         embedders: one, or several that are joined by the geometric mean; see `deviation_weights`.
         floor: smallest weight, 0 to 1; see `deviation_weights`.
-        mean_one: w_i N / sum_j w_j over the N rows in place of w_i. Winners' weights do not average
-            1 by themselves. AdamW cancels such a factor, a limit on the gradient does not.
+        mean_one: w_i N / sum_j w_j over the N rows in place of w_i; AdamW cancels this factor.
 
     Raises:
         CourseError: no embedder, a missing column, a row without text, a streamed dataset, or

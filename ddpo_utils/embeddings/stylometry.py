@@ -3,8 +3,7 @@
     stylometric  character 2- to 4-grams of text with masked content words (Halvani: POSNoise)
     delta        cosine Delta over the 150 most frequent tokens (Burrows; Smith and Aldridge)
 
-Both are fitted once, on the training authors, and frozen in data/style.npz: style figures depend on
-the corpus that they are centred on.
+Both are fitted once, on the training authors, in data/style.npz: figures depend on the corpus.
 """
 
 from __future__ import annotations
@@ -47,9 +46,8 @@ def _function_words() -> frozenset[str]:
 def mask_content(text: str) -> str:
     """The text's style without its content.
 
-    Function words, punctuation, line breaks and case stay. A content word becomes one to three x
-    for its length (up to 4 letters, up to 7, more), with an X before them if it is capitalised; a
-    digit becomes 0.
+    Function words, punctuation, line breaks and case stay. Content words become x, xx or xxx (up
+    to 4 letters, up to 7, more), with an X before them if they are capitalised; digits become 0.
     """
     out = []
     for token in _TOKEN.findall(text.replace("’", "'")):
@@ -80,12 +78,16 @@ class StylometricEncoder:
     @classmethod
     def fit(cls, texts: list[str]) -> StylometricEncoder:
         """The encoder with the grams, idf and centre of `texts`."""
-        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 
-        tfidf = TfidfVectorizer(sublinear_tf=True, min_df=3, max_features=3000, **_GRAMS)
-        tfidf.fit([mask_content(text) for text in texts])
-        grams = tfidf.get_feature_names_out().tolist()
-        encoder = cls(grams, tfidf.idf_.astype(np.float32), np.float32(0))
+        counter = CountVectorizer(min_df=3, **_GRAMS)
+        counts = counter.fit_transform([mask_content(text) for text in texts])
+        totals = counts.sum(axis=0).A1
+        kept = np.argsort(-totals, kind="stable")[:3000]  # ties alike on every processor
+        weighted = TfidfTransformer().fit(counts[:, kept])
+        idf = np.float32(weighted.idf_)
+        grams = counter.get_feature_names_out()[kept].tolist()
+        encoder = cls(grams, idf, np.float32(0))
         encoder.centre = encoder._tfidf(texts).mean(axis=0)
         return encoder
 

@@ -7,8 +7,7 @@
     readable  share of its words that a common vocabulary holds
     typical   quality + TYPICALITY * z,  z: its mean log-prob under the reference, standardised
 
-`typical` adds what people's preferences have as well, a liking for the expected (arXiv 2510.01171).
-A formula measures a sample exactly. Whether a story makes sense is not measured.
+`typical` adds that people prefer the expected (arXiv 2510.01171). Sense is not measured.
 """
 
 from __future__ import annotations
