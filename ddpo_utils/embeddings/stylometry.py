@@ -81,8 +81,8 @@ class StylometricEncoder:
         from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 
         counter = CountVectorizer(min_df=3, **_GRAMS)
-        counts = counter.fit_transform([mask_content(text) for text in texts])
-        totals = counts.sum(axis=0).A1
+        counts = counter.fit_transform(map(mask_content, texts))
+        totals = np.ravel(counts.sum(axis=0))
         kept = np.argsort(-totals, kind="stable")[:3000]  # ties alike on every processor
         weighted = TfidfTransformer().fit(counts[:, kept])
         idf = np.float32(weighted.idf_)
