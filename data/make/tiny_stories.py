@@ -347,7 +347,8 @@ def smaller(plan: dict[str, Any]) -> dict[str, Any]:
     sizes = {"responses": 4, "samples": 2, "path_samples": 2}
     sizes["prompts"] = {"train": 6, "development": 2, "test": 2}
     short = {"steps": 2, "checkpoint_every": 1, "max_new_tokens": 12, "batch_size": 4}
-    sizes["settings"] = plan["settings"] | short | {"micro_batch": 4}
+    short |= {"micro_batch": 4, "dtype": "float32"}  # bfloat16 is slow on many processors
+    sizes["settings"] = plan["settings"] | short
     sizes["candidates"] = {method: tried[:1] for method, tried in plan["candidates"].items()}
     return plan | sizes
 
