@@ -235,17 +235,17 @@ def end_of(run_: Run, name: str, adapter: Path, split: str) -> dict[str, Any]:
 def record_seed(run_: Run, tier: str, data: Path) -> None:
     """Make the rows of the tier's arms that results/tiny_stories/<seed>.json lacks."""
     path = data / "results" / "tiny_stories" / f"{run_.seed}.json"
-    arms, command = run_.plan[tier], f"{COMMAND} {FLAGS[tier]} {run_.seed}"
+    command = " ".join(filter(None, (COMMAND, FLAGS[tier], str(run_.seed))))
     with locked(path):
         recorded = read_json(path) if path.is_file() else {}
         rows = recorded.get("rows", [])
         known = {row["arm"] for row in rows}
         if "start" not in known:
             rows.append(record_arm(run_, "start", None, "test", run_.plan["samples"], step=0))
-        for name, how in arms.items():
-            if name in known:
-                continue
-            settings = dict(how)
+        missing = [name for name in run_.plan[tier] if name not in known]
+        made = run_facts(run_.profile(), command=command)
+        for name in missing:
+            settings = dict(run_.plan[tier][name])
             arm = settings.pop("arm", name)
             temperature = settings.pop("temperature", 0.0)
             adapter = run_.train(arm, name if settings else "arms", **settings)
@@ -257,9 +257,9 @@ def record_seed(run_: Run, tier: str, data: Path) -> None:
             else:
                 rows += path_of(run_, name, adapter)
                 rows.append(end_of(run_, name, adapter, "test"))
-            facts = run_facts(run_.profile(), command=" ".join(command.split()))
-            facts |= {"stories": facts_of(run_)}
-            recorded |= facts if tier == "first_tier" else {tier: facts}
+            if "stories" not in made:  # after training: an arm without settings is refused first
+                made["stories"] = facts_of(run_)
+            recorded |= made if tier == "first_tier" else {tier: made}
             write_json(path, recorded | {"rows": rows}, indent=None)
             print(f"seed {run_.seed}: {name}", flush=True)
 
@@ -356,8 +356,11 @@ def smaller(plan: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     flags = parser(__doc__)
     flags.add_argument("seeds", nargs="*", type=int, metavar="SEED", help="seeds to make")
-    flags.add_argument("--more", action="store_true", help="the arms of the second tier")
-    flags.add_argument("--orpo", action="store_true", help="ORPO, DORPO and its control")
+    flags.set_defaults(tier="first_tier")
+    for tier, flag in list(FLAGS.items())[1:]:
+        flags.add_argument(
+            flag, dest="tier", action="store_const", const=tier, help=f"arms of the plan's {tier}"
+        )
     flags.add_argument("--develop", action="store_true", help="the trials that chose the settings")
     args = flags.parse_args()
     work, data = folders(args, "tiny_stories")
@@ -366,8 +369,6 @@ def main() -> None:
     known = plan["development_seeds" if args.develop else "seeds"]
     if not args.seeds or not set(args.seeds) <= set(known):
         raise CourseError(f"Name seeds of data/tiny_stories.json: of {known}.")
-    tier = "second_tier" if args.more else "first_tier"
-    tier = "orpo_tier" if args.orpo else tier
     for seed in args.seeds:
         folder = work / f"seed-{seed}"
         own = Run(seed, folder, plan)
@@ -377,7 +378,7 @@ def main() -> None:
             record_development(own, ("dpo", "ddpo"), data)
             record_development(exact, ("orpo", "dorpo"), data)
         else:
-            record_seed(exact if args.orpo else own, tier, data)
+            record_seed(exact if args.tier == "orpo_tier" else own, args.tier, data)
 
 
 if __name__ == "__main__":
