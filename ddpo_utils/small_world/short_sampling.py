@@ -1,8 +1,9 @@
 """Many short samples of a small model on a CPU, without the work that `generate` repeats.
 
-The prompt is read once for all of its samples, finished samples leave the batch, grouped-query
-attention of one new token is two batched products, and a token is drawn by its cumulative
-probability. Sampling is without truncation: `sample_stories` has top-p, top-k and penalties.
+The prompt is read once for all of its samples, finished samples leave the batch, the cache has
+room for further tokens, grouped-query attention of one new token is two batched products, and a
+token is drawn by its cumulative probability. Sampling is without truncation: `sample_stories` has
+top-p, top-k and penalties.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from functools import wraps
 from typing import Any
 
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
+from transformers import AttentionInterface, AttentionMaskInterface, Cache
+from transformers.cache_utils import DynamicLayer
 from transformers.masking_utils import sdpa_mask
 
 from ..models.prompting import render, stop_tokens
@@ -22,6 +24,33 @@ __all__ = ["sample_short"]
 
 ATTENTION = "grouped_products"
 FEWER = 0.8  # the batch shrinks when this share of it is left
+ROOM = 32  # tokens
+
+
+class _RoomyLayer(DynamicLayer):
+    """A cache that copies what it holds once in `ROOM` tokens: DynamicLayer does for every one."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            return super().update(key_states, value_states)
+        self.keys = _extended(self.keys, key_states)
+        self.values = _extended(self.values, value_states)
+        return self.keys, self.values
+
+
+def _extended(held: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    """`held` (B, heads, T, width) and `new` behind it; in place where memory has room for it."""
+    batch, heads, length, width = held.shape
+    total = length + new.shape[2]
+    if held.stride(1) < total * width:
+        roomy = held.new_empty(batch, heads, total + ROOM, width)
+        roomy[:, :, :length] = held
+        held = roomy
+    whole = held.as_strided((batch, heads, total, width), held.stride())
+    whole[:, :, length:] = new
+    return whole
 
 
 def _attention(
@@ -106,7 +135,7 @@ def sample_short(
     ).to(model.device)
     stops = torch.tensor(stop_tokens(model.generation_config, tokenizer), device=model.device)
     generator = torch.Generator(model.device).manual_seed(seed)
-    cache = DynamicCache(config=model.config)
+    cache = Cache(layer_class_to_replicate=_RoomyLayer)
     mask = inputs["attention_mask"]
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     out = model(
