@@ -44,7 +44,7 @@ test: $(READY)
 	$(RUN) -m pytest --nbval -n $(WORKERS) --dist loadfile $(READERS)
 
 test-all: test
-	$(RUN) -m pytest -m slow
+	$(RUN) -m pytest -m slow -n $(WORKERS) --dist loadfile
 
 notebooks: $(READY)
 	$(RUN) notebooks/make/stored_outputs.py

@@ -8,8 +8,8 @@ top-p, top-k and penalties.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import wraps
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -94,25 +94,19 @@ def _draw(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return torch.searchsorted(total, level, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
 
 
-def _short_attention(sample: Callable[..., list[Record]]) -> Callable[..., list[Record]]:
-    """The function with its model's attention replaced by `_attention` while it runs."""
-
-    @wraps(sample)
-    def with_attention(model: Any, *args: Any, **settings: Any) -> list[Record]:
-        AttentionInterface.register(ATTENTION, _attention)
-        AttentionMaskInterface.register(ATTENTION, sdpa_mask)  # else padding would be read
-        usual = model.config._attn_implementation
-        model.set_attn_implementation(ATTENTION)
-        try:
-            return sample(model, *args, **settings)
-        finally:
-            model.set_attn_implementation(usual)
-
-    return with_attention
+@contextmanager
+def _short_attention(model: Any) -> Iterator[None]:
+    """The model's attention is `_attention` inside."""
+    AttentionInterface.register(ATTENTION, _attention)
+    AttentionMaskInterface.register(ATTENTION, sdpa_mask)  # else padding would be read
+    usual = model.config._attn_implementation
+    model.set_attn_implementation(ATTENTION)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(usual)
 
 
-@_short_attention
-@torch.no_grad()
 def sample_short(
     model: Any,
     tokenizer: Any,
@@ -136,52 +130,39 @@ def sample_short(
     stops = torch.tensor(stop_tokens(model.generation_config, tokenizer), device=model.device)
     generator = torch.Generator(model.device).manual_seed(seed)
     cache = Cache(layer_class_to_replicate=_RoomyLayer)
-    mask = inputs["attention_mask"]
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    out = model(
-        input_ids=inputs["input_ids"],
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=cache,
-        logits_to_keep=1,
-    )
-    cache.batch_repeat_interleave(copies)
-    logits = out.logits[:, -1].repeat_interleave(copies, 0)
-    mask = mask.repeat_interleave(copies, 0)
-    positions = positions[:, -1].repeat_interleave(copies)
-    answers: list[list[int]] = [[] for _ in logits]
-    finished = [False] * len(answers)
-    rows = torch.arange(len(answers), device=model.device)
-    going = torch.ones_like(rows, dtype=torch.bool)
-    for step in range(max_new_tokens):
-        tokens = _draw(logits / temperature, generator)
-        ends = torch.isin(tokens, stops)
-        for row, token, goes, end in zip(
-            rows.tolist(), tokens.tolist(), going.tolist(), ends.tolist(), strict=True
-        ):
-            if goes and end:
-                finished[row] = True
-            elif goes:
-                answers[row].append(token)
-        going &= ~ends
-        if not going.any() or step + 1 == max_new_tokens:
-            break
-        if going.float().mean() < FEWER:
-            keep = going.nonzero()[:, 0]
-            cache.batch_select_indices(keep)
-            rows, tokens, mask, positions, going = (
-                part[keep] for part in (rows, tokens, mask, positions, going)
-            )
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        positions = positions + 1
-        logits = model(
-            input_ids=tokens[:, None],
-            attention_mask=mask,
-            position_ids=positions[:, None],
-            past_key_values=cache,
-        ).logits[:, -1]
+    with torch.no_grad(), _short_attention(model):
+        seen = {"attention_mask": mask, "position_ids": positions, "past_key_values": cache}
+        logits = model(ids, **seen, logits_to_keep=1).logits[:, -1]
+        logits = logits.repeat_interleave(copies, 0)
+        cache.batch_repeat_interleave(copies)
+        mask = mask.repeat_interleave(copies, 0)
+        positions = positions[:, -1].repeat_interleave(copies)
+        rows = torch.arange(len(logits), device=model.device)
+        drawn = rows.new_full((len(rows), max_new_tokens), -1)
+        going = torch.ones_like(rows, dtype=torch.bool)
+        for step in range(max_new_tokens):
+            tokens = _draw(logits / temperature, generator)
+            drawn[rows[going], step] = tokens[going]
+            going &= ~torch.isin(tokens, stops)
+            if not going.any() or step + 1 == max_new_tokens:
+                break
+            if going.float().mean() < FEWER:
+                keep = going.nonzero()[:, 0]
+                cache.batch_select_indices(keep)
+                rows, tokens, mask, positions, going = (
+                    part[keep] for part in (rows, tokens, mask, positions, going)
+                )
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            positions = positions + 1
+            seen |= {"attention_mask": mask, "position_ids": positions[:, None]}
+            logits = model(tokens[:, None], **seen).logits[:, -1]
     records = []
-    for tokens, end in zip(answers, finished, strict=True):
-        text = tokenizer.decode(tokens, skip_special_tokens=True)
-        records.append({"text": text.strip(), "tokens": len(tokens), "finished": end})
+    for row in drawn:
+        ends = torch.isin(row, stops)
+        told = row[(row >= 0) & ~ends]
+        text = tokenizer.decode(told, skip_special_tokens=True)
+        finished = bool(ends.any())
+        records.append({"text": text.strip(), "tokens": len(told), "finished": finished})
     return records

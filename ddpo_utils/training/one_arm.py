@@ -128,7 +128,8 @@ def train_pairs(
             trainer = _orpo_trainer(profile, pairs, folder)
         record = run_facts(profile, arm=arm.name, kl={}, **weight_facts(pairs))
         record |= {"pairs_too_long": too_long} | facts
-        if watch is not None and not arm.starts_from_sft and _trains_tokens(sft):
+        tokens, config = "trainable_token_indices", sft / "adapter_config.json"
+        if watch is not None and not arm.starts_from_sft and read_json(config).get(tokens):
             warnings.warn(
                 "The KL is not watched: PEFT cannot save ORPO's adapter beside SFT's trained "
                 "tokens.",
@@ -139,10 +140,6 @@ def train_pairs(
             trainer.add_callback(callback)
             record["kl"] = callback.kl
         return train_and_save(trainer, folder, record, started)
-
-
-def _trains_tokens(adapter: Path) -> bool:
-    return bool(read_json(adapter / "adapter_config.json").get("trainable_token_indices"))
 
 
 def _dpo_trainer(profile: Profile, pairs: pd.DataFrame, folder: Path, sft: Path) -> Any:

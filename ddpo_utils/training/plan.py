@@ -22,7 +22,6 @@ __all__ = [
     "flops",
     "memory",
     "peak",
-    "reference_ratio",
     "show_plan",
     "split_batch",
     "trained_parameters",
@@ -253,12 +252,6 @@ def flops(profile: Profile, method: str = "ddpo") -> tuple[float, float]:
     if profile.precompute_reference:
         return step, forward
     return step + forward, 0
-
-
-def reference_ratio(epochs: float, checkpointing: bool) -> float:
-    """FLOPs with the reference computed once over those with it in the loop."""
-    step = 6 if checkpointing else 4
-    return (step * epochs + 2) / ((step + 2) * epochs)
 
 
 def show_plan(profile: Profile, gpu_memory: float = 80.0, gpus: int = 1) -> None:
