@@ -150,7 +150,7 @@ def load_tiny_stories() -> tuple[pd.DataFrame, pd.DataFrame]:
         along = {"start": "start", "quality": "typical", "diversity": diversity}
         parts += [matched_points(ends, paths, *pair, **along) for pair in TINY_MATCHED]
     everything = pd.concat(parts, ignore_index=True).assign(rho=0.0)
-    # "at ddpo's quality" is the same point for both kinds of diversity
+    # the points at equal quality and KL are the same for both kinds of diversity
     return everything.drop_duplicates(["seed", "arm"]), paths
 
 

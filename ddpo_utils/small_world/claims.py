@@ -57,14 +57,13 @@ def matched_points(
 ) -> pd.DataFrame:
     """Rows of the control, for every seed that has both, where its path meets the arm's end.
 
-    They are named "<control> at <arm>'s quality" and "<control> at <arm>'s <diversity>", and hold
-    every measure there; see `frontier` for the point that is taken. `reached` is false where no
-    checkpoint has the level: at equal quality the end stands in, at equal diversity the start or a
-    point between it and the first checkpoint.
+    They are named "<control> at <arm>'s quality", "... <diversity>", "... KL between checkpoints",
+    and hold every measure there (see `frontier`). `reached` is false where no checkpoint has the
+    level: at equal diversity a point before the first checkpoint stands in, else the end.
 
     Args:
         ends: seed, arm, steps and the measures, one row an arm.
-        paths: the same, one row a checkpoint before the end.
+        paths: the same, one row a checkpoint before the end; both have kl, NaN for the start.
         start: arm in `ends` from which the control's path starts.
         quality, diversity: the measures at which the two are compared.
     """
@@ -78,9 +77,10 @@ def matched_points(
         own = paths[(paths["seed"] == seed) & (paths["arm"] == control)].sort_values("steps")
         trained = pd.concat([own, of_arm.loc[[control]]])
         path = pd.concat([of_arm.loc[[start]], trained])
-        path = path[path[diversity].notna()]
+        path = path[path[diversity].notna()].fillna({"kl": 0.0})  # the start's
         end = of_arm.loc[arm]
         kinds = {"quality": (quality, at_quality), diversity: (diversity, at_diversity)}
+        kinds["KL between checkpoints"] = ("kl", at_quality)
         for kind, (level, at_level) in kinds.items():
             row = {"seed": seed, "rho": 0.0, "arm": f"{control} at {arm}'s {kind}"}
             row["reached"] = bool(trained[level].max() >= end[level])

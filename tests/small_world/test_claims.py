@@ -105,7 +105,8 @@ def test_verdicts_and_the_table_of_claims() -> None:
 def test_a_control_is_read_off_its_path_where_it_meets_the_end_of_an_arm() -> None:
     def row(arm: str, steps: int, quality: float, total: float) -> dict[str, Any]:
         measures = {"valid": 10 * total, "quality": quality, "total": total}
-        return {"seed": 3, "arm": arm, "steps": steps, "kl": None, **measures}
+        kl = None if arm == "sft" else 2 * quality**2
+        return {"seed": 3, "arm": arm, "steps": steps, "kl": kl, **measures}
 
     ends = pd.DataFrame([row("sft", 9, 0.0, 5.0), row("dpo", 30, 1.0, 4.0)])
     ends = pd.concat([ends, pd.DataFrame([row("ddpo", 30, 0.5, 4.75)])])
@@ -120,17 +121,19 @@ def test_a_control_is_read_off_its_path_where_it_meets_the_end_of_an_arm() -> No
     at_equal_diversity = points.loc["dpo at ddpo's total"]
     assert at_equal_diversity["total"] == pytest.approx(4.75)
     assert at_equal_diversity["quality"] == pytest.approx(0.125)
+    at_equal_kl = points.loc["dpo at ddpo's KL between checkpoints"]
+    assert at_equal_kl["quality"] == pytest.approx(0.25 + 0.5 * (0.5 - 0.125) / (1.125 - 0.125))
     assert (points["seed"] == 3).all() and points["reached"]["dpo at ddpo's quality"]
     assert not points["reached"]["dpo at ddpo's total"]  # it lies between the start and step 10
 
 
 def test_a_path_that_never_has_a_level_says_so() -> None:
-    both = {"quality": [0.0, 1.0, 2.0], "total": [5.0, 4.0, 5.5]}
+    both = {"quality": [0.0, 1.0, 2.0], "total": [5.0, 4.0, 5.5], "kl": [np.nan, 1.0, 2.0]}
     ends = pd.DataFrame({"seed": 3, "arm": ["sft", "dpo", "ddpo"], "steps": 9, **both})
     along = {"start": "sft", "quality": "quality", "diversity": "total"}
     points = matched_points(ends, ends.head(0), "ddpo", "dpo", **along)
     assert not points["reached"].any()
-    assert points["quality"].tolist() == [1.0, 0.0]  # the path's end, and its start
+    assert points["quality"].tolist() == [1.0, 0.0, 1.0]  # the path's end, its start, its end
 
 
 def test_the_price_of_an_invalid_sample() -> None:
