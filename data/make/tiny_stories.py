@@ -299,9 +299,9 @@ def record_development(run_: Run, methods: Sequence[str], data: Path) -> None:
 
 
 def store_development(path: Path, run_: Run, row: dict[str, Any]) -> None:
-    """Add a row to development.json, with the number type that it was computed in."""
-    row["dtype"] = run_.plan["settings"]["dtype"]
+    """Add a row to development.json, with its number type and code; other facts are the first's."""
     facts = run_facts(run_.profile(), command=f"{COMMAND} --develop")
+    row |= {"dtype": run_.plan["settings"]["dtype"], "code": facts["code"]}
     with locked(path):  # another process may have added another seed's
         recorded = read_json(path) if path.is_file() else {}
         rows = sorted([*recorded.get("rows", []), row], key=lambda row: row["seed"])
@@ -310,7 +310,7 @@ def store_development(path: Path, run_: Run, row: dict[str, Any]) -> None:
         power = recorded.get("power", {})
         if not power and len(pairs) == tried * len(run_.plan["development_seeds"]):
             power = power_of(rows, len(run_.plan["seeds"]))
-        write_json(path, {**facts, "power": power, "rows": rows}, indent=None)
+        write_json(path, {**facts, **recorded, "power": power, "rows": rows}, indent=None)
 
 
 def power_of(rows: Sequence[Mapping[str, Any]], seeds: int, draws: int = 4000) -> dict[str, Any]:
