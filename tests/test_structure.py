@@ -22,7 +22,7 @@ def public_names(path: Path) -> list[str]:
 def test_the_package_keeps_its_size_and_density() -> None:
     assert measure(HEART)[0] <= 950  # aim: 600; below: 8,000 and 9
     lines, density, nested = measure(python_files(PACKAGE))
-    assert lines <= 15110 and density < 10.25 and not nested
+    assert lines <= 15110 and density < 10.23 and not nested
 
 
 @pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.name)

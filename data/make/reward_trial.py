@@ -16,16 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.linear_model import Ridge
 
 from ddpo_utils.corpus.stories import decisions
 from ddpo_utils.embeddings.encoders import load_encoder
 from ddpo_utils.evaluation.reward import Target
 from ddpo_utils.evaluation.reward_trial import (
     Accuracy,
+    Scores,
+    Splits,
     decisive_accuracy,
     record_reward,
     reward_accuracy,
-    ridge_scores,
     trial_splits,
 )
 from ddpo_utils.settings import Profile, data_dir, get_profile
@@ -35,6 +37,16 @@ from ddpo_utils.training.arms import training_stories
 from recording import SMOKE_SETTINGS, folders, parser, run
 
 COMMAND = "python data/make/reward_trial.py"
+
+
+def ridge_scores(features: np.ndarray, values: np.ndarray, splits: Splits) -> Scores:
+    """Scores of a ridge regression from (N, d) features to (N,) values."""
+    scores = []
+    for in_prompt, in_writer in splits:
+        train = ~in_prompt & ~in_writer
+        model = Ridge(alpha=1.0).fit(features[train], values[train])
+        scores.append(model.predict(features[in_prompt]))
+    return scores
 
 
 def choose_reward(accuracy: Mapping[str, Accuracy], bound: float) -> dict[str, Any]:

@@ -87,18 +87,6 @@ def held_pairs(
     return pd.concat(parts, ignore_index=True)
 
 
-def ridge_scores(features: np.ndarray, values: np.ndarray, splits: Splits) -> Scores:
-    """Scores of a ridge regression from (N, d) features to (N,) values."""
-    from sklearn.linear_model import Ridge
-
-    scores = []
-    for in_prompt, in_writer in splits:
-        train = ~in_prompt & ~in_writer
-        model = Ridge(alpha=1.0).fit(features[train], values[train])
-        scores.append(model.predict(features[in_prompt]))
-    return scores
-
-
 def reward_accuracy(stories: pd.DataFrame, splits: Splits, scores: Scores) -> Accuracy:
     """Share of held-out pairs ordered correctly: mean over prompts with its interval.
 

@@ -45,9 +45,7 @@ def _extended(held: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
     batch, heads, length, width = held.shape
     total = length + new.shape[2]
     if held.stride(1) < total * width:
-        roomy = held.new_empty(batch, heads, total + ROOM, width)
-        roomy[:, :, :length] = held
-        held = roomy
+        held = torch.nn.functional.pad(held, (0, 0, 0, total - length + ROOM))
     whole = held.as_strided((batch, heads, total, width), held.stride())
     whole[:, :, length:] = new
     return whole
@@ -130,39 +128,52 @@ def sample_short(
     stops = torch.tensor(stop_tokens(model.generation_config, tokenizer), device=model.device)
     generator = torch.Generator(model.device).manual_seed(seed)
     cache = Cache(layer_class_to_replicate=_RoomyLayer)
-    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    mask = inputs["attention_mask"]
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     with torch.no_grad(), _short_attention(model):
-        seen = {"attention_mask": mask, "position_ids": positions, "past_key_values": cache}
-        logits = model(ids, **seen, logits_to_keep=1).logits[:, -1]
-        logits = logits.repeat_interleave(copies, 0)
+        out = model(
+            input_ids=inputs["input_ids"],
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            logits_to_keep=1,
+        )
         cache.batch_repeat_interleave(copies)
+        logits = out.logits[:, -1].repeat_interleave(copies, 0)
         mask = mask.repeat_interleave(copies, 0)
         positions = positions[:, -1].repeat_interleave(copies)
         rows = torch.arange(len(logits), device=model.device)
-        drawn = rows.new_full((len(rows), max_new_tokens), -1)
+        answers: list[list[int]] = [[] for _ in rows]
         going = torch.ones_like(rows, dtype=torch.bool)
         for step in range(max_new_tokens):
             tokens = _draw(logits / temperature, generator)
-            drawn[rows[going], step] = tokens[going]
+            for row, token in zip(rows[going].tolist(), tokens[going].tolist(), strict=True):
+                answers[row].append(token)
             going &= ~torch.isin(tokens, stops)
             if not going.any() or step + 1 == max_new_tokens:
                 break
             if going.float().mean() < FEWER:
-                keep = going.nonzero()[:, 0]
-                cache.batch_select_indices(keep)
+                cache.batch_select_indices(going)
                 rows, tokens, mask, positions, going = (
-                    part[keep] for part in (rows, tokens, mask, positions, going)
+                    part[going] for part in (rows, tokens, mask, positions, going)
                 )
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
             positions = positions + 1
-            seen |= {"attention_mask": mask, "position_ids": positions[:, None]}
-            logits = model(tokens[:, None], **seen).logits[:, -1]
+            logits = model(
+                input_ids=tokens[:, None],
+                attention_mask=mask,
+                position_ids=positions[:, None],
+                past_key_values=cache,
+            ).logits[:, -1]
     records = []
-    for row in drawn:
-        ends = torch.isin(row, stops)
-        told = row[(row >= 0) & ~ends]
-        text = tokenizer.decode(told, skip_special_tokens=True)
-        finished = bool(ends.any())
-        records.append({"text": text.strip(), "tokens": len(told), "finished": finished})
+    for answer in answers:
+        finished = answer[-1] in stops
+        if finished:
+            answer.pop()
+        record = {
+            "text": tokenizer.decode(answer, skip_special_tokens=True).strip(),
+            "tokens": len(answer),
+            "finished": finished,
+        }
+        records.append(record)
     return records

@@ -20,12 +20,12 @@ from ddpo_utils.evaluation.reward_trial import (
     record_reward,
     reward_accuracy,
     reward_splits,
-    ridge_scores,
     trial_splits,
 )
 from ddpo_utils.settings import data_dir
 from ddpo_utils.storage.files import read_json, write_json
 from ddpo_utils.training.arms import training_stories
+from reward_trial import ridge_scores
 
 pytest_plugins = ["reward_fixtures"]
 
