@@ -3,7 +3,7 @@
 DDPOTrainer and TRL's DPOTrainer train a random model, with the reference precomputed or in the
 loop. The arms take turns in one process, in alternating order, so that other load on the machine
 falls on all alike; DDPO should take at most 1.01 times TRL's time. Peak memory comes from a fresh
-process per arm. A run is appended to data/results/training.json; rows that this machine cannot run
+process per trainer. A run is appended to data/results/training.json; rows that this machine cannot run
 stay there as "not measured".
 
 Model FLOP utilisation is `plan.flops` without recomputing, times tokens a second, over the card's
@@ -74,7 +74,7 @@ class Row:
     model: str
     device: str
     settings: dict[str, Any] = field(default_factory=dict)
-    turns: int = 6
+    turns: int = 4
     steps: int = 3  # a turn
 
 
@@ -224,20 +224,23 @@ def now() -> np.ndarray:
     return np.array([time.perf_counter(), time.process_time()])
 
 
-def peak_memory(name: str, folder: Path, arm: str) -> int:
-    """Bytes at the peak of a short training of the arm; called in a fresh process.
+def peak_memory(name: str, folder: Path, ours: bool) -> dict[str, int]:
+    """Arm -> bytes at the peak of a short training with this trainer; called in a fresh process.
 
     On a GPU what torch's allocator held, on a CPU (Linux) the process's resident memory.
     """
-    bench = Bench(ROWS[name], row_profile(ROWS[name], folder))
-    bench.trainer(ARMS[arm][0])
-    gc.collect()
-    with suppress(OSError):  # the peak starts anew, without what loading took
-        Path("/proc/self/clear_refs").write_text("5")
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    bench.step(arm)
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else status("VmHWM")
+    bench, peaks = Bench(ROWS[name], row_profile(ROWS[name], folder)), {}
+    bench.trainer(ours)
+    for arm in (arm for arm, (own, _) in ARMS.items() if own == ours):
+        gc.collect()
+        with suppress(OSError):  # the peak starts anew, without what loading took
+            Path("/proc/self/clear_refs").write_text("5")
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        bench.step(arm)
+        gpu = torch.cuda.is_available()
+        peaks[arm] = torch.cuda.max_memory_allocated() if gpu else status("VmHWM")
+    return peaks
 
 
 def fresh(function: Callable[..., Any], *args: Any) -> Any:
@@ -289,7 +292,7 @@ def measure(name: str, folder: Path, card: float | None) -> dict[str, Any]:
     profile = row_profile(row, folder)
     print(f"{name}: {row.what}; {profile.dtype}", flush=True)
     fresh(write_model, row, folder)
-    peaks = {arm: fresh(peak_memory, name, folder, arm) for arm in ARMS}
+    peaks = fresh(peak_memory, name, folder, True) | fresh(peak_memory, name, folder, False)
     times = time_arms(Bench(row, profile), row.turns)
     tokens = 2 * profile.max_length
     arms = {}

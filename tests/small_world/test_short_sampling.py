@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from scipy import stats
 
+from ddpo_utils.models.policy import default_device
 from ddpo_utils.models.prompting import render, stop_tokens
 from ddpo_utils.models.sampling import complete
 from ddpo_utils.small_world.short_sampling import sample_short
 
 PROMPTS = ["Sea.", "A clock that stops at noon", "Nobody knows what the captain did"]
 COLD = 1e-4  # at this temperature the likeliest token is drawn
+
+
+@pytest.fixture
+def tiny(tiny: tuple[Any, Any]) -> tuple[Any, Any]:
+    """The tiny model on a GPU where there is one: `sample_short` is for both."""
+    model, tokenizer = tiny
+    return model.to(default_device()), tokenizer
 
 
 def test_the_likeliest_tokens_are_those_of_generate(tiny) -> None:
@@ -29,9 +39,9 @@ def test_first_tokens_have_the_models_probabilities(tiny) -> None:
     model, tokenizer = tiny
     inputs = tokenizer(
         render(tokenizer, PROMPTS[:1]), return_tensors="pt", add_special_tokens=False
-    )
+    ).to(model.device)
     with torch.no_grad():
-        expected = model(**inputs).logits[0, -1].div(0.5).softmax(-1).numpy()
+        expected = model(**inputs).logits[0, -1].div(0.5).softmax(-1).cpu().numpy()
     stops = stop_tokens(model.generation_config, tokenizer)
     draws = 4000
     found = sample_short(model, tokenizer, PROMPTS[:1], draws, 1, seed=1, temperature=0.5)
