@@ -3,8 +3,8 @@
 DDPOTrainer and TRL's DPOTrainer train a random model, with the reference precomputed or in the
 loop. The arms take turns in one process, in alternating order, so that other load on the machine
 falls on all alike; DDPO should take at most 1.01 times TRL's time. Peak memory comes from a fresh
-process per trainer. A run is appended to data/results/training.json; rows that this machine cannot run
-stay there as "not measured".
+process per trainer. A run is appended to data/results/training.json; rows that this machine cannot
+run stay there as "not measured".
 
 Model FLOP utilisation is `plan.flops` without recomputing, times tokens a second, over the card's
 peak, which --card-tflops gives (an H100 or H200: 989 in dense bf16).
