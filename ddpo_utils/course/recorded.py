@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 MATCHED = (("ddpo", "dpo"), ("ddpo", "shuffled"))  # arm, and control whose path is compared with it
-TINY_MATCHED = (*MATCHED, ("ddpo", "dpo-beta"))
+TINY_MATCHED = (*MATCHED, ("ddpo", "dpo-beta"), ("dorpo", "orpo"), ("dorpo", "dorpo-shuffled"))
 KINDS = {"matter": "semantic", "manner": "style", "wording": "wording"}  # in the record: here
 # By the rule it had "yes". Read afterwards, people's judgements of 1,000 pairs (novelty.json) agree
 # with its threshold in 0.44 of cases, and always answering "different" gets 0.67.

@@ -116,7 +116,7 @@ def sample_short(
 ) -> list[Record]:
     """`copies` samples of every prompt, one after the other: text, tokens (number), finished.
 
-    All are one batch, and the model computes in its own number type. On a GPU it is untested.
+    All are one batch, and the model computes in its own number type.
     """
     inputs = tokenizer(
         render(tokenizer, prompts),
