@@ -43,10 +43,7 @@ from ddpo_utils.course.noveltybench import (
     LABELS_COMMIT,
     SOURCES,
     asks_for_writing,
-    changed_files,
     load_answers,
-    load_classes,
-    load_labels,
 )
 from ddpo_utils.deviation import diversity
 from ddpo_utils.embeddings.encoders import load_encoder
@@ -62,6 +59,7 @@ from ddpo_utils.storage.files import read_json, write_json
 from ddpo_utils.storage.locks import locked
 from ddpo_utils.training.run_folder import run_facts
 from measures import DISTINCT, MEASURES, Measure, share_of_classes
+from novelty_labels import changed_files, load_classes, load_labels
 from recording import folders, parser, run
 from set_measures import rouge_homogenisation
 

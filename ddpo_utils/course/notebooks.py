@@ -6,9 +6,12 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -26,6 +29,8 @@ QUIET = {
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "PYTHONWARNINGS": "ignore:minilm-l6-v2 reads:UserWarning",  # it would print a path
 }
+AT_ONCE = 2  # a notebook keeps two cores busy in training alone: samples are drawn by one
+READERS = ("05", "06")  # of the adapters that 04 leaves
 MODEL_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]  # the first: weights
 
 
@@ -62,7 +67,9 @@ def run(
     store: Callable[[Path, Path], None] | None = None,
     **overrides: Any,
 ) -> bool:
-    """Run the notebooks in order and print one line each; true if all passed.
+    """Run the notebooks and print one line each; true if all passed.
+
+    Two run at once on a CPU whose cores and free memory suffice, each with half of the cores.
 
     Args:
         profile, overrides: the profile, and the settings in which it differs from its table.
@@ -81,20 +88,53 @@ def run(
         raise CourseError(f"The profile {profile.name} cannot run here: {reason}.")
     fetch(profile)
     folder = root / "build" / profile.name
-    failed, seconds = 0, 0.0
-    for path in paths:
-        outcome = execute(path, profile, folder, **overrides)
+    failed, started = 0, time.perf_counter()
+    for path, outcome in _outcomes(paths, profile, folder, overrides):
         if outcome.fault:
             failed += 1
         elif store:
             store(path, folder / path.name)
         print(outcome, flush=True)
-        seconds += outcome.seconds
+    minutes = (time.perf_counter() - started) / 60
     print(
-        f"{len(paths) - failed} passed, {failed} failed in {seconds / 60:.1f} minutes with the "
+        f"{len(paths) - failed} passed, {failed} failed in {minutes:.1f} minutes with the "
         f"profile {profile.name}; executed notebooks and HTML are in {os.path.relpath(folder)}"
     )
     return not failed
+
+
+def _outcomes(
+    paths: Sequence[Path], profile: Profile, folder: Path, overrides: Mapping[str, Any]
+) -> Iterator[tuple[Path, Outcome]]:
+    """Each notebook with its outcome, those that read another's adapters last."""
+    jobs = _at_once(profile)
+    one = partial(execute, profile=profile, folder=folder, **overrides)
+    groups = [[], []]
+    for path in paths:
+        groups[path.name.startswith(READERS)].append(path)
+    if jobs == 1:
+        for path in groups[0] + groups[1]:
+            yield path, one(path)
+        return
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // jobs))
+    with (
+        patch.dict(os.environ, OMP_NUM_THREADS=threads),
+        ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool,
+    ):
+        for group in groups:
+            yield from zip(group, pool.map(one, group), strict=True)
+
+
+def _at_once(profile: Profile) -> int:
+    """How many notebooks run at once: each may train a model, and a GPU is not shared."""
+    import torch
+
+    from .doctor import available_memory, estimate_memory
+
+    need = estimate_memory(profile, False)
+    if need is None or torch.cuda.is_available():
+        return 1
+    return max(1, min(AT_ONCE, os.cpu_count() or 1, int(available_memory() // need)))
 
 
 def fetch(profile: Profile) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 from http.client import HTTPException
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from urllib.request import urlopen
 
 import pandas as pd
@@ -29,11 +29,11 @@ __all__ = [
     "COMMIT",
     "DIGESTS",
     "SOURCES",
+    "answers_folder",
     "asks_for_writing",
     "fetch_answers",
     "load_answers",
-    "load_classes",
-    "load_labels",
+    "records_of",
 ]
 
 COMMIT = "ff882fd3f2d6f895c6ada9a99e3b55d99967ec1d"
@@ -56,26 +56,13 @@ REQUESTS = {"tell", "write", "describe"}
 FORMS = {"story", "poem", "haiku", "fable", "plot", "biography", "backstory"}
 ADVICE = "Fetch it again with `python -m ddpo_utils fetch --answers FOLDER`."
 
-_Text = Annotated[str, Field(pattern=r"\S")]
+Text = Annotated[str, Field(pattern=r"\S")]
 
 
 class _Answers(TypedDict):
-    id: _Text
-    prompt: _Text
-    generations: Annotated[list[_Text], Field(min_length=2)]
-
-
-class _Classes(TypedDict):
-    id: _Text
-    partition: Annotated[list[int], Field(min_length=2)]
-
-
-class _Pair(TypedDict):
-    id: _Text
-    prompt: _Text
-    generation_0: _Text
-    generation_1: _Text
-    similar: Literal[0, 1]
+    id: Text
+    prompt: Text
+    generations: Annotated[list[Text], Field(min_length=2)]
 
 
 def asks_for_writing(prompt: str) -> bool:
@@ -111,7 +98,7 @@ def load_answers(folder: str | Path) -> pd.DataFrame:
     parts = []
     for source in SOURCES:
         path = place / f"{source}.jsonl"
-        records = _records(list[_Answers], path)
+        records = records_of(list[_Answers], path)
         answers = {record["id"]: record["generations"] for record in records}
         asked = {record["id"]: record["prompt"] for record in records}
         prompts = prompts or asked
@@ -123,35 +110,6 @@ def load_answers(folder: str | Path) -> pd.DataFrame:
             parts.append(part.assign(number=part.index))
     columns = ["prompt_id", "prompt", "source", "text", "number"]
     return pd.concat(parts, ignore_index=True)[columns]
-
-
-def load_classes(folder: str | Path) -> pd.DataFrame:
-    """Number of classes of alike answers, a row for each prompt and a column for each source.
-
-    NoveltyBench made the classes by a classifier that was trained on people's judgements. `folder`
-    and errors are those of `load_answers`.
-    """
-    counts = {}
-    for source in SOURCES:
-        records = _records(list[_Classes], answers_folder(folder) / f"{source}.jsonl")
-        counts[source] = {record["id"]: len(set(record["partition"])) for record in records}
-    return pd.DataFrame(counts)
-
-
-def load_labels(folder: str | Path, part: str) -> pd.DataFrame:
-    """Pairs of answers that people judged: prompt_id, prompt, first, second, alike (bool).
-
-    Args:
-        folder: as of `load_answers`; the labels lie beside the answers.
-        part: "train" (1,000 pairs), to choose thresholds on, or "val" (100), to test them once.
-
-    Raises:
-        CourseError: the file is missing or damaged.
-    """
-    pairs = pd.DataFrame(_records(list[_Pair], answers_folder(folder) / f"labels-{part}.jsonl"))
-    names = {"id": "prompt_id", "generation_0": "first", "generation_1": "second"}
-    pairs = pairs.rename(columns=names).assign(alike=pairs["similar"] == 1)
-    return pairs[["prompt_id", "prompt", "first", "second", "alike"]]
 
 
 def fetch_answers(folder: str | Path, repository: str = REPOSITORY) -> None:
@@ -200,19 +158,8 @@ def _download(address: str) -> str:
         ) from None
 
 
-def changed_files(folder: str | Path) -> list[str]:
-    """Names of DIGESTS whose file is missing or is not the recorded one."""
-    place = answers_folder(folder)
-    changed = []
-    for name, digest in DIGESTS.items():
-        path = place / f"{name}.jsonl"
-        if not path.is_file() or file_digest(path) != digest:
-            changed.append(name)
-    return changed
-
-
-def _records(kind: Any, path: Path) -> list[dict[str, Any]]:
-    """The file's records of this kind, at least one."""
+def records_of(kind: Any, path: Path) -> list[dict[str, Any]]:
+    """The file's records of this kind, at least one; CourseError: it is missing or damaged."""
     if not path.is_file():
         raise CourseError(f"{path} is missing. {ADVICE}")
     records = check_as(kind, read_jsonl(path), path, ADVICE)

@@ -20,12 +20,10 @@ from ddpo_utils.course.noveltybench import (
     LABELS_COMMIT,
     SOURCES,
     asks_for_writing,
-    changed_files,
     load_answers,
-    load_classes,
-    load_labels,
 )
 from ddpo_utils.storage.files import file_digest, write_jsonl
+from novelty_labels import changed_files, load_classes, load_labels
 
 
 @pytest.mark.parametrize("inside", ["sample_data", "."])

@@ -10,6 +10,7 @@ from unittest.mock import Mock
 
 import nbformat
 import pytest
+import torch
 from command_line import error_line
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
@@ -66,6 +67,42 @@ def test_run_goes_on_after_a_failure_and_names_the_cell(clone: Path, capsys: Any
     counts = [cell.execution_count for cell in (parameters, exercise, code)]
     assert counts == [1, None, 2] and code.outputs[0].text == "smoke\n"
     assert exercise.source == EXERCISE.source and exercise.outputs == []
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "cores", "gpu", "expected"),
+    [(30, 8, False, 2), (30, 1, False, 1), (9, 8, False, 1), (1, 8, False, 1), (30, 8, True, 1)],
+)
+def test_two_run_at_once_where_both_find_room(
+    gigabytes: int, cores: int, gpu: bool, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "available_memory", lambda: 1e9 * gigabytes)
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert notebooks._at_once(get_profile("laptop")) == expected
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_what_reads_adapters_runs_last(
+    jobs: int, clone: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Side by side each notebook has its share of the cores."""
+    for path in (clone / "notebooks").iterdir():
+        path.unlink()
+    code = new_code_cell("import os; print(os.environ.get('OMP_NUM_THREADS'))", id="code")
+    for name in ("04_trains", "06_reads", "07_other"):
+        notebook = new_notebook(cells=[PARAMETERS, code])
+        nbformat.write(notebook, clone / "notebooks" / f"{name}.ipynb")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    monkeypatch.setattr(notebooks, "_at_once", lambda profile: jobs)
+    seen = []
+    assert notebooks.run(get_profile("smoke"), store=lambda path, copy: seen.append(copy))
+    assert [copy.stem for copy in seen] == ["04_trains", "07_other", "06_reads"]
+    threads = [nbformat.read(copy, 4).cells[-1].outputs[0].text for copy in seen]
+    assert threads == ["None\n" if jobs == 1 else "3\n"] * 3
+    assert "OMP_NUM_THREADS" not in os.environ
+    assert capsys.readouterr().out.count("passed") == 4
 
 
 def test_run_uses_this_python_whatever_kernels_the_user_has(clone: Path, monkeypatch: Any) -> None:

@@ -15,14 +15,13 @@ from ddpo_utils.course.noveltybench import (
     DIGESTS,
     SOURCES,
     load_answers,
-    load_classes,
-    load_labels,
 )
 from ddpo_utils.deviation import diversity
 from ddpo_utils.evaluation.statistics import mean_interval
 from ddpo_utils.settings import CourseError, data_dir
 from ddpo_utils.storage.files import read_json
 from measures import DISTINCT, MEASURES
+from novelty_labels import load_classes, load_labels
 
 
 class CountsOfLetters:
