@@ -53,7 +53,8 @@ def test_dorpo_s_loss_is_the_function_s(make):
             ids = torch.tensor([row[f"{side}_input_ids"]])
             answer = torch.tensor(row[f"{side}_labels"])[1:] != -100
             with torch.no_grad():
-                logps = trainer.model(input_ids=ids).logits[0, :-1].log_softmax(-1)
+                logits = trainer.model(input_ids=ids.to(trainer.model.device)).logits.cpu()
+            logps = logits[0, :-1].log_softmax(-1)
             logps = logps.gather(1, ids[0, 1:, None])[:, 0]
             sums[side].append((logps[answer].sum().item(), int(answer.sum())))
             if side == "chosen":

@@ -114,7 +114,8 @@ def test_the_nll_is_weighted_by_pair(make):
         ids = torch.tensor([row["prompt_ids"] + row["chosen_ids"]])
         start = len(row["prompt_ids"])
         with torch.no_grad():
-            logps = trainer.model(input_ids=ids).logits[0, start - 1 : -1].log_softmax(-1)
+            logits = trainer.model(input_ids=ids.to(trainer.model.device)).logits.cpu()
+        logps = logits[0, start - 1 : -1].log_softmax(-1)
         total -= row["weight"] * logps.gather(1, ids[0, start:, None]).sum().item()
         tokens += len(row["chosen_ids"])
     assert loss == pytest.approx(total / tokens, rel=1e-5)

@@ -158,7 +158,8 @@ def maker(tiny_folder: Path, adapter_folder: Path, tmp_path: Path) -> Callable[.
         noise = torch.Generator().manual_seed(11)
         for parameter in trainer.model.parameters():
             if parameter.requires_grad and isinstance(setup, str):
-                parameter.data += 0.05 * torch.randn(parameter.shape, generator=noise)
+                move = 0.05 * torch.randn(parameter.shape, generator=noise)
+                parameter.data += move.to(parameter.device)
         return trainer
 
     return build
