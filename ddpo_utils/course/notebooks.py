@@ -7,7 +7,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +30,7 @@ QUIET = {
     "PYTHONWARNINGS": "ignore:minilm-l6-v2 reads:UserWarning",  # it would print a path
 }
 AT_ONCE = 2  # a notebook keeps two cores busy in training alone: samples are drawn by one
+LONGEST = "04"  # starts first
 READERS = ("05", "06")  # of the adapters that 04 leaves
 MODEL_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]  # the first: weights
 
@@ -106,10 +107,10 @@ def run(
 def _outcomes(
     paths: Sequence[Path], profile: Profile, folder: Path, overrides: Mapping[str, Any]
 ) -> Iterator[tuple[Path, Outcome]]:
-    """Each notebook with its outcome, those that read another's adapters last."""
+    """Each notebook with its outcome as it ends, those that read another's adapters last."""
     jobs = _at_once(profile)
     one = partial(execute, profile=profile, folder=folder, **overrides)
-    groups = [[], []]
+    groups: tuple[list[Path], list[Path]] = ([], [])
     for path in paths:
         groups[path.name.startswith(READERS)].append(path)
     if jobs == 1:
@@ -122,7 +123,10 @@ def _outcomes(
         ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool,
     ):
         for group in groups:
-            yield from zip(group, pool.map(one, group), strict=True)
+            group.sort(key=lambda path: not path.name.startswith(LONGEST))
+            running = {pool.submit(one, path): path for path in group}
+            for done in as_completed(running):
+                yield running[done], done.result()
 
 
 def _at_once(profile: Profile) -> int:

@@ -48,7 +48,10 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_run_goes_on_after_a_failure_and_names_the_cell(clone: Path, capsys: Any) -> None:
+def test_run_goes_on_after_a_failure_and_names_the_cell(
+    clone: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(notebooks, "_at_once", lambda profile: 1)
     passed = []
     assert not notebooks.run(get_profile("smoke"), store=lambda *paths: passed.append(paths))
     lines = capsys.readouterr().out.splitlines()
@@ -98,7 +101,8 @@ def test_what_reads_adapters_runs_last(
     monkeypatch.setattr(notebooks, "_at_once", lambda profile: jobs)
     seen = []
     assert notebooks.run(get_profile("smoke"), store=lambda path, copy: seen.append(copy))
-    assert [copy.stem for copy in seen] == ["04_trains", "07_other", "06_reads"]
+    assert {copy.stem for copy in seen[:2]} == {"04_trains", "07_other"}
+    assert seen[2].stem == "06_reads"
     threads = [nbformat.read(copy, 4).cells[-1].outputs[0].text for copy in seen]
     assert threads == ["None\n" if jobs == 1 else "3\n"] * 3
     assert "OMP_NUM_THREADS" not in os.environ
