@@ -30,6 +30,7 @@ QUIET = {
     "PYTHONWARNINGS": "ignore:minilm-l6-v2 reads:UserWarning",  # it would print a path
 }
 AT_ONCE = 2  # a notebook keeps two cores busy in training alone: samples are drawn by one
+ROOM = 1.3  # times the estimate of training: notebook 04 and one beside it took 13 GB together
 LONGEST = "04"  # starts first
 READERS = ("05", "06")  # of the adapters that 04 leaves
 MODEL_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]  # the first: weights
@@ -138,7 +139,7 @@ def _at_once(profile: Profile) -> int:
     need = estimate_memory(profile, False)
     if need is None or torch.cuda.is_available():
         return 1
-    return max(1, min(AT_ONCE, os.cpu_count() or 1, int(available_memory() // need)))
+    return max(1, min(AT_ONCE, os.cpu_count() or 1, int(available_memory() // (ROOM * need))))
 
 
 def fetch(profile: Profile) -> None:
