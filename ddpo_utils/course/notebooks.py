@@ -108,22 +108,19 @@ def run(
 def _outcomes(
     paths: Sequence[Path], profile: Profile, folder: Path, overrides: Mapping[str, Any]
 ) -> Iterator[tuple[Path, Outcome]]:
-    """Each notebook with its outcome as it ends, those that read another's adapters last."""
+    """Each notebook with its outcome; of two at once, those that read adapters come last."""
     jobs = _at_once(profile)
     one = partial(execute, profile=profile, folder=folder, **overrides)
-    groups: tuple[list[Path], list[Path]] = ([], [])
-    for path in paths:
-        groups[path.name.startswith(READERS)].append(path)
     if jobs == 1:
-        for path in groups[0] + groups[1]:
-            yield path, one(path)
+        yield from zip(paths, map(one, paths), strict=True)
         return
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // jobs))
     with (
         patch.dict(os.environ, OMP_NUM_THREADS=threads),
         ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool,
     ):
-        for group in groups:
+        for reads in (False, True):
+            group = [path for path in paths if path.name.startswith(READERS) == reads]
             group.sort(key=lambda path: not path.name.startswith(LONGEST))
             running = {pool.submit(one, path): path for path in group}
             for done in as_completed(running):
